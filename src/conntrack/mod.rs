@@ -1,0 +1,142 @@
+//! Connections as conntrack knows them, and the gate: which of them may be merged.
+//!
+//! The gate is act_ct's own (`net/sched/act_ct.c`, `tcf_ct_flow_table_process_conn`), less what a flower filter cannot
+//! pin. It is one function, [`Connection::qualifies`], so that recording, merging and reporting cannot disagree.
+
+pub mod tuple;
+
+pub use tuple::{Direction, Tuple, proto};
+
+use std::fmt;
+
+/// The caller's name for a connection while it lives; may be used again for another one later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// Conntrack's state of a TCP connection (`enum tcp_conntrack`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TcpState {
+    /// No packet yet.
+    None,
+    /// SYN seen.
+    SynSent,
+    /// SYN and ACK seen.
+    SynRecv,
+    /// Handshake complete.
+    Established,
+    /// FIN seen.
+    FinWait,
+    /// The other side acknowledged the FIN.
+    CloseWait,
+    /// Both FINs seen.
+    LastAck,
+    /// Both FINs acknowledged.
+    TimeWait,
+    /// Reset, or gone.
+    Close,
+    /// SYNs from both sides.
+    SynSent2,
+}
+
+/// A conntrack entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Zone.
+    pub zone: u16,
+    /// The packets of the original direction, before any translation.
+    pub original: Tuple,
+    /// The packets of the reply direction, before they are translated back.
+    pub reply: Tuple,
+    /// For TCP.
+    pub tcp: Option<TcpState>,
+    /// A packet of the reply direction was seen (`IPS_SEEN_REPLY`).
+    pub seen_reply: bool,
+    /// `IPS_ASSURED`.
+    pub assured: bool,
+    /// Expected by another connection (`IPS_EXPECTED`).
+    pub expected: bool,
+    /// Has a helper.
+    pub helper: bool,
+    /// Has sequence numbers adjusted.
+    pub seqadj: bool,
+    /// Mark.
+    pub mark: u32,
+    /// Labels; bit 0 is label bit 0.
+    pub labels: u128,
+}
+
+/// Why a connection may not be merged (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NotQualified {
+    /// Not TCP or UDP: flower cannot match its tuple, or cannot see its close.
+    Protocol(u8),
+    /// TCP that is not in the established state.
+    NotEstablished,
+    /// TCP that is not assured.
+    NotAssured,
+    /// UDP without a packet in the reply direction.
+    NoReply,
+    /// A helper reads its packets.
+    Helper,
+    /// Its sequence numbers are adjusted.
+    SequenceAdjusted,
+}
+
+impl Connection {
+    /// The tuple of one direction.
+    pub fn tuple(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.original,
+            Direction::Reply => self.reply,
+        }
+    }
+
+    /// What `ct nat` makes of a packet of this direction: the inverse of the other direction's tuple.
+    pub fn translated(&self, direction: Direction) -> Tuple {
+        self.tuple(direction.opposite()).inverse()
+    }
+
+    /// The gate.
+    pub fn qualifies(&self) -> Result<(), NotQualified> {
+        if self.helper {
+            return Err(NotQualified::Helper);
+        }
+        if self.seqadj {
+            return Err(NotQualified::SequenceAdjusted);
+        }
+        match self.original.proto {
+            proto::TCP if self.tcp != Some(TcpState::Established) => Err(NotQualified::NotEstablished),
+            proto::TCP if !self.assured => Err(NotQualified::NotAssured),
+            proto::TCP => Ok(()),
+            proto::UDP if !self.seen_reply => Err(NotQualified::NoReply),
+            proto::UDP => Ok(()),
+            other => Err(NotQualified::Protocol(other)),
+        }
+    }
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "zone {} {}", self.zone, self.original)?;
+        if self.reply != self.original.inverse() {
+            write!(f, " translated to {}", self.translated(Direction::Original))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for NotQualified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotQualified::Protocol(proto::ICMP | proto::ICMPV6) => {
+                f.write_str("ICMP: flower cannot match the identifier, so its connection cannot be told apart")
+            }
+            NotQualified::Protocol(p) => write!(f, "IP protocol {p}: only TCP and UDP connections are merged"),
+            NotQualified::NotEstablished => f.write_str("the TCP connection is not established"),
+            NotQualified::NotAssured => f.write_str("the TCP connection is not assured"),
+            NotQualified::NoReply => f.write_str("no reply was seen on the UDP connection"),
+            NotQualified::Helper => f.write_str("a conntrack helper reads the connection"),
+            NotQualified::SequenceAdjusted => f.write_str("conntrack adjusts the connection's sequence numbers"),
+        }
+    }
+}

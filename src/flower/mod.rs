@@ -1,0 +1,14 @@
+//! What TC says, as plain data: fields, keys, matches, actions, filters. Nothing here does anything.
+
+pub mod action;
+pub mod field;
+pub mod filter;
+pub mod key;
+pub mod matches;
+pub mod print;
+
+pub use action::{Action, ActionKind, Control, Counters};
+pub use field::Field;
+pub use filter::{Cookie, Filter, FilterId, Hook, Kind, Port};
+pub use key::Key;
+pub use matches::{Match, Range};
