@@ -1,0 +1,75 @@
+//! Conntrack as the model's `ct` action sees it: one trait, so that the same execution runs on what a trace showed
+//! ([`observed`]) and on a tracker of our own for properties.
+
+pub mod observed;
+pub mod tcp;
+
+use flowmerge::{
+    conntrack::{Connection, Direction, Tuple},
+    flower::action::Nat,
+};
+
+/// An entry of the tracker, confirmed or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryId(pub u64);
+
+/// What a packet shows to conntrack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its tuple as it is at this point.
+    pub tuple: Tuple,
+    /// TCP flags (the byte with FIN 1, SYN 2, RST 4, ACK 16), for TCP.
+    pub tcp_flags: Option<u8>,
+    /// For an ICMP or ICMPv6 error: the tuple of the packet inside it.
+    pub inner: Option<Tuple>,
+}
+
+/// How a packet stands to its connection (`enum ip_conntrack_info`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Info {
+    /// First packets, no reply yet.
+    New,
+    /// Original direction, a reply was seen.
+    Established,
+    /// Reply direction.
+    EstablishedReply,
+    /// Expected, no reply yet; or an ICMP error about the original direction's packets (see `Shown::inner`).
+    Related,
+    /// An ICMP error in reply direction.
+    RelatedReply,
+}
+
+impl Info {
+    /// The packet's direction.
+    pub fn direction(self) -> Direction {
+        match self {
+            Info::New | Info::Established | Info::Related => Direction::Original,
+            Info::EstablishedReply | Info::RelatedReply => Direction::Reply,
+        }
+    }
+}
+
+/// What conntrack made of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tracked {
+    /// No entry: `+trk+inv`.
+    Invalid,
+    /// An entry, maybe a new one that is not confirmed.
+    Entry(EntryId, Info),
+}
+
+/// A connection tracker.
+pub trait Conntrack {
+    /// `nf_conntrack_in`: finds the packet's entry or makes an unconfirmed one, and moves its state on.
+    fn track(&mut self, zone: u16, shown: &Shown) -> Tracked;
+    /// The entry, with reply tuple, mark and labels as they are now.
+    fn connection(&self, entry: EntryId) -> &Connection;
+    /// Whether the entry is in the table.
+    fn is_confirmed(&self, entry: EntryId) -> bool;
+    /// `ct nat` on an unconfirmed entry: chooses its reply tuple. Not called for confirmed ones.
+    fn translate(&mut self, entry: EntryId, nat: &Nat);
+    /// `ct commit`: sets mark and labels (value, mask) and confirms. False if conntrack drops the packet.
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool;
+    /// `ct force` on a connection met in reply direction.
+    fn kill(&mut self, entry: EntryId);
+}
