@@ -4,9 +4,9 @@ use super::{
     checksum::Mending,
     headers::{self, Version},
 };
-use crate::{
-    conntrack::proto,
-    flower::action::{Pedit, PeditHeader, PeditKey},
+use crate::flower::{
+    action::{Pedit, PeditHeader, PeditKey},
+    field::ip_proto as proto,
 };
 
 /// Rewrites the frame's words in order, up to the first key that fails; what was written before stays. A frame here has

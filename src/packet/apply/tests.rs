@@ -1,7 +1,7 @@
 use super::*;
-use crate::{
-    conntrack::proto,
-    flower::action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey},
+use crate::flower::{
+    action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey},
+    field::ip_proto as proto,
 };
 use proptest::prelude::*;
 
