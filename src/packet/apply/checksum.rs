@@ -1,10 +1,8 @@
 //! Checksums: computed anew as `csum` does it, and mended for what changes as NAT does it.
 
 use super::headers::{self, Network, Transport, Version, be16};
-use crate::{conntrack::proto, flower::action::CsumFlags};
+use crate::flower::{action::CsumFlags, field::ip_proto as proto};
 use std::ops::Range;
-
-const IGMP: u8 = 2;
 
 /// The sum of 16-bit words in network order, not folded; an odd byte at the end counts as the high byte of a word.
 fn sum(bytes: &[u8]) -> u64 {
@@ -108,7 +106,7 @@ fn checksum_place(proto: u8, version: Version) -> Option<(CsumFlags, usize, usiz
         (proto::UDP, _) => Some((CsumFlags::UDP, 6, 8)),
         (proto::UDPLITE, _) => Some((CsumFlags::UDPLITE, 6, 8)),
         (proto::ICMP, Version::V4) | (proto::ICMPV6, Version::V6) => Some((CsumFlags::ICMP, 2, 8)),
-        (IGMP, Version::V4) => Some((CsumFlags::IGMP, 2, 8)),
+        (proto::IGMP, Version::V4) => Some((CsumFlags::IGMP, 2, 8)),
         (proto::SCTP, _) => Some((CsumFlags::SCTP, 8, 12)),
         _ => None,
     }
@@ -164,7 +162,7 @@ fn recompute_transport(
     // What the pseudo header says of the length: UDP-Lite puts its coverage there, also where that is 0.
     let said = if udp { usize::from(be16(segment, 4)?) } else { covered };
     let pseudo = match proto {
-        proto::ICMP | IGMP => 0,
+        proto::ICMP | proto::IGMP => 0,
         _ => addresses + u64::from(proto) + said as u64,
     };
     segment[field..field + 2].fill(0);
@@ -238,7 +236,7 @@ impl Mending {
                 _ => network + 8..network + 40,
             };
             let pseudo = match header.proto {
-                proto::ICMP | IGMP => None,
+                proto::ICMP | proto::IGMP => None,
                 _ => delta(addresses, *field, at, old, new),
             };
             let own = delta(header.at..frame.len(), *field, at, old, new);

@@ -4,9 +4,9 @@ use super::{
     checksum::Mending,
     headers::{self, Version},
 };
-use crate::{
-    conntrack::proto,
-    flower::action::{Pedit, PeditHeader, PeditKey},
+use crate::flower::{
+    action::{Pedit, PeditHeader, PeditKey},
+    field::ip_proto as proto,
 };
 
 /// Rewrites the frame's words in order, up to the first key that fails; what was written before stays. A frame here has
@@ -43,8 +43,8 @@ fn word(key: &PeditKey, old: [u8; 4]) -> [u8; 4] {
     std::array::from_fn(|i| old[i] & key.mask[i] ^ value[i])
 }
 
-/// Where the key's word lies, from the start of the frame; less than 0 in front of it. `None` if the header is not there
-/// or the word reaches beyond the end.
+/// Where the key's word lies, from the start of the frame; less than 0 in front of it. `None` if the header is not
+/// there or the word reaches beyond the end.
 fn place(frame: &[u8], key: &PeditKey) -> Option<isize> {
     let header = match key.header {
         PeditHeader::Ethernet => 0,
