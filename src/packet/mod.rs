@@ -1,4 +1,4 @@
-//! Bytes as flower sees them.
+//! Bytes as flower sees them, and a merged filter's actions on them.
 
 pub mod apply;
 pub mod dissect;
