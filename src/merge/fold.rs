@@ -63,6 +63,8 @@ pub struct Scene<'a> {
     pub steps: Vec<Step<'a>>,
     /// The connections, by `Met::index`.
     pub connections: Vec<&'a Connection>,
+    /// Whether the outer tag must be told: hardware that counts whole frames has counts that are converted by it.
+    pub tell_tag: bool,
 }
 
 /// The actions that a packet runs, by position, and the control that ends them. `None` where they would not end, or where
@@ -94,10 +96,15 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         current: None,
         shadows: Vec::new(),
         parents: Vec::new(),
-        tracked: false,
-        at: Some(Place { chain: 0, port: Some(scene.port) }),
+        at: Some(Place {
+            chain: 0,
+            port: Some(scene.port),
+        }),
         ended: None,
     };
+    if let (true, Some(first)) = (scene.tell_tag, scene.steps.first()) {
+        fold.state.decide(first.filter.id, Field::Protocol)?;
+    }
     for step in &scene.steps {
         fold.hit(step)?;
     }
@@ -107,7 +114,12 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         return Err(Refusal::NoTerminal);
     }
     shadow::keep_out(&fold.shadows, &mut template, scene.key, &scene.connections)?;
-    Ok(Path { port: scene.port, template, program: fold.state.program.finish(end), parents: fold.parents, tracked: fold.tracked })
+    Ok(Path {
+        port: scene.port,
+        template,
+        program: fold.state.program.finish(end),
+        parents: fold.parents,
+    })
 }
 
 /// Where classification goes on.
@@ -134,7 +146,6 @@ struct Fold<'a> {
     current: Option<Current>,
     shadows: Vec<Shadow>,
     parents: Vec<Parent>,
-    tracked: bool,
     /// `None` after a terminal.
     at: Option<Place>,
     ended: Option<Control>,
@@ -142,7 +153,12 @@ struct Fold<'a> {
 
 impl<'a> Fold<'a> {
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {
-        let Filter { id: filter, matches, actions, .. } = step.filter;
+        let Filter {
+            id: filter,
+            matches,
+            actions,
+            ..
+        } = step.filter;
         let filter = *filter;
         let at = self.at.take().ok_or(Refusal::Broken { filter })?;
         let elsewhere = match (at.port, filter.hook) {
@@ -154,10 +170,16 @@ impl<'a> Fold<'a> {
             return Err(Refusal::Broken { filter });
         }
         if let Kind::Other(kind) = &step.filter.kind {
-            return Err(Refusal::Undecoded { filter, what: kind.clone() });
+            return Err(Refusal::Undecoded {
+                filter,
+                what: kind.clone(),
+            });
         }
         if let Some(what) = step.filter.undecoded.first() {
-            return Err(Refusal::Undecoded { filter, what: what.clone() });
+            return Err(Refusal::Undecoded {
+                filter,
+                what: what.clone(),
+            });
         }
         for (other, order) in &step.in_front {
             self.shadows.extend(Shadow::new(&self.state, filter, other, *order));
@@ -174,7 +196,12 @@ impl<'a> Fold<'a> {
     fn act(&mut self, step: &Step<'a>, filter: FilterId, actions: &'a [Action]) -> Result<(), Refusal> {
         let Some((ran, end)) = sequence(actions) else {
             let why = "where it goes on does not follow from the packet alone";
-            let action = actions.iter().map(|a| a.name()).next_back().unwrap_or("none").to_string();
+            let action = actions
+                .iter()
+                .map(|a| a.name())
+                .next_back()
+                .unwrap_or("none")
+                .to_string();
             return Err(Refusal::Action { filter, action, why });
         };
         let mut mask = 0u32;
@@ -183,7 +210,13 @@ impl<'a> Fold<'a> {
         for &i in &ran {
             mask |= 1 << i.min(31);
             let action = &actions[i];
-            let refuse = |why| Err(Refusal::Action { filter, action: action.name().to_string(), why });
+            let refuse = |why| {
+                Err(Refusal::Action {
+                    filter,
+                    action: action.name().to_string(),
+                    why,
+                })
+            };
             match &action.kind {
                 ActionKind::Gact { .. } => {}
                 ActionKind::Skbedit(edit) => self.state.program.edit(*edit),
@@ -205,14 +238,22 @@ impl<'a> Fold<'a> {
                 ActionKind::Other(_) => return refuse("flowmerge does not know this kind"),
             }
         }
-        self.parents.push(Parent { cookie: step.cookie, ran: mask });
+        self.parents.push(Parent {
+            cookie: step.cookie,
+            ran: mask,
+        });
         if let Some(port) = into {
             self.enter(port);
             return Ok(());
         }
         match end {
             Control::Goto(chain) => self.at = Some(Place { chain, port: None }),
-            Control::Continue => self.at = Some(Place { chain: filter.chain, port: None }),
+            Control::Continue => {
+                self.at = Some(Place {
+                    chain: filter.chain,
+                    port: None,
+                })
+            }
             Control::Reclassify => self.at = Some(Place { chain: 0, port: None }),
             Control::Shot | Control::Stolen | Control::Queued => self.ended = Some(Control::Shot),
             Control::Trap => self.ended = Some(Control::Trap),
@@ -228,7 +269,10 @@ impl<'a> Fold<'a> {
         }
         self.state.set(Field::Indev, Value::known(port.0 as u128));
         self.current = None;
-        self.at = Some(Place { chain: 0, port: Some(port) });
+        self.at = Some(Place {
+            chain: 0,
+            port: Some(port),
+        });
     }
 
     fn send(&mut self, filter: FilterId, mirred: Mirred) -> Result<(), Refusal> {
@@ -254,34 +298,59 @@ impl<'a> Fold<'a> {
         let family = self.state.network(filter)?;
         if !matches!(family, ethertype::IPV4 | ethertype::IPV6) {
             let why = "it drops what is not IP";
-            return Err(Refusal::Action { filter, action: "ct".into(), why });
+            return Err(Refusal::Action {
+                filter,
+                action: "ct".into(),
+                why,
+            });
         }
         let met = met.ok_or(Refusal::NoConnection { filter })?;
-        met.connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
+        met.connection
+            .qualifies()
+            .map_err(|why| Refusal::NotQualified { filter, why })?;
         if met.connection.zone != ct.zone {
             return Err(Refusal::Broken { filter });
         }
-        self.tracked = true;
+        self.state.program.trim();
         let parts = Parts::new(family);
         let cached = self.current.filter(|c| c.zone == ct.zone);
         match cached {
             Some(c) if (c.index, c.direction) != (met.index, met.direction) => return Err(Refusal::Broken { filter }),
             Some(c) if ct.force && c.direction == Direction::Reply => {
                 let why = "with force it ends the connection that the packet belongs to";
-                return Err(Refusal::Action { filter, action: "ct".into(), why });
+                return Err(Refusal::Action {
+                    filter,
+                    action: "ct".into(),
+                    why,
+                });
             }
             Some(_) => {}
             None => self.pin(filter, &met, &parts)?,
         }
         let pinned = cached.map_or_else(|| parts.all.map(|(field, ..)| self.state.view(field)), |c| c.pinned);
-        self.current = Some(Current { zone: ct.zone, index: met.index, direction: met.direction, pinned });
-        let reply = if met.direction == Direction::Reply { ct_state::REPLY } else { 0 };
+        self.current = Some(Current {
+            zone: ct.zone,
+            index: met.index,
+            direction: met.direction,
+            pinned,
+        });
+        let reply = if met.direction == Direction::Reply {
+            ct_state::REPLY
+        } else {
+            0
+        };
         let state = ct_state::TRACKED | ct_state::ESTABLISHED | reply;
         self.state.set(Field::CtState, Value::known(state));
         self.state.set(Field::CtZone, Value::known(ct.zone as u128));
-        let part = |part| Param { connection: met.index, direction: met.direction, part };
-        self.state.set(Field::CtMark, Value::param(part(Part::Mark), Field::CtMark));
-        self.state.set(Field::CtLabels, Value::param(part(Part::Labels), Field::CtLabels));
+        let part = |part| Param {
+            connection: met.index,
+            direction: met.direction,
+            part,
+        };
+        self.state
+            .set(Field::CtMark, Value::param(part(Part::Mark), Field::CtMark));
+        self.state
+            .set(Field::CtLabels, Value::param(part(Part::Labels), Field::CtLabels));
         if ct.nat.is_some() {
             self.translate(&met, &parts, &pinned);
         }
@@ -305,7 +374,11 @@ impl<'a> Fold<'a> {
             known(&mut self.state, Field::TcpFlags, watched, tcp_flags::ACK).map_err(excluded(Field::TcpFlags))?;
         }
         for (field, part, _) in parts.all {
-            let param = Param { connection: met.index, direction: met.direction, part };
+            let param = Param {
+                connection: met.index,
+                direction: met.direction,
+                part,
+            };
             self.state.require(filter, field, field.ones(), Want::Param(param))?;
         }
         Ok(())
@@ -317,7 +390,11 @@ impl<'a> Fold<'a> {
         let changes = changes(met.connection, met.direction);
         for (i, (field, _, new)) in parts.all.into_iter().enumerate() {
             let end_changes = changes[i] || changes[(i + 2) % 4];
-            let param = Param { connection: met.index, direction: met.direction, part: new };
+            let param = Param {
+                connection: met.index,
+                direction: met.direction,
+                part: new,
+            };
             let value = Value::param(param, field);
             let now = self.state.view(field);
             if end_changes && now != value && (changes[i] || now != pinned[i]) {
@@ -331,9 +408,20 @@ impl<'a> Fold<'a> {
     fn commit(&mut self, filter: FilterId, ct: &Ct, met: &Met) -> Result<(), Refusal> {
         let mark = ct.mark.filter(|m| m.1 != 0).map(|(v, m)| (v as u128, (m | v) as u128));
         let labels = ct.labels.filter(|l| l.1 != 0);
-        for (set, part, field) in [(mark, Part::Mark, Field::CtMark), (labels, Part::Labels, Field::CtLabels)] {
+        for (set, part, field) in [
+            (mark, Part::Mark, Field::CtMark),
+            (labels, Part::Labels, Field::CtLabels),
+        ] {
             let Some((value, mask)) = set else { continue };
-            let is = Is::Bits { param: Param { connection: met.index, direction: met.direction, part }, mask, value };
+            let is = Is::Bits {
+                param: Param {
+                    connection: met.index,
+                    direction: met.direction,
+                    part,
+                },
+                mask,
+                value,
+            };
             let now = match part {
                 Part::Mark => met.connection.mark as u128,
                 _ => met.connection.labels,
@@ -372,7 +460,17 @@ impl Parts {
 
 /// Which of source address, destination address, source port and destination port `nat` changes in a direction.
 pub fn changes(connection: &Connection, direction: Direction) -> [bool; 4] {
-    let parts = |t: Tuple| [address_bits(t.src), address_bits(t.dst), t.src_port as u128, t.dst_port as u128];
-    let (old, new) = (parts(connection.tuple(direction)), parts(connection.translated(direction)));
+    let parts = |t: Tuple| {
+        [
+            address_bits(t.src),
+            address_bits(t.dst),
+            t.src_port as u128,
+            t.dst_port as u128,
+        ]
+    };
+    let (old, new) = (
+        parts(connection.tuple(direction)),
+        parts(connection.translated(direction)),
+    );
     std::array::from_fn(|i| old[i] != new[i])
 }

@@ -30,6 +30,8 @@ pub mod template;
 
 pub use fold::{Met, Ports, Scene, Step, changes, fold, sequence};
 pub use path::{Parent, Path};
-pub use program::Abilities;
 pub use refusal::{Refusal, Scope};
 pub use shadow::Order;
+
+#[cfg(test)]
+mod tests;

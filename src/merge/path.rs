@@ -1,12 +1,13 @@
 //! A path: what walks share, folded. A merged filter is a path and its connections.
 
 use super::{
-    program::{self, Abilities, Instruction},
+    program::{self, Program},
     template::Template,
 };
 use crate::{
     conntrack::Connection,
     flower::{Action, Cookie, Match, Port},
+    packet::apply::Trim,
 };
 
 /// A filter of the way.
@@ -26,13 +27,10 @@ pub struct Path {
     /// What they are.
     pub template: Template,
     /// What is done to them.
-    pub program: Vec<Instruction>,
+    pub program: Program,
     /// The filters, in the order of the hits.
     pub parents: Vec<Parent>,
-    /// Whether a `ct` is on the way: software cuts off what follows the IP datagram there.
-    pub tracked: bool,
 }
-
 
 impl Path {
     /// The match for these connections; `None` if they do not meet the path's conditions.
@@ -40,8 +38,9 @@ impl Path {
         self.template.fill(connections)
     }
 
-    /// The actions for these connections.
-    pub fn actions(&self, connections: &[&Connection], abilities: Abilities) -> Vec<Action> {
-        program::actions(&self.program, connections, abilities)
+    /// The actions for these connections, and when to trim. `mend`: checksums can be mended; else they are computed anew
+    /// after each translation.
+    pub fn actions(&self, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
+        program::actions(&self.program, connections, mend)
     }
 }

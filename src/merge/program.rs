@@ -12,6 +12,7 @@ use crate::{
         action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
         field::{Header, Place},
     },
+    packet::apply::Trim,
 };
 
 /// One step of a program.
@@ -21,13 +22,6 @@ pub enum Instruction {
     Fixed(ActionKind, Control),
     /// Rewrites addresses and ports to parameters, checksums mended.
     Translate(Vec<(Field, Param)>),
-}
-
-/// The tunable part of what hardware can do that changes a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// Checksums can be mended incrementally; else they are computed anew.
-    pub mend: bool,
 }
 
 /// A rewrite or checksum since the last send.
@@ -47,6 +41,16 @@ pub struct Builder {
     pushes: Vec<(u16, u16, u8)>,
     writes: Vec<Write>,
     edits: Vec<Skbedit>,
+    trim: Option<usize>,
+}
+
+/// What a merged filter does, before a connection's values are filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// In order.
+    pub instructions: Vec<Instruction>,
+    /// Before which of them software cuts off what follows the IP datagram: a `ct` stood there.
+    pub trim: Option<usize>,
 }
 
 impl Builder {
@@ -89,6 +93,11 @@ impl Builder {
         }
     }
 
+    /// A `ct` cuts off what follows the IP datagram.
+    pub fn trim(&mut self) {
+        self.trim.get_or_insert(self.done.len());
+    }
+
     /// Metadata changes.
     pub fn edit(&mut self, edit: Skbedit) {
         self.edits.push(edit);
@@ -97,23 +106,34 @@ impl Builder {
     /// A copy goes out of the port, or into it.
     pub fn send(&mut self, port: Port, ingress: bool) {
         self.flush(ingress);
-        self.fixed(ActionKind::Mirred(Mirred { port, ingress, mirror: true }));
+        self.fixed(ActionKind::Mirred(Mirred {
+            port,
+            ingress,
+            mirror: true,
+        }));
     }
 
     /// The end: with `Ok` what is left of the packet goes to the stack as it is now, with `Shot` nothing does, with `Trap`
     /// it goes to the stack of the switch.
-    pub fn finish(mut self, control: Control) -> Vec<Instruction> {
+    pub fn finish(mut self, control: Control) -> Program {
         if control == Control::Shot {
             if let Some(Instruction::Fixed(ActionKind::Mirred(last), control)) = self.done.last_mut() {
                 last.mirror = false;
                 *control = Control::Stolen;
-                return self.done;
+                return Program {
+                    instructions: self.done,
+                    trim: self.trim,
+                };
             }
         } else {
             self.flush(true);
         }
-        self.done.push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
         self.done
+            .push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
+        Program {
+            instructions: self.done,
+            trim: self.trim,
+        }
     }
 
     fn fixed(&mut self, kind: ActionKind) {
@@ -291,16 +311,34 @@ pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Ve
                 (v as u32).to_be_bytes()
             };
             let mask = align(field.ones()).map(|m| !m);
-            PeditKey { header, offset: word as i32 * 4, mask, value: align(value), add: false, dynamic: None }
+            PeditKey {
+                header,
+                offset: word as i32 * 4,
+                mask,
+                value: align(value),
+                add: false,
+                dynamic: None,
+            }
         })
         .collect()
 }
 
-/// The actions of a merged filter for these connections.
-pub fn actions(program: &[Instruction], connections: &[&Connection], abilities: Abilities) -> Vec<Action> {
+/// The actions of a merged filter for these connections, and when to trim.
+pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
     let mut out = Vec::new();
-    let mut push = |kind, control| out.push(Action { kind, control, index: 0, cookie: Vec::new() });
-    for instruction in program {
+    let mut trim = Trim::Never;
+    for (i, instruction) in program.instructions.iter().enumerate() {
+        if program.trim == Some(i) {
+            trim = Trim::Before(out.len());
+        }
+        let mut push = |kind, control| {
+            out.push(Action {
+                kind,
+                control,
+                index: 0,
+                cookie: Vec::new(),
+            })
+        };
         match instruction {
             Instruction::Fixed(kind, control) => push(kind.clone(), *control),
             Instruction::Translate(fields) => {
@@ -321,14 +359,14 @@ pub fn actions(program: &[Instruction], connections: &[&Connection], abilities: 
                         join(&mut keys, key);
                     }
                 }
-                push(ActionKind::Pedit(Pedit { keys, mend: abilities.mend }), Control::Pipe);
-                if !abilities.mend {
+                push(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe);
+                if !mend {
                     push(ActionKind::Csum(csum), Control::Pipe);
                 }
             }
         }
     }
-    out
+    (out, trim)
 }
 
 /// A value after a write to a field, for callers that hold a place.
@@ -344,7 +382,14 @@ mod tests {
     use super::*;
 
     fn set(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> PeditKey {
-        PeditKey { header, offset, mask, value, add: false, dynamic: None }
+        PeditKey {
+            header,
+            offset,
+            mask,
+            value,
+            add: false,
+            dynamic: None,
+        }
     }
 
     #[test]
@@ -369,7 +414,9 @@ mod tests {
     fn every_placed_field_survives_its_own_words() {
         for &field in Field::ALL {
             for &place in field.row().places {
-                let Some(header) = pedit_header(place.header) else { continue };
+                let Some(header) = pedit_header(place.header) else {
+                    continue;
+                };
                 let value = 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978 & field.ones();
                 let mut v = Value::arrived(field);
                 for key in words(field, place, header, value) {
@@ -382,7 +429,10 @@ mod tests {
 
     #[test]
     fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
-        let ttl = PeditKey { add: true, ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]) };
+        let ttl = PeditKey {
+            add: true,
+            ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0])
+        };
         let mut builder = Builder::default();
         builder.rewrite(set(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]));
         builder.rewrite(ttl);
@@ -396,9 +446,13 @@ mod tests {
             set(PeditHeader::Tcp, 0, [0; 4], [0, 80, 0, 90]),
             set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]),
         ];
-        let redirect = Mirred { port: Port(2), ingress: false, mirror: false };
+        let redirect = Mirred {
+            port: Port(2),
+            ingress: false,
+            mirror: false,
+        };
         assert_eq!(
-            program,
+            program.instructions,
             [
                 Instruction::Fixed(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe),
                 Instruction::Fixed(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP), Control::Pipe),
@@ -415,6 +469,6 @@ mod tests {
         builder.send(Port(2), false);
         builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]));
         builder.push(0x8100, 6, 0);
-        assert_eq!(builder.finish(Control::Shot).len(), 1);
+        assert_eq!(builder.finish(Control::Shot).instructions.len(), 1);
     }
 }

@@ -133,11 +133,18 @@ pub enum Refusal {
         field: Field,
     },
     /// The packet is one of those that software must go on seeing (fragments, SYN, FIN, RST).
-    #[error("the packet's {field} keeps it in software: conntrack has to see fragments and the flags that open and close")]
+    #[error(
+        "the packet's {field} keeps it in software: conntrack has to see fragments and the flags that open and close"
+    )]
     Excluded {
         /// `ip_flags` or `tcp_flags`.
         field: Field,
     },
+    /// The packet or its connections do not meet what the filters of their own walk ask.
+    #[error(
+        "the packet or its connections do not meet the filters of their own walk: something changed since the hits"
+    )]
+    Changed,
     /// Filters at the egress hook of an output port, which the walk does not carry.
     #[error("{filter} sends to {port}, which has filters at its egress hook")]
     EgressFilters {
@@ -192,6 +199,7 @@ impl Refusal {
             Refusal::NotQualified { .. } => "not-qualified",
             Refusal::ChangesConnection { .. } => "changes-connection",
             Refusal::Excluded { .. } => "excluded",
+            Refusal::Changed => "changed",
             Refusal::EgressFilters { .. } => "egress-filters",
             Refusal::Forks { .. } => "forks",
             Refusal::TooMany { .. } => "too-many",

@@ -39,7 +39,8 @@ const TAGS: [Field; 10] = [
     Field::CvlanEthType,
 ];
 
-const TWO_TAGS: &str = "after a tag was pushed on a tagged packet, the kernel's dissector looks for the inner headers in the wrong place";
+const TWO_TAGS: &str =
+    "after a tag was pushed on a tagged packet, the kernel's dissector looks for the inner headers in the wrong place";
 const THIRD_TAG: &str = "it is that of a third VLAN tag, which the arrived packet's key does not hold";
 const PARTLY_ADDED: &str = "pedit add changed more of it than one whole byte";
 
@@ -110,7 +111,13 @@ impl<'a> State<'a> {
         let impossible = Refusal::Impossible { filter, field };
         let value = self.view(field);
         let (kept, fixed) = (mask & value.kept, mask & !value.kept);
-        let bits = |param, mask, value| Condition::Holds(Is::Bits { param, mask, value: value & mask });
+        let bits = |param, mask, value| {
+            Condition::Holds(Is::Bits {
+                param,
+                mask,
+                value: value & mask,
+            })
+        };
         let conditions = &mut self.template.conditions;
         match want {
             Want::Known(known) if (known ^ value.flip) & fixed != 0 => return Err(impossible),
@@ -135,7 +142,12 @@ impl<'a> State<'a> {
             }
             (Source::Param(a), Want::Param(b)) => {
                 if a != b || value.flip & kept != 0 {
-                    conditions.push(Condition::Same { a, b, mask: kept, flip: value.flip & kept });
+                    conditions.push(Condition::Same {
+                        a,
+                        b,
+                        mask: kept,
+                        flip: value.flip & kept,
+                    });
                 }
                 true
             }
@@ -153,7 +165,11 @@ impl<'a> State<'a> {
                 }
             }
             (Source::Sum(..), Want::Param(_)) => {
-                return Err(Refusal::Hidden { filter, field, why: PARTLY_ADDED });
+                return Err(Refusal::Hidden {
+                    filter,
+                    field,
+                    why: PARTLY_ADDED,
+                });
             }
         };
         if possible { Ok(()) } else { Err(impossible) }
@@ -166,12 +182,18 @@ impl<'a> State<'a> {
             (_, 0, known) => range.contains(known as u16),
             (Source::Arrived(from), kept, 0) if kept == field.ones() => self.template.require_range(from, range),
             (Source::Param(param), kept, 0) if kept == field.ones() => {
-                self.template.conditions.push(Condition::Holds(Is::Within { param, range }));
+                self.template
+                    .conditions
+                    .push(Condition::Holds(Is::Within { param, range }));
                 true
             }
             _ => range.contains(self.decide(filter, field)? as u16),
         };
-        if possible { Ok(()) } else { Err(Refusal::Impossible { filter, field }) }
+        if possible {
+            Ok(())
+        } else {
+            Err(Refusal::Impossible { filter, field })
+        }
     }
 
     /// The field's value for this packet; what it depends on of the arrived packet is asked for.
@@ -232,7 +254,11 @@ impl<'a> State<'a> {
             }
             Vlan::PopEthernet | Vlan::PushEthernet { .. } => {
                 let why = "the Ethernet header comes off or on";
-                return Err(Refusal::Action { filter, action: "vlan".into(), why });
+                return Err(Refusal::Action {
+                    filter,
+                    action: "vlan".into(),
+                    why,
+                });
             }
         }
         Ok(())
@@ -273,7 +299,13 @@ impl<'a> State<'a> {
         // An arrived tag: what was behind it moves out. An absent inner tag reads 0 before and after.
         let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
         let last = behind_is_last(&self.template);
-        let third = |field| if last { Value::known(0) } else { Value::hidden(THIRD_TAG, field) };
+        let third = |field| {
+            if last {
+                Value::known(0)
+            } else {
+                Value::hidden(THIRD_TAG, field)
+            }
+        };
         for (field, value) in [
             (Field::Protocol, behind),
             (Field::NumOfVlans, number.plus(255)),
@@ -299,7 +331,13 @@ impl<'a> State<'a> {
     }
 
     fn rewrite(&mut self, filter: FilterId, key: &PeditKey) -> Result<(), Refusal> {
-        let refuse = |why| Err(Refusal::Action { filter, action: "pedit".into(), why });
+        let refuse = |why| {
+            Err(Refusal::Action {
+                filter,
+                action: "pedit".into(),
+                why,
+            })
+        };
         if key.dynamic.is_some() {
             return refuse("it takes an offset from the packet");
         }
@@ -334,7 +372,10 @@ impl<'a> State<'a> {
             Header::Ipv6 => 40,
             _ => 8,
         };
-        if written.iter().any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length) || key.offset % 4 != 0
+        if written
+            .iter()
+            .any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
+            || key.offset % 4 != 0
         {
             return refuse("it writes outside of the fixed part of a header");
         }
@@ -343,7 +384,8 @@ impl<'a> State<'a> {
             Header::Ipv6 => matches!(byte, 4..=6),
             _ => false,
         };
-        let version = header == Header::Ipv6 && key.offset == 0 && (key.mask[0] & 0xf0 != 0xf0 || key.value[0] & 0xf0 != 0);
+        let version =
+            header == Header::Ipv6 && key.offset == 0 && (key.mask[0] & 0xf0 != 0xf0 || key.value[0] & 0xf0 != 0);
         if version || written.iter().any(|&i| shapes(key.offset + i as i32)) {
             return refuse("it rewrites what decides how the packet is read (version, lengths, fragments, protocol)");
         }
@@ -366,9 +408,9 @@ impl<'a> State<'a> {
 /// Whether the ethertype behind the arrived packet's outer tag is asked to be no tag's: then there is no second one.
 fn behind_is_last(template: &Template) -> bool {
     let known = &template.known;
-    [Field::VlanEthType, Field::CvlanEthType].into_iter().any(|f| {
-        known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f))
-    })
+    [Field::VlanEthType, Field::CvlanEthType]
+        .into_iter()
+        .any(|f| known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f)))
 }
 
 /// A field after an addition to the raw little-endian word: told exactly where it is one whole byte that nothing carries into.
