@@ -11,7 +11,7 @@ use super::{
 use crate::{
     conntrack::{Connection, Direction, Tuple, proto, tuple::address_bits},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
         action::{Ct, Mirred},
         field::{addr_type, ct_state, ip_flags, tcp_flags},
     },
@@ -113,6 +113,11 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
     if !template.settle_ranges() {
         return Err(Refusal::NoTerminal);
     }
+    // Before the cut is chosen by the packet: a packet that software must go on seeing says nothing about the others.
+    match &template.fill(&scene.connections) {
+        Some(filled) if filled.fits(scene.key) => {}
+        filled => return Err(off_its_own_path(filled.as_ref(), scene.key)),
+    }
     shadow::keep_out(&fold.shadows, &mut template, scene.key, &scene.connections)?;
     Ok(Path {
         port: scene.port,
@@ -120,6 +125,15 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         program: fold.state.program.finish(end),
         parents: fold.parents,
     })
+}
+
+/// Why a packet does not match what its own walk asks.
+fn off_its_own_path(asked: Option<&Match>, key: &Key) -> Refusal {
+    let differ = |m: &Match, f| (m.key.get(f) ^ key.get(f)) & m.mask.get(f) != 0;
+    let field = [Field::IpFlags, Field::TcpFlags]
+        .into_iter()
+        .find(|&f| asked.is_some_and(|m| differ(m, f)));
+    field.map_or(Refusal::Changed, |field| Refusal::Excluded { field })
 }
 
 /// Where classification goes on.

@@ -143,10 +143,17 @@ fn packet(t: Tuple) -> Key {
         .with(Field::TcpFlags, if t.proto == proto::TCP { tcp_flags::ACK } else { 0 })
 }
 
-/// A walk over filters, each with the filters in front of it and the connections that its `ct`s found.
+/// A walk over filters.
 #[derive(Default)]
 struct Case<'a> {
-    hits: Vec<(&'a Filter, Vec<&'a Filter>, Vec<(&'a Connection, Direction)>)>,
+    hits: Vec<CaseHit<'a>>,
+}
+
+/// A filter, the filters in front of it, and the connections that its `ct`s found.
+struct CaseHit<'a> {
+    filter: &'a Filter,
+    front: Vec<&'a Filter>,
+    met: Vec<(&'a Connection, Direction)>,
 }
 
 impl<'a> Case<'a> {
@@ -154,13 +161,17 @@ impl<'a> Case<'a> {
         self.hit_with(filter, &[], &[])
     }
     fn hit_with(mut self, filter: &'a Filter, front: &[&'a Filter], met: &[(&'a Connection, Direction)]) -> Self {
-        self.hits.push((filter, front.to_vec(), met.to_vec()));
+        self.hits.push(CaseHit {
+            filter,
+            front: front.to_vec(),
+            met: met.to_vec(),
+        });
         self
     }
     fn fold(&self, key: &Key) -> Result<(Path, Vec<&'a Connection>), Refusal> {
         let mut connections: Vec<&Connection> = Vec::new();
         let mut steps = Vec::new();
-        for (i, (filter, front, met)) in self.hits.iter().enumerate() {
+        for (i, CaseHit { filter, front, met }) in self.hits.iter().enumerate() {
             let met = met.iter().map(|&(connection, direction)| {
                 let index = connections
                     .iter()
@@ -539,6 +550,25 @@ fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
     let refusal = Case::default()
         .hit_with(&syn, &[], &met)
         .merged(&flags(0x02))
+        .unwrap_err();
+    assert_eq!(refusal, Refusal::Excluded { field: Field::TcpFlags });
+}
+
+#[test]
+fn a_packet_that_stays_in_software_chooses_no_cut() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = connection(5, t, t.inverse());
+    let front = filter(
+        0,
+        1,
+        ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10),
+        &[drop()],
+    );
+    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
+    let syn = packet(t).with(Field::TcpFlags, tcp_flags::SYN);
+    let refusal = Case::default()
+        .hit_with(&hit, &[&front], &[(&c, Direction::Original)])
+        .merged(&syn)
         .unwrap_err();
     assert_eq!(refusal, Refusal::Excluded { field: Field::TcpFlags });
 }

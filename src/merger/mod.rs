@@ -359,10 +359,7 @@ impl<H: Hardware> Merger<H> {
                         self.table.refuse(way, refusal.clone());
                     }
                 })?;
-                // What was asked for at a `ct` and the packet does not meet.
-                let Some(matches) = filled(&self.table, &path) else {
-                    return Err(excluded(&path, walk));
-                };
+                let matches = filled(&self.table, &path).ok_or(Refusal::Changed)?;
                 (self.table.add_path(way, path), matches)
             }
         };
@@ -601,17 +598,6 @@ fn rests_on_change(before: &Connection, now: &Connection) -> bool {
     now.qualifies().is_err()
         || (before.zone, before.original, before.reply) != (now.zone, now.original, now.reply)
         || (before.mark, before.labels) != (now.mark, now.labels)
-}
-
-/// Why the packet of a walk is not on its own path.
-fn excluded(path: &Path, walk: &Walk) -> Refusal {
-    let asked = &path.template.known;
-    let differ = |f: &Field| (asked.key.get(*f) ^ walk.key.get(*f)) & asked.mask.get(*f) != 0;
-    let field = [Field::IpFlags, Field::TcpFlags].into_iter().find(differ);
-    match field {
-        Some(field) => Refusal::Excluded { field },
-        None => Refusal::Changed,
-    }
 }
 
 /// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
