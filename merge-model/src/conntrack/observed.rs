@@ -11,6 +11,11 @@
 //!
 //! No timeout is simulated: a connection ends when the trace says so.
 
+mod icmp;
+mod report;
+
+pub use report::{Report, Reported};
+
 use super::{
     Conntrack, EntryId, Info, Shown, Tracked,
     tcp::{Tcp, Verdict},
@@ -18,70 +23,10 @@ use super::{
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
     flower::action::{Nat, NatSide},
+    netlink::{ConnectionEvent, ConnectionMessage, status},
 };
+use icmp::Icmp;
 use std::collections::{HashMap, VecDeque};
-
-/// The bits of a conntrack entry's status (`enum ip_conntrack_status`) that matter here.
-pub mod status {
-    /// Expected by another connection.
-    pub const EXPECTED: u32 = 1;
-    /// Packets were seen in the reply direction.
-    pub const SEEN_REPLY: u32 = 1 << 1;
-    /// Not to be dropped early.
-    pub const ASSURED: u32 = 1 << 2;
-    /// Sequence numbers are adjusted.
-    pub const SEQ_ADJUST: u32 = 1 << 6;
-    /// A helper was given by name.
-    pub const HELPER: u32 = 1 << 13;
-}
-
-/// What a ctnetlink message is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Confirmed just now (`NLM_F_CREATE`), or found in a dump.
-    New,
-    /// Something changed.
-    Update,
-    /// Gone.
-    Destroy {
-        /// By a command (the message has a port id) rather than by the kernel itself.
-        by_hand: bool,
-    },
-}
-
-/// What ctnetlink says of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// What happened.
-    pub kind: Kind,
-    /// Zone.
-    pub zone: u16,
-    /// Original tuple.
-    pub original: Tuple,
-    /// Reply tuple.
-    pub reply: Tuple,
-    /// Status bits, see [`status`]; `None` leaves them as they are.
-    pub status: Option<u32>,
-    /// TCP state, where the message has it.
-    pub tcp: Option<TcpState>,
-    /// Mark; a message without one means 0.
-    pub mark: u32,
-    /// Labels; `None` leaves them as they are.
-    pub labels: Option<u128>,
-    /// The message names a helper.
-    pub helper: bool,
-}
-
-/// A report and its place.
-#[derive(Clone, Debug)]
-pub struct Reported {
-    /// Position in the trace's order of time.
-    pub at: usize,
-    /// Time in nanoseconds.
-    pub time: u64,
-    /// What was said.
-    pub report: Report,
-}
 
 /// What a connection event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,70 +271,58 @@ impl Tracker {
 
     /// Takes over a report.
     fn take(&mut self, report: Report) {
-        let name = (report.zone, report.original, report.reply);
+        let Report { event, connection: c, .. } = report;
         let found = self
-            .find(report.zone, report.original)
+            .find(c.zone, c.original)
             .filter(|&(_, d)| d == Direction::Original)
             .map(|(id, _)| id);
-        match report.kind {
-            Kind::Destroy { .. } => {
-                if let Some(i) = self.ended.iter().position(|&e| e == name) {
-                    self.ended.swap_remove(i);
-                } else if let Some(id) = found.filter(|id| self.entries[id].connection.reply == report.reply) {
-                    self.remove(id);
-                }
+        if event == ConnectionEvent::Destroy {
+            if let Some(i) = self.ended.iter().position(|&e| e == name(&c)) {
+                self.ended.swap_remove(i);
+            } else if let Some(id) = found.filter(|id| self.entries[id].connection.reply == c.reply) {
+                self.remove(id);
             }
-            Kind::New | Kind::Update => {
-                // A birth reported twice is the birth of the next generation.
-                let again = |id: &EntryId| {
-                    let e = &self.entries[id];
-                    report.kind == Kind::New && e.reported || e.connection.reply != report.reply
-                };
-                let id = match found.filter(|id| !again(id)) {
-                    Some(id) => id,
-                    None => {
-                        let id = self.adopt(&report);
-                        self.entry(id).connection.reply = report.reply;
-                        self.apply(id, &report);
-                        self.confirm(id);
-                        id
-                    }
-                };
-                self.apply(id, &report);
-                self.entry(id).reported = true;
-            }
+            return;
         }
+        // A birth reported twice is the birth of the next generation.
+        let again = |id: &EntryId| {
+            let entry = &self.entries[id];
+            event == ConnectionEvent::New && entry.reported || entry.connection.reply != c.reply
+        };
+        let id = found.filter(|id| !again(id)).unwrap_or_else(|| {
+            let id = self.adopt(&c);
+            self.entry(id).connection.reply = c.reply;
+            self.apply(id, &c);
+            self.confirm(id);
+            id
+        });
+        self.apply(id, &c);
+        self.entry(id).reported = true;
     }
 
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
-    fn adopt(&mut self, report: &Report) -> EntryId {
-        let began =
-            |e: &Entry| !e.confirmed && e.connection.zone == report.zone && e.connection.original == report.original;
-        let waiting = self
-            .waiting
-            .iter()
-            .rposition(|(_, id)| self.entries.get(id).is_some_and(began));
+    fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
+        let began = |e: &Entry| !e.confirmed && e.connection.zone == c.zone && e.connection.original == c.original;
+        let waiting = self.waiting.iter().rposition(|(_, id)| self.entries.get(id).is_some_and(began));
         match waiting {
             Some(i) => self.waiting.swap_remove(i).1,
-            None => self.insert(Entry::new(report.zone, report.original)),
+            None => self.insert(Entry::new(c.zone, c.original)),
         }
     }
 
-    fn apply(&mut self, id: EntryId, report: &Report) {
+    fn apply(&mut self, id: EntryId, told: &ConnectionMessage) {
         self.update(id, |entry| {
             let c = &mut entry.connection;
-            if let Some(bits) = report.status {
-                // A report may be older than the frames seen since, and these bits are never taken back.
-                c.seen_reply |= bits & status::SEEN_REPLY != 0;
-                c.assured |= bits & status::ASSURED != 0;
-                c.expected |= bits & status::EXPECTED != 0;
-                c.seqadj |= bits & status::SEQ_ADJUST != 0;
-                c.helper |= bits & status::HELPER != 0;
-            }
-            c.helper |= report.helper;
-            c.mark = report.mark;
-            c.labels = report.labels.unwrap_or(c.labels);
-            if let Some(state) = report.tcp {
+            let has = |bit| told.status.unwrap_or(0) & bit != 0;
+            // A report may be older than the frames seen since, and these are never taken back.
+            c.seen_reply |= has(status::SEEN_REPLY);
+            c.assured |= has(status::ASSURED);
+            c.expected |= has(status::EXPECTED);
+            c.seqadj |= has(status::SEQ_ADJUST) || told.has_seqadj;
+            c.helper |= has(status::HELPER) || told.helper.is_some();
+            c.mark = told.mark.unwrap_or(0);
+            c.labels = told.labels.unwrap_or(c.labels);
+            if let Some(state) = told.tcp {
                 entry.tcp.correct(state);
             }
         });
@@ -401,10 +334,8 @@ impl Tracker {
     }
 
     /// The report of the birth of this frame's connection.
-    fn birth(&self, zone: u16, original: Tuple) -> Option<&Report> {
-        self.ahead()
-            .map(|r| &r.report)
-            .find(|r| r.kind == Kind::New && r.zone == zone && r.original == original)
+    fn birth(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
+        self.ahead().find_map(|r| r.report.birth_of(zone, original))
     }
 
     /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then.
@@ -412,12 +343,13 @@ impl Tracker {
         let c = &self.entries[&id].connection;
         let mut ahead = self.ahead();
         let end = ahead.find(|r| {
-            matches!(r.report.kind, Kind::Destroy { by_hand: false })
-                && (r.report.zone, r.report.original, r.report.reply) == (c.zone, c.original, c.reply)
+            r.report.event == ConnectionEvent::Destroy
+                && !r.report.by_hand
+                && name(&r.report.connection) == (c.zone, c.original, c.reply)
         });
-        let born_again =
-            |r: &Reported| r.report.kind == Kind::New && r.report.zone == zone && r.report.original == tuple;
-        end.is_some_and(|end| end.time <= self.now + AT_ONCE || ahead.any(born_again))
+        end.is_some_and(|end| {
+            end.time <= self.now + AT_ONCE || ahead.any(|r| r.report.birth_of(zone, tuple).is_some())
+        })
     }
 
     /// An unconfirmed entry for a packet of no known connection.
@@ -425,7 +357,7 @@ impl Tracker {
         let mut entry = Entry::new(zone, tuple);
         let birth = self.birth(zone, tuple);
         entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
-        entry.connection.helper = birth.is_some_and(|b| b.helper);
+        entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
         self.insert(entry)
     }
 
@@ -475,34 +407,9 @@ impl Tracker {
     }
 }
 
-/// ICMP types that conntrack takes for errors (`icmp_is_err`, `nf_conntrack_icmpv6_error`), and those that may begin a
-/// connection.
-fn icmp_kind(tuple: &Tuple) -> Icmp {
-    let kind = (tuple.dst_port >> 8) as u8;
-    match (tuple.proto, kind) {
-        (proto::ICMP, 3 | 4 | 5 | 11 | 12) => Icmp::Error,
-        (proto::ICMP, 8 | 13 | 15 | 17) => Icmp::Query,
-        (proto::ICMP, 0 | 14 | 16 | 18) => Icmp::Answer,
-        (proto::ICMPV6, 0..128) => Icmp::Error,
-        // A redirect of another code is not looked into, and begins nothing.
-        (proto::ICMPV6, 137) if tuple.dst_port & 0xff == 0 => Icmp::Error,
-        (proto::ICMPV6, 128 | 139) => Icmp::Query,
-        (proto::ICMPV6, 129 | 140) => Icmp::Answer,
-        _ => Icmp::Untracked,
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Icmp {
-    Error,
-    Query,
-    Answer,
-    Untracked,
-}
-
 impl Conntrack for Tracker {
     fn track(&mut self, zone: u16, shown: &Shown) -> Tracked {
-        let icmp = matches!(shown.tuple.proto, proto::ICMP | proto::ICMPV6).then(|| icmp_kind(&shown.tuple));
+        let icmp = matches!(shown.tuple.proto, proto::ICMP | proto::ICMPV6).then(|| Icmp::of(&shown.tuple));
         match icmp {
             Some(Icmp::Error) => return self.error(zone, shown),
             Some(Icmp::Untracked) => return Tracked::Invalid,
@@ -651,6 +558,19 @@ impl Conntrack for Tracker {
     }
 }
 
+/// What tells a connection from others at one time; the kernel's identifier may be used again by the next generation.
+fn name(c: &ConnectionMessage) -> (u16, Tuple, Tuple) {
+    (c.zone, c.original, c.reply)
+}
+
+impl Report {
+    /// The connection, if it was born with this original tuple.
+    fn birth_of(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
+        let c = &self.connection;
+        (self.event == ConnectionEvent::New && (c.zone, c.original) == (zone, original)).then_some(c)
+    }
+}
+
 impl Entry {
     /// Unconfirmed, not translated.
     fn new(zone: u16, original: Tuple) -> Entry {
@@ -679,142 +599,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
-
-    fn tuple(proto: u8) -> Tuple {
-        Tuple {
-            src: [10, 0, 0, 1].into(),
-            dst: [10, 0, 0, 2].into(),
-            proto,
-            src_port: 1000,
-            dst_port: 80,
-        }
-    }
-
-    fn shown(tuple: Tuple, flags: u8) -> Shown {
-        Shown {
-            tuple,
-            tcp_flags: (tuple.proto == proto::TCP).then_some(flags),
-            inner: None,
-        }
-    }
-
-    fn report(kind: Kind, zone: u16, original: Tuple) -> Report {
-        Report {
-            kind,
-            zone,
-            original,
-            reply: original.inverse(),
-            status: None,
-            tcp: None,
-            mark: 0,
-            labels: None,
-            helper: false,
-        }
-    }
-
-    fn at(at: usize, report: Report) -> Reported {
-        Reported {
-            at,
-            time: at as u64 * 1000,
-            report,
-        }
-    }
-
-    fn entry(tracked: Tracked) -> (EntryId, Info) {
-        match tracked {
-            Tracked::Entry(id, info) => (id, info),
-            Tracked::Invalid => panic!("invalid"),
-        }
-    }
-
-    #[test]
-    fn the_translation_comes_from_the_report_behind_the_frame() {
-        let t = tuple(proto::TCP);
-        let mut born = report(Kind::New, 3, t);
-        born.reply.dst = [10, 0, 0, 100].into();
-        born.reply.dst_port = 4242;
-        let mut tracker = Tracker::new([], [at(1, born.clone())]);
-        tracker.begin(0, 0, 2);
-        let (id, info) = entry(tracker.track(3, &shown(t, SYN)));
-        assert_eq!((info, tracker.is_confirmed(id)), (Info::New, false));
-        let nat = Nat {
-            side: Some(NatSide::Src),
-            ..Nat::default()
-        };
-        tracker.translate(id, &nat);
-        assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, 4242);
-        assert!(tracker.commit(id, Some((7, 0xff)), None));
-        tracker.begin(2, 2000, 3);
-        let (same, info) = entry(tracker.track(3, &shown(born.reply, SYN | ACK)));
-        assert_eq!((same, info), (id, Info::EstablishedReply));
-        // The other zone knows nothing of it.
-        assert_eq!(tracker.track(4, &shown(born.reply, SYN | ACK)), Tracked::Invalid);
-        let kinds: Vec<_> = tracker.changes().iter().map(|c| c.kind).collect();
-        assert_eq!(kinds[0], ChangeKind::Created);
-        assert!(kinds[1..].iter().all(|&k| k == ChangeKind::Updated));
-    }
-
-    #[test]
-    fn an_expired_connection_is_another_one() {
-        let t = tuple(proto::UDP);
-        let gone = report(Kind::Destroy { by_hand: false }, 5, t);
-        let mut dump = report(Kind::New, 5, t);
-        dump.status = Some(status::SEEN_REPLY);
-        let mut tracker = Tracker::new([dump], [at(1, gone), at(2, report(Kind::New, 5, t))]);
-        let (&old, _) = tracker.entries.iter().next().unwrap();
-        tracker.begin(0, 0, 3);
-        let (id, info) = entry(tracker.track(5, &shown(t, 0)));
-        assert_eq!(info, Info::New);
-        assert_ne!(id, old);
-        assert!(tracker.commit(id, None, None));
-        tracker.begin(3, 3000, 4);
-        assert_eq!(tracker.find(5, t), Some((id, Direction::Original)));
-    }
-
-    #[test]
-    fn a_missed_frame_moves_each_connection_once() {
-        // OVS commits the SYN's connection; the FIN is tracked by TC, missed, and comes out again.
-        let t = tuple(proto::TCP);
-        let mut tracker = Tracker::new([], [at(1, report(Kind::New, 5, t))]);
-        tracker.begin(0, 0, 1);
-        let (first, _) = entry(tracker.track(5, &shown(t, SYN)));
-        tracker.missed();
-        tracker.begin(2, 2000, 3);
-        let (id, _) = entry(tracker.track(5, &shown(t.inverse(), SYN | ACK)));
-        assert_eq!(id, first);
-        tracker.track(5, &shown(t, ACK));
-        let passage = {
-            tracker.begin(3, 3000, 4);
-            tracker.track(5, &shown(t, ACK | 1));
-            tracker.missed()
-        };
-        tracker.resume(&passage, 4, 4000, 5);
-        tracker.track(5, &shown(t, ACK | 1));
-        assert_eq!(tracker.connection(id).tcp, Some(TcpState::FinWait));
-        assert!(tracker.connection(id).assured);
-    }
-
-    #[test]
-    fn an_icmp_error_is_related_to_what_it_is_about() {
-        let t = tuple(proto::UDP);
-        let mut tracker = Tracker::new([report(Kind::New, 5, t)], []);
-        tracker.begin(0, 0, 1);
-        let unreachable = Tuple {
-            src: t.dst,
-            dst: t.src,
-            proto: proto::ICMP,
-            src_port: 0,
-            dst_port: 0x0303,
-        };
-        let mut error = shown(unreachable, 0);
-        error.inner = Some(t);
-        assert_eq!(entry(tracker.track(5, &error)).1, Info::RelatedReply);
-        error.tuple.dst = [10, 0, 0, 9].into();
-        assert_eq!(tracker.track(5, &error), Tracked::Invalid);
-    }
-}
+mod tests;
