@@ -1,27 +1,9 @@
 //! A conntrack tuple: one direction of a connection, as its packets look.
 
+pub use crate::flower::field::ip_proto as proto;
+
 use crate::flower::{Field, Key, field::addr_type};
 use std::{fmt, net::IpAddr};
-
-/// IP protocol numbers that matter here.
-pub mod proto {
-    /// ICMP.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// DCCP.
-    pub const DCCP: u8 = 33;
-    /// GRE.
-    pub const GRE: u8 = 47;
-    /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
-    /// UDP-Lite.
-    pub const UDPLITE: u8 = 136;
-}
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -229,6 +229,28 @@ pub mod addr_type {
     pub const IPV6: u128 = 3;
 }
 
+/// The values of [`Field::IpProto`] that matter here.
+pub mod ip_proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// DCCP.
+    pub const DCCP: u8 = 33;
+    /// GRE.
+    pub const GRE: u8 = 47;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite.
+    pub const UDPLITE: u8 = 136;
+}
+
 /// The bits of [`Field::IpFlags`] (`TCA_FLOWER_KEY_FLAGS_*`).
 pub mod ip_flags {
     /// Any fragment.

@@ -11,11 +11,9 @@ const LAYOUT: ([(u16, u8); Field::COUNT], usize) = {
     let (mut word, mut bit, mut i) = (0u16, 0u8, 0);
     while i < Field::COUNT {
         let bits = Field::ALL[i].row().bits;
-        if bits == 0 || bits as u32 + bit as u32 > 64 {
-            if bit > 0 {
-                word += 1;
-                bit = 0;
-            }
+        if bits as u32 + bit as u32 > 64 && bit > 0 {
+            word += 1;
+            bit = 0;
         }
         at[i] = (word, bit);
         if bits > 64 {

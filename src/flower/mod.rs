@@ -1,6 +1,7 @@
 //! What TC says, as plain data: fields, keys, matches, actions, filters. Nothing here does anything.
 
 pub mod action;
+pub mod capabilities;
 pub mod field;
 pub mod filter;
 pub mod key;
@@ -8,6 +9,7 @@ pub mod matches;
 pub mod print;
 
 pub use action::{Action, ActionKind, Control, Counters};
+pub use capabilities::{Capabilities, Counts, Lacking};
 pub use field::Field;
 pub use filter::{Cookie, Filter, FilterId, Hook, Kind, Port};
 pub use key::Key;

@@ -1,1 +1,3 @@
-//! packet
+//! Bytes as flower sees them.
+
+pub mod apply;

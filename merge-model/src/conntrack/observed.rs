@@ -271,7 +271,9 @@ impl Tracker {
 
     /// Takes over a report.
     fn take(&mut self, report: Report) {
-        let Report { event, connection: c, .. } = report;
+        let Report {
+            event, connection: c, ..
+        } = report;
         let found = self
             .find(c.zone, c.original)
             .filter(|&(_, d)| d == Direction::Original)
@@ -303,7 +305,10 @@ impl Tracker {
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
     fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
         let began = |e: &Entry| !e.confirmed && e.connection.zone == c.zone && e.connection.original == c.original;
-        let waiting = self.waiting.iter().rposition(|(_, id)| self.entries.get(id).is_some_and(began));
+        let waiting = self
+            .waiting
+            .iter()
+            .rposition(|(_, id)| self.entries.get(id).is_some_and(began));
         match waiting {
             Some(i) => self.waiting.swap_remove(i).1,
             None => self.insert(Entry::new(c.zone, c.original)),
@@ -347,9 +352,7 @@ impl Tracker {
                 && !r.report.by_hand
                 && name(&r.report.connection) == (c.zone, c.original, c.reply)
         });
-        end.is_some_and(|end| {
-            end.time <= self.now + AT_ONCE || ahead.any(|r| r.report.birth_of(zone, tuple).is_some())
-        })
+        end.is_some_and(|end| end.time <= self.now + AT_ONCE || ahead.any(|r| r.report.birth_of(zone, tuple).is_some()))
     }
 
     /// An unconfirmed entry for a packet of no known connection.

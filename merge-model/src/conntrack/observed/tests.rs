@@ -78,7 +78,10 @@ fn the_translation_comes_from_the_report_behind_the_frame() {
     let (same, info) = entry(tracker.track(3, &shown(born.connection.reply, SYN | ACK)));
     assert_eq!((same, info), (id, Info::EstablishedReply));
     // The other zone knows nothing of it.
-    assert_eq!(tracker.track(4, &shown(born.connection.reply, SYN | ACK)), Tracked::Invalid);
+    assert_eq!(
+        tracker.track(4, &shown(born.connection.reply, SYN | ACK)),
+        Tracked::Invalid
+    );
     let kinds: Vec<_> = tracker.changes().iter().map(|c| c.kind).collect();
     assert_eq!(kinds[0], ChangeKind::Created);
     assert!(kinds[1..].iter().all(|&k| k == ChangeKind::Updated));
