@@ -14,8 +14,8 @@ use super::{
 };
 use flowmerge::{
     conntrack::{ConnectionId, Tuple, proto},
-    flower::{Counters, Field, FilterId, Hook, Key, Port},
-    netlink::{ConnectionEvent, Message},
+    flower::{Counters, Field, FilterId, Key, Port},
+    netlink::Message,
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
@@ -25,7 +25,6 @@ use merge_model::{
         observed::{Passage, Report, Reported, Tracker},
     },
 };
-use std::collections::BTreeSet;
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,21 +133,32 @@ struct Engine<'a> {
 /// Runs a trace. `progress` is told each step's position.
 pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(usize)) -> Run {
     let frames = |inbound: bool| {
-        timeline.steps.iter().enumerate().filter_map(move |(at, step)| match &step.what {
-            What::Received(port, bytes) if inbound => Some(sent(at, step, *port, bytes)),
-            What::Sent(port, bytes) if !inbound => Some(sent(at, step, *port, bytes)),
-            _ => None,
-        })
+        timeline
+            .steps
+            .iter()
+            .enumerate()
+            .filter_map(move |(at, step)| match &step.what {
+                What::Received(port, bytes) if inbound => Some(sent(at, *port, bytes)),
+                What::Sent(port, bytes) if !inbound => Some(sent(at, *port, bytes)),
+                _ => None,
+            })
     };
-    let dump = timeline.start.iter().filter_map(|envelope| report(&envelope.message, 0));
-    let reports = timeline.steps.iter().enumerate().filter_map(|(at, step)| match &step.what {
-        What::Told(envelope) => Some(Reported {
-            at,
-            time: step.time,
-            report: report(&envelope.message, envelope.port_id)?,
-        }),
-        _ => None,
-    });
+    let dump = timeline
+        .start
+        .iter()
+        .filter_map(|envelope| report(&envelope.message, 0));
+    let reports = timeline
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(at, step)| match &step.what {
+            What::Told(envelope) => Some(Reported {
+                at,
+                time: step.time,
+                report: report(&envelope.message, envelope.port_id)?,
+            }),
+            _ => None,
+        });
     let mut engine = Engine {
         timeline,
         horizons: timeline.horizons(),
@@ -178,10 +188,9 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(us
     engine.finish()
 }
 
-fn sent(at: usize, step: &Step, port: Port, bytes: &[u8]) -> Sent {
+fn sent(at: usize, port: Port, bytes: &[u8]) -> Sent {
     Sent {
         at,
-        number: step.number,
         port,
         bytes: bytes.to_vec(),
     }
@@ -206,7 +215,7 @@ impl Engine<'_> {
     }
 
     fn receive(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
-        if self.arrived.settle(&sent(at, step, port, bytes), step.time) == Settled::Accounted {
+        if self.arrived.settle(&sent(at, port, bytes), step.time) == Settled::Accounted {
             return;
         }
         let mut open = Open {
@@ -215,7 +224,7 @@ impl Engine<'_> {
             passage: None,
         };
         if !self.timeline.filtered.contains(&port) {
-            open.passage = Some(Passage::default());
+            open.passage = self.timeline.has_ovs.then(Passage::default);
             return self.sent.open(step.time, bytes, open);
         }
         let mut received = Received {
@@ -257,17 +266,14 @@ impl Engine<'_> {
                 received.fate = Fate::Decided;
                 *terminal == Terminal::Pass
             }
-            Verdict::Missed { .. } => {
-                open.passage = Some(self.tracker.missed());
-                true
-            }
-            Verdict::Passed(_) => true,
+            Verdict::Missed { .. } | Verdict::Passed(_) => true,
             Verdict::Undecidable { filter, why } => {
                 received.doubt = Some(format!("{filter}: {why}"));
                 true
             }
         };
         if passes {
+            open.passage = self.timeline.has_ovs.then(|| self.tracker.missed());
             self.sent.open(step.time, bytes, open);
         }
         self.tell_changes();
@@ -320,7 +326,7 @@ impl Engine<'_> {
     }
 
     fn settle(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
-        match self.sent.settle(&sent(at, step, port, bytes), step.time) {
+        match self.sent.settle(&sent(at, port, bytes), step.time) {
             Settled::Accounted => {}
             Settled::SentFor(open) => {
                 if let Some(passage) = open.passage.take() {
@@ -361,7 +367,10 @@ impl Engine<'_> {
             let got = self.datapath.read(last.filter.id, self.hardware);
             let is_identical = got.as_ref().is_some_and(|got| {
                 got.len() == last.counters.len()
-                    && got.iter().zip(&last.counters).all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
+                    && got
+                        .iter()
+                        .zip(&last.counters)
+                        .all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
             });
             self.run.compared.counters += 1;
             if is_identical {

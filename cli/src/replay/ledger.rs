@@ -60,8 +60,6 @@ impl Identity {
 pub struct Sent {
     /// Position in the order of time.
     pub at: usize,
-    /// Block number in the file.
-    pub number: u64,
     /// Out of this port.
     pub port: Port,
     /// The whole frame.
@@ -114,7 +112,12 @@ impl<T> Ledger<T> {
             let parts = |b: &[u8]| Some((b.get(..random.start)?.to_vec(), b.get(random.end..)?.to_vec()));
             *other == port && frame.len() == bytes.len() && parts(frame) == parts(bytes)
         };
-        let mut candidates: Vec<_> = self.waiting.iter_mut().filter(|(k, _)| fits(k)).map(|(_, p)| p).collect();
+        let mut candidates: Vec<_> = self
+            .waiting
+            .iter_mut()
+            .filter(|(k, _)| fits(k))
+            .map(|(_, p)| p)
+            .collect();
         candidates.sort_by_key(|positions| positions.iter().find(|&&p| p > at).copied().unwrap_or(usize::MAX));
         candidates.into_iter().next().is_some_and(&mut take)
     }
@@ -176,7 +179,6 @@ mod tests {
     fn each_sent_frame_answers_for_one() {
         let sent = |at| Sent {
             at,
-            number: at as u64,
             port: Port(2),
             bytes: udp(7, false),
         };

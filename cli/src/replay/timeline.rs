@@ -24,6 +24,8 @@ pub struct Timeline {
     pub recorded: BTreeSet<Port>,
     /// The ports that have filters at their ingress at some time of the run, their own or a shared block's.
     pub filtered: BTreeSet<Port>,
+    /// Whether Open vSwitch's own datapath is there to take what TC leaves.
+    pub has_ovs: bool,
     /// The state at the start.
     pub start: Vec<Envelope>,
     /// What happened, by time.
@@ -58,17 +60,25 @@ impl Timeline {
     /// # Errors
     /// A frame without a direction or of a device that no message tells of, or no dump at the end.
     pub fn new(trace: Trace) -> Result<Timeline> {
-        let Trace { name, interfaces, records } = trace;
+        let Trace {
+            name,
+            interfaces,
+            records,
+        } = trace;
         let mut names = BTreeMap::new();
         let mut blocks: BTreeMap<u32, BTreeSet<Port>> = BTreeMap::new();
         let mut hooks = BTreeSet::new();
+        let mut has_ovs = false;
         for record in &records {
             match &record.body {
                 Body::Message(Envelope { message, .. }) => match message {
-                    Message::Link(link) => drop(names.insert(Port(link.index), link.name.clone())),
-                    Message::Qdisc(q) => {
-                        for block in q.ingress_block {
-                            blocks.entry(block).or_default().insert(Port(q.index));
+                    Message::Link(link) => {
+                        names.insert(Port(link.index), link.name.clone());
+                        has_ovs |= link.kind.as_deref() == Some("openvswitch");
+                    }
+                    Message::Qdisc(qdisc) => {
+                        if let Some(block) = qdisc.ingress_block {
+                            blocks.entry(block).or_default().insert(Port(qdisc.index));
                         }
                     }
                     Message::Filter(f) => drop(hooks.insert(f.filter.id.hook)),
@@ -137,7 +147,9 @@ impl Timeline {
             });
         }
         if !answered {
-            bail!("{name}: no dump of filters behind the last frame, at packet {packets}: the counters to compare with are missing");
+            bail!(
+                "{name}: no dump of filters behind the last frame, at packet {packets}: the counters to compare with are missing"
+            );
         }
         Ok(Timeline {
             name,
@@ -145,6 +157,7 @@ impl Timeline {
             names,
             recorded: ports.into_iter().flatten().collect(),
             filtered,
+            has_ovs,
             start,
             steps,
             last: last.into_values().collect(),
