@@ -1,0 +1,274 @@
+//! What a packet shows to conntrack, and what conntrack refuses to look at.
+//!
+//! `nf_conntrack_in` at the PRE_ROUTING hook, which is the one `ct` says it is: there `nf_conntrack_checksum` (on by default) has
+//! checksums verified, so that a corrupt packet has no connection.
+
+use super::extension;
+use crate::{
+    bytes::{array, be16},
+    checksum::{fold, pseudo, sctp, sum},
+    conntrack::Shown,
+};
+use flowmerge::conntrack::{Tuple, proto};
+use std::net::IpAddr;
+
+/// What conntrack makes of a packet's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is looked up.
+    Shown(Shown),
+    /// It has no connection.
+    Invalid,
+    /// Of a kind that is never tracked: neighbour discovery and multicast listener messages.
+    Untracked,
+}
+
+/// Looks at the IP packet `packet`, which ends where its header says.
+pub(super) fn look(packet: &[u8], ipv6: bool) -> Look {
+    let Some(l3) = L3::of(packet, 0, ipv6) else {
+        return Look::Invalid;
+    };
+    let segment = packet.get(l3.at..).unwrap_or_default();
+    match (l3.number, ipv6) {
+        (proto::ICMP, false) => icmp(packet, &l3, segment),
+        (proto::ICMPV6, true) => icmpv6(packet, &l3, segment),
+        (proto::ICMP | proto::ICMPV6, _) => Look::Invalid,
+        _ => transport(&l3, segment).map_or(Look::Invalid, Look::Shown),
+    }
+}
+
+/// The network layer of a packet, possibly of one inside another.
+struct L3 {
+    src: IpAddr,
+    dst: IpAddr,
+    number: u8,
+    /// Where the next layer starts.
+    at: usize,
+}
+
+impl L3 {
+    /// `get_l4proto` and the addresses.
+    fn of(bytes: &[u8], network: usize, ipv6: bool) -> Option<L3> {
+        if ipv6 {
+            let header: [u8; 40] = array(bytes, network)?;
+            let end = extension::skip(bytes, network + 40, header[6])?;
+            let address = |at| array::<16>(&header, at).map(IpAddr::from);
+            return (end.fragment & !7 == 0).then_some(L3 {
+                src: address(8)?,
+                dst: address(24)?,
+                number: end.number,
+                at: end.at,
+            });
+        }
+        let header: [u8; 20] = array(bytes, network)?;
+        let at = network + usize::from(header[0] & 0xf) * 4;
+        let later_fragment = be16(&header, 6)? & 0x1fff != 0;
+        let address = |at| array::<4>(&header, at).map(IpAddr::from);
+        (!later_fragment && at > 0 && at <= bytes.len()).then_some(L3 {
+            src: address(12)?,
+            dst: address(16)?,
+            number: header[9],
+            at,
+        })
+    }
+
+    /// The tuple (`nf_ct_get_tuple`).
+    fn tuple(&self, bytes: &[u8]) -> Option<Tuple> {
+        let (src_port, dst_port) = match self.number {
+            proto::ICMP | proto::ICMPV6 => {
+                let header: [u8; 8] = array(bytes, self.at)?;
+                (be16(&header, 4)?, be16(&header, 0)?)
+            }
+            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
+                (be16(bytes, self.at)?, be16(bytes, self.at + 2)?)
+            }
+            // Version 1 (PPTP) has a call number, others nothing.
+            proto::GRE => match array::<8>(bytes, self.at) {
+                Some(gre) if gre[1] & 7 == 1 && gre[2..4] == [0x88, 0x0b] => (0, be16(&gre, 6)?),
+                Some(gre) if gre[1] & 7 == 1 => return None,
+                _ => (0, 0),
+            },
+            _ => (0, 0),
+        };
+        Some(Tuple {
+            src: self.src,
+            dst: self.dst,
+            proto: self.number,
+            src_port,
+            dst_port,
+        })
+    }
+
+    /// Whether the checksum of a segment of that length, with a pseudo header, is right over its first `covered` bytes.
+    fn verifies(&self, segment: &[u8], covered: usize) -> bool {
+        let from = pseudo(self.src, self.dst, self.number, segment.len());
+        segment
+            .get(..covered)
+            .is_some_and(|covered| fold(sum(covered, from)) == 0)
+    }
+}
+
+fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
+    let all = segment.len();
+    let mut tcp_flags = None;
+    match l3.number {
+        proto::TCP => {
+            let header: [u8; 20] = array(segment, 0)?;
+            let len = usize::from(header[12] >> 4) * 4;
+            let sound = len >= 20 && len <= all && l3.verifies(segment, all) && is_sane(header[13]);
+            tcp_flags = Some(sound.then_some(header[13])?);
+        }
+        proto::UDP => {
+            let header: [u8; 8] = array(segment, 0)?;
+            let len = usize::from(be16(&header, 4)?);
+            let sound = (8..=all).contains(&len) && (header[6..8] == [0, 0] || l3.verifies(segment, all));
+            sound.then_some(())?;
+        }
+        proto::UDPLITE => {
+            let header: [u8; 8] = array(segment, 0)?;
+            let covered = match be16(&header, 4)? {
+                0 => all,
+                covered => usize::from(covered),
+            };
+            // The kernel verifies it with UDP's number in the pseudo header.
+            let as_udp = L3 {
+                number: proto::UDP,
+                ..*l3
+            };
+            let sound = (8..=all).contains(&covered) && header[6..8] != [0, 0] && as_udp.verifies(segment, covered);
+            sound.then_some(())?;
+        }
+        proto::SCTP => {
+            let header: [u8; 12] = array(segment, 0)?;
+            (header[8..12] == sctp(segment)).then_some(())?;
+        }
+        proto::DCCP => {
+            let header: [u8; 12] = array(segment, 0)?;
+            let len = usize::from(header[4]) * 4;
+            let covered = match header[5] & 0xf {
+                0 => all,
+                words => (usize::from(words) - 1) * 4,
+            };
+            let sound = (12..=all).contains(&len) && covered <= all && l3.verifies(segment, covered);
+            sound.then_some(())?;
+        }
+        _ => {}
+    }
+    // Ports and the like lie at the segment's start.
+    let tuple = L3 { at: 0, ..*l3 }.tuple(segment)?;
+    Some(Shown {
+        tuple,
+        tcp_flags,
+        inner: None,
+    })
+}
+
+/// Whether conntrack knows this combination of TCP flags (`tcp_valid_flags`); ECE, CWR and PSH do not matter.
+fn is_sane(flags: u8) -> bool {
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 16;
+    const URG: u8 = 32;
+    const NEITHER: u8 = 0x3f & !8;
+    [
+        SYN,
+        SYN | URG,
+        SYN | ACK,
+        RST,
+        RST | ACK,
+        FIN | ACK,
+        FIN | ACK | URG,
+        ACK,
+        ACK | URG,
+    ]
+    .contains(&(flags & NEITHER))
+}
+
+fn icmp(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
+    // NR_ICMP_TYPES is the highest that conntrack knows.
+    let known = array::<8>(segment, 0).filter(|header| header[0] <= 18 && fold(sum(segment, 0)) == 0);
+    match known {
+        None => Look::Invalid,
+        Some([3 | 4 | 5 | 11 | 12, ..]) => error(packet, l3, l3.at + 8, false),
+        Some(_) => question(packet, l3),
+    }
+}
+
+fn icmpv6(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
+    let Some(header) = array::<8>(segment, 0).filter(|_| l3.verifies(segment, segment.len())) else {
+        return Look::Invalid;
+    };
+    match header[0] {
+        130..=136 | 143 => Look::Untracked,
+        137 => redirect(packet, l3, segment),
+        128.. => question(packet, l3),
+        _ => error(packet, l3, l3.at + 8, true),
+    }
+}
+
+/// A neighbour redirect: an error message if it carries the packet it is about.
+fn redirect(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
+    const HEADER: usize = 40;
+    if segment.len() < HEADER {
+        return Look::Invalid;
+    }
+    if segment[1] != 0 {
+        return question(packet, l3);
+    }
+    let from_link = matches!(l3.src, IpAddr::V6(src) if src.is_unicast_link_local());
+    match array::<2>(segment, HEADER) {
+        Some([kind, len]) if packet[7] == 255 && from_link && len > 0 => match kind {
+            4 => error(packet, l3, l3.at + HEADER + 8, true),
+            _ => question(packet, l3),
+        },
+        _ => Look::Invalid,
+    }
+}
+
+/// A message of its own.
+fn question(packet: &[u8], l3: &L3) -> Look {
+    let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown {
+        tuple,
+        tcp_flags: None,
+        inner: None,
+    });
+    shown.map_or(Look::Invalid, Look::Shown)
+}
+
+/// Whether there is an answer to this: of ICMP only some types have one (`invmap`).
+fn has_inverse(tuple: &Tuple) -> bool {
+    let kind = tuple.dst_port >> 8;
+    match tuple.proto {
+        proto::ICMP => matches!(kind, 0 | 8 | 13..=18),
+        proto::ICMPV6 => matches!(kind, 128 | 129 | 139 | 140),
+        _ => true,
+    }
+}
+
+/// An error about the packet at `inner`.
+fn error(packet: &[u8], l3: &L3, inner: usize, ipv6: bool) -> Look {
+    let about = L3::of(packet, inner, ipv6)
+        .and_then(|l3| l3.tuple(packet))
+        .filter(has_inverse);
+    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown {
+        tuple,
+        tcp_flags: None,
+        inner: Some(inner),
+    });
+    shown.map_or(Look::Invalid, Look::Shown)
+}
+
+/// The number of the transport header of an IP packet and where it is, if conntrack finds it.
+pub(super) fn transport_of(packet: &[u8], ipv6: bool) -> Option<(u8, usize)> {
+    L3::of(packet, 0, ipv6).map(|l3| (l3.number, l3.at))
+}
+
+/// Whether the ICMP message at `at` has a right checksum.
+pub(super) fn icmp_verifies(packet: &[u8], at: usize, ipv6: bool) -> bool {
+    let segment = packet.get(at..).unwrap_or_default();
+    match ipv6 {
+        false => fold(sum(segment, 0)) == 0,
+        true => L3::of(packet, 0, true).is_some_and(|l3| l3.verifies(segment, segment.len())),
+    }
+}

@@ -1,0 +1,119 @@
+//! Cutting a reassembled packet into fragments again (`net/sched/sch_frag.c`, `ip_do_fragment`, `ip6_fragment`).
+//!
+//! No fragment is larger than the largest that came in, or than the port sends. While the buffer still is the list of what
+//! came in, it falls apart where it was put together; once copied or made one piece, it is cut into the largest pieces.
+
+use crate::{
+    act::extension,
+    bytes::{array, put},
+    checksum::ipv4_header,
+    skb::Skb,
+};
+use flowmerge::packet::dissect::ethertype;
+use std::ops::Range;
+
+/// The longest link header that the kernel keeps over fragmentation.
+const LINK: usize = 18;
+
+/// The smallest packet that any IPv6 link carries.
+const IPV6_MTU: usize = 1280;
+
+/// A fragment, and the bytes of it that the kernel fills at random.
+type Cut = (Skb, Option<Range<usize>>);
+
+/// The fragments of `skb`, whose data start at its link header; `None` if it is dropped instead.
+pub(crate) fn split(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+    if skb.network > LINK {
+        return None;
+    }
+    match skb.inner_protocol() {
+        ethertype::IPV4 => split_ipv4(skb, mtu),
+        ethertype::IPV6 => split_ipv6(skb, mtu),
+        _ => None,
+    }
+}
+
+/// Lengths of the payloads of the fragments.
+fn lengths(skb: &Skb, payload: usize, room: usize) -> Vec<usize> {
+    if let Some(pieces) = &skb.pieces
+        && pieces.iter().sum::<usize>() == payload
+        && let Some((_, all_but_last)) = pieces.split_last()
+        && pieces.iter().all(|&len| len <= room)
+        && all_but_last.iter().all(|&len| len % 8 == 0)
+    {
+        return pieces.clone();
+    }
+    let mut left = payload;
+    std::iter::from_fn(|| {
+        let len = if left > room { room & !7 } else { left };
+        left -= len;
+        (len > 0).then_some(len)
+    })
+    .collect()
+}
+
+fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+    let at = skb.network;
+    let header: [u8; 20] = array(&skb.bytes, at)?;
+    let payload = at + usize::from(header[0] & 0xf) * 4;
+    let room = mtu.min(skb.mru).checked_sub(payload - at)?;
+    if room < 8 {
+        return None;
+    }
+    let data = skb.bytes.get(payload..)?;
+    let mut offset = 0;
+    let mut cuts = Vec::new();
+    for len in lengths(skb, data.len(), room) {
+        let more = offset + len < data.len();
+        let mut bytes = skb.bytes.get(..payload)?.to_vec();
+        bytes.extend_from_slice(data.get(offset..offset + len)?);
+        let total = (bytes.len() - at) as u16;
+        let field = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+        put(&mut bytes, at + 2, &total.to_be_bytes())?;
+        put(&mut bytes, at + 6, &field.to_be_bytes())?;
+        ipv4_header(&mut bytes, at);
+        cuts.push((fragment(skb, bytes), None));
+        offset += len;
+    }
+    Some(cuts)
+}
+
+fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+    const HEADER: usize = 8;
+    if skb.mru > mtu {
+        // Too big, which the kernel tells the sender.
+        return None;
+    }
+    let at = skb.network;
+    let (announced, payload) = extension::unfragmentable(&skb.bytes, at)?;
+    let room = skb.mru.max(IPV6_MTU).checked_sub(payload - at + HEADER)?;
+    if room < 8 {
+        return None;
+    }
+    let number = *skb.bytes.get(announced)?;
+    let data = skb.bytes.get(payload..)?;
+    let mut offset = 0;
+    let mut cuts = Vec::new();
+    for len in lengths(skb, data.len(), room) {
+        let more = offset + len < data.len();
+        let mut bytes = skb.bytes.get(..payload)?.to_vec();
+        *bytes.get_mut(announced)? = 44;
+        let [high, low] = (offset as u16 | u16::from(more)).to_be_bytes();
+        bytes.extend_from_slice(&[number, 0, high, low, 0, 0, 0, 0]);
+        bytes.extend_from_slice(data.get(offset..offset + len)?);
+        let total = (bytes.len() - at - 40) as u16;
+        put(&mut bytes, at + 4, &total.to_be_bytes())?;
+        // The identification is the kernel's own.
+        cuts.push((fragment(skb, bytes), Some(payload + 4..payload + 8)));
+        offset += len;
+    }
+    Some(cuts)
+}
+
+fn fragment(skb: &Skb, bytes: Vec<u8>) -> Skb {
+    Skb {
+        bytes,
+        pieces: None,
+        ..skb.clone()
+    }
+}
