@@ -1,0 +1,447 @@
+//! A table in memory, searched by tuple space: entries of one port and one mask share a hash map, and a frame is looked
+//! up in each. Port ranges are compared behind that, within the entries of one key.
+
+use super::{Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
+use crate::{
+    flower::{Field, Key, Match, Port},
+    packet::{
+        self,
+        apply::{Applied, End, Sent, apply},
+    },
+};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+/// A table in memory that handles frames itself.
+#[derive(Debug)]
+pub struct Memory {
+    capabilities: Capabilities,
+    slots: HashMap<MergedId, Slot, RandomState>,
+    /// The masks in use at each port, in the order in which they came.
+    ports: HashMap<Port, Vec<Masked>, RandomState>,
+    install_fails: Option<String>,
+    removals_fail: Option<String>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Entry,
+    reading: Reading,
+}
+
+/// The entries of one mask.
+#[derive(Debug)]
+struct Masked {
+    mask: Key,
+    /// Several of one key differ in their ranges.
+    entries: HashMap<Key, Vec<MergedId>, RandomState>,
+}
+
+/// What the table did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// The merged filter that matched.
+    pub id: MergedId,
+    /// What was sent, in order.
+    pub sent: Vec<Sent>,
+    /// What became of the frame itself.
+    pub end: End,
+}
+
+/// Two entries that overlap and do not do the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Overlap {
+    /// The one with the lower name.
+    pub first: MergedId,
+    /// The other.
+    pub second: MergedId,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory::new(Capabilities::all())
+    }
+}
+
+impl Memory {
+    /// An empty table. It can do everything that a merged filter can hold; `capabilities` narrow what it accepts, and
+    /// say what it counts and how many entries it holds.
+    pub fn new(capabilities: Capabilities) -> Memory {
+        Memory {
+            capabilities,
+            slots: HashMap::default(),
+            ports: HashMap::default(),
+            install_fails: None,
+            removals_fail: None,
+        }
+    }
+
+    /// A frame arrives at a port at a time in nanoseconds. `None` if no entry matches: the frame goes to software.
+    pub fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
+        let key = packet::arrived(frame).with(Field::Indev, port.0.into());
+        let id = self.lookup(port, &key)?;
+        let slot = self.slots.get_mut(&id)?;
+        // `install` refused what cannot be applied.
+        let Applied { sent, end } = apply(&slot.entry.actions, slot.entry.trim, frame).ok()?;
+        slot.reading.packets += 1;
+        slot.reading.bytes += self.capabilities.counts.bytes(frame);
+        slot.reading.last_used = slot.reading.last_used.max(now);
+        Some(Handled { id, sent, end })
+    }
+
+    /// The entry that a packet with this key matches at this port, without counting. Of several any: they do the same.
+    pub fn lookup(&self, port: Port, key: &Key) -> Option<MergedId> {
+        self.ports.get(&port)?.iter().find_map(|masked| {
+            let ids = masked.entries.get(&key.and(&masked.mask))?;
+            ids.iter().copied().find(|id| {
+                let ranged = |slot: &Slot| in_ranges(&slot.entry.matches, key);
+                self.slots.get(id).is_some_and(ranged)
+            })
+        })
+    }
+
+    /// How many entries are installed.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nothing is installed.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The entries that are installed, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.values().map(|slot| &slot.entry)
+    }
+
+    /// Pairs of entries that some packet matches both of while their actions differ: there should be none. It compares
+    /// all pairs of a port, and actions as they are written, not what they come to.
+    pub fn overlaps(&self) -> Vec<Overlap> {
+        let mut entries: Vec<&Entry> = self.entries().collect();
+        entries.sort_by_key(|e| (e.port, e.id));
+        let mut found = Vec::new();
+        for (i, a) in entries.iter().enumerate() {
+            let same_port = entries[i + 1..].iter().take_while(|b| b.port == a.port);
+            for b in same_port {
+                if meet(&a.matches, &b.matches) && (&a.actions, a.trim) != (&b.actions, b.trim) {
+                    found.push(Overlap {
+                        first: a.id,
+                        second: b.id,
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// Lets the next install fail for this reason.
+    pub fn fail_next_install(&mut self, reason: &str) {
+        self.install_fails = Some(reason.to_string());
+    }
+
+    /// Lets every removal fail for this reason, until called with `None`.
+    pub fn fail_removals(&mut self, reason: Option<&str>) {
+        self.removals_fail = reason.map(str::to_string);
+    }
+}
+
+impl Hardware for Memory {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities.clone()
+    }
+
+    fn install(&mut self, entry: &Entry) -> Result<(), HardwareError> {
+        let id = entry.id;
+        if self.slots.contains_key(&id) {
+            return Err(HardwareError::Exists { id });
+        }
+        if let Some(size) = self.capabilities.size.filter(|&size| self.slots.len() >= size) {
+            return Err(HardwareError::Full { id, size });
+        }
+        let matches = self.capabilities.check_match(&entry.matches);
+        let actions = matches.and_then(|()| self.capabilities.check_actions(&entry.actions));
+        actions.map_err(|lacking| HardwareError::Unsupported { id, lacking })?;
+        if let Some(reason) = self.install_fails.take() {
+            return Err(HardwareError::Failed { id, reason });
+        }
+        let Match { key, mask, .. } = entry.matches;
+        let port = self.ports.entry(entry.port).or_default();
+        let at = port.iter().position(|m| m.mask == mask).unwrap_or_else(|| {
+            let entries = HashMap::default();
+            port.push(Masked { mask, entries });
+            port.len() - 1
+        });
+        port[at].entries.entry(key.and(&mask)).or_default().push(id);
+        let slot = Slot {
+            entry: entry.clone(),
+            reading: Reading::default(),
+        };
+        self.slots.insert(id, slot);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+        if !self.slots.contains_key(&id) {
+            return Err(HardwareError::Missing { id });
+        }
+        if let Some(reason) = self.removals_fail.clone() {
+            return Err(HardwareError::Failed { id, reason });
+        }
+        let Slot { entry, reading } = self.slots.remove(&id).ok_or(HardwareError::Missing { id })?;
+        let Match { key, mask, .. } = entry.matches;
+        if let Some(port) = self.ports.get_mut(&entry.port) {
+            if let Some(masked) = port.iter_mut().find(|m| m.mask == mask) {
+                let key = key.and(&mask);
+                if let Some(ids) = masked.entries.get_mut(&key) {
+                    ids.retain(|&other| other != id);
+                    if ids.is_empty() {
+                        masked.entries.remove(&key);
+                    }
+                }
+            }
+            port.retain(|m| !m.entries.is_empty());
+            if port.is_empty() {
+                self.ports.remove(&entry.port);
+            }
+        }
+        Ok(reading)
+    }
+
+    fn read(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+        let slot = self.slots.get(&id).ok_or(HardwareError::Missing { id })?;
+        Ok(slot.reading)
+    }
+}
+
+fn in_ranges(matches: &Match, key: &Key) -> bool {
+    matches.ranges().all(|(field, r)| r.contains(key.get(field) as u16))
+}
+
+/// Whether a packet could match both.
+fn meet(a: &Match, b: &Match) -> bool {
+    a.key.agrees(&b.key, &a.mask.and(&b.mask))
+        && [Field::SrcPort, Field::DstPort].into_iter().all(|field| {
+            let (key, mask) = both(a, b, field);
+            let ranges = || a.ranges().chain(b.ranges()).filter(|&(f, _)| f == field);
+            let low = ranges().map(|(_, r)| r.min).max();
+            let high = ranges().map(|(_, r)| r.max).min();
+            match (low, high) {
+                (Some(low), Some(high)) => (low..=high).any(|port| port & mask == key),
+                _ => true,
+            }
+        })
+}
+
+/// What two matches together ask of a port, as value and mask.
+fn both(a: &Match, b: &Match, field: Field) -> (u16, u16) {
+    let part = |k: fn(&Match) -> &Key| (k(a).get(field) | k(b).get(field)) as u16;
+    (part(|m| &m.key), part(|m| &m.mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flower::{Action, ActionKind, Control, Counts, Range, action::Mirred},
+        packet::apply::Trim,
+    };
+    use proptest::prelude::*;
+
+    fn redirect(port: u32) -> Action {
+        Action {
+            kind: ActionKind::Mirred(Mirred {
+                port: Port(port),
+                ingress: false,
+                mirror: false,
+            }),
+            control: Control::Stolen,
+            index: 0,
+            cookie: Vec::new(),
+        }
+    }
+
+    /// UDP over IPv4 from 10.0.0.1:1000 to this port.
+    fn udp(port: u16) -> Vec<u8> {
+        let mut f = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+        f.extend([
+            0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 3, 0xe8,
+        ]);
+        f.extend(port.to_be_bytes());
+        f.extend([0, 8, 0, 0]);
+        f
+    }
+
+    fn entry(id: u64, matches: Match, out: u32) -> Entry {
+        Entry {
+            id: MergedId(id),
+            port: Port(1),
+            matches,
+            actions: vec![redirect(out)],
+            trim: Trim::Never,
+        }
+    }
+
+    fn ipv4() -> Match {
+        Match::default().exact(Field::EthType, 0x0800)
+    }
+
+    fn ranged(min: u16, max: u16) -> Match {
+        Match {
+            dst_range: Some(Range { min, max }),
+            ..ipv4().exact(Field::IpProto, 17)
+        }
+    }
+
+    fn out(table: &mut Memory, port: u16) -> Option<u32> {
+        let handled = table.receive(Port(1), &udp(port), u64::from(port))?;
+        assert_eq!(handled.sent[0].frame, udp(port));
+        Some(handled.sent[0].port.0)
+    }
+
+    #[test]
+    fn finds_by_mask_and_range_and_counts() {
+        let mut table = Memory::default();
+        table.install(&entry(1, ranged(10, 20), 2)).expect("fits");
+        table.install(&entry(2, ranged(21, 30), 3)).expect("fits");
+        let exact = ipv4().exact(Field::IpProto, 17).exact(Field::DstPort, 80);
+        table.install(&entry(3, exact.exact(Field::Indev, 1), 4)).expect("fits");
+        assert_eq!(
+            [10, 21, 80, 81].map(|p| out(&mut table, p)),
+            [Some(2), Some(3), Some(4), None]
+        );
+        assert_eq!(table.receive(Port(2), &udp(10), 1), None);
+        let counted = Reading {
+            packets: 1,
+            bytes: 28,
+            last_used: 21,
+        };
+        assert_eq!(table.read(MergedId(2)), Ok(counted));
+        assert_eq!(table.remove(MergedId(2)), Ok(counted));
+        assert_eq!(
+            table.remove(MergedId(2)),
+            Err(HardwareError::Missing { id: MergedId(2) })
+        );
+        assert_eq!((out(&mut table, 21), out(&mut table, 10)), (None, Some(2)));
+        for id in [1, 3] {
+            table.remove(MergedId(id)).expect("there");
+        }
+        assert!(table.is_empty() && table.ports.is_empty());
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let mut table = Memory::new(Capabilities {
+            size: Some(1),
+            ranges: false,
+            counts: Counts::Frame,
+            ..Capabilities::all()
+        });
+        let say = |r: Result<(), HardwareError>| r.expect_err("refused").to_string();
+        assert_eq!(
+            say(table.install(&entry(7, ranged(1, 2), 2))),
+            "merged filter 7 not installed: a range of dst_port cannot be matched"
+        );
+        table.fail_next_install("no memory");
+        let e = entry(7, ipv4(), 2);
+        assert_eq!(say(table.install(&e)), "merged filter 7: the device failed: no memory");
+        table.install(&e).expect("the next one does not fail");
+        assert_eq!(
+            say(table.install(&e)),
+            "merged filter 7 not installed: there is one of this name"
+        );
+        assert_eq!(
+            say(table.install(&entry(8, ipv4(), 2))),
+            "merged filter 8 not installed: the table is full, 1 entries"
+        );
+        table.fail_removals(Some("timeout"));
+        assert!(table.remove(MergedId(7)).is_err());
+        assert_eq!(out(&mut table, 5), Some(2), "still there");
+        table.fail_removals(None);
+        assert_eq!(
+            table.remove(MergedId(7)).map(|r| r.bytes),
+            Ok(42),
+            "frames are counted whole"
+        );
+    }
+
+    #[test]
+    fn overlaps_that_disagree_are_found() {
+        let mut table = Memory::default();
+        let http = ipv4().exact(Field::DstPort, 80);
+        for (id, matches, out) in [
+            (1, ranged(10, 90), 2),
+            (2, http, 3),                                    // with 1 and 6
+            (3, http.exact(Field::IpProto, 6), 4),           // with 2 and 6, not with 1: other protocol
+            (4, ranged(91, 99), 5),                          // with 6
+            (5, ipv4().with(Field::DstPort, 64, 0xffe0), 3), // with 1, 3, 4 (64 to 95), 6; the same as 2
+            (6, ipv4(), 9),
+        ] {
+            table.install(&entry(id, matches, out)).expect("fits");
+        }
+        let found: Vec<_> = table.overlaps().iter().map(|o| (o.first.0, o.second.0)).collect();
+        assert_eq!(
+            found,
+            [
+                (1, 2),
+                (1, 5),
+                (1, 6),
+                (2, 3),
+                (2, 6),
+                (3, 5),
+                (3, 6),
+                (4, 5),
+                (4, 6),
+                (5, 6)
+            ]
+        );
+    }
+
+    /// A match of few bits, so that packets meet several.
+    fn narrow() -> impl Strategy<Value = Match> {
+        let range = (0u16..4, 0u16..4).prop_map(|(a, b)| Range {
+            min: a.min(b),
+            max: a.max(b),
+        });
+        let fields = [Field::IpProto, Field::IpTos, Field::DstPort];
+        let values = prop::array::uniform3((0u128..4, 0u128..4));
+        (values, prop::option::of(range)).prop_map(move |(values, dst_range)| {
+            let terms = fields.into_iter().zip(values);
+            let matches = terms.fold(Match::default(), |m, (field, (value, mask))| m.with(field, value, mask));
+            Match { dst_range, ..matches }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_scan_finds(
+            installed in prop::collection::vec((narrow(), 1u32..3), 1..20),
+            removed in prop::collection::vec(0u64..20, 0..15),
+            packets in prop::collection::vec(prop::array::uniform3(0u128..4), 20),
+        ) {
+            let mut table = Memory::default();
+            let mut scanned = Vec::new();
+            for (id, (matches, port)) in (0..).zip(installed) {
+                let entry = Entry { port: Port(port), ..entry(id, matches, 9) };
+                table.install(&entry).expect("fits");
+                scanned.push(entry);
+            }
+            for id in removed {
+                let there = scanned.iter().any(|e| e.id == MergedId(id));
+                prop_assert_eq!(table.remove(MergedId(id)).is_ok(), there);
+                scanned.retain(|e| e.id != MergedId(id));
+            }
+            for [proto, tos, dst] in packets {
+                let key = Key::ZERO.with(Field::IpProto, proto).with(Field::IpTos, tos).with(Field::DstPort, dst);
+                for port in [Port(1), Port(2)] {
+                    let fit = |e: &&Entry| e.port == port && e.matches.fits(&key);
+                    let fitting: Vec<_> = scanned.iter().filter(fit).map(|e| e.id).collect();
+                    match table.lookup(port, &key) {
+                        Some(id) => prop_assert!(fitting.contains(&id)),
+                        None => prop_assert!(fitting.is_empty()),
+                    }
+                }
+            }
+        }
+    }
+}
