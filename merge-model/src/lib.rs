@@ -20,6 +20,8 @@ mod frag;
 pub mod outcome;
 pub mod skb;
 pub mod table;
+#[cfg(test)]
+mod testing;
 mod walk;
 
 pub use outcome::{Counted, Found, Hit, Outcome, Sent, Terminal, Verdict};

@@ -247,7 +247,7 @@ mod tests {
     use flowmerge::flower::Port;
 
     /// A UDP packet that scapy made: `IP(src="10.0.0.1",dst="10.0.0.2",id=1)/UDP(sport=1000,dport=2000)/b"hello"`.
-    const UDP: &str = "4500002100010000401166c90a0000010a00000203e807d0000db28068656c6c6f";
+    const UDP: &str = "4500002100010000401166c90a0000010a00000203e807d0000d9c4768656c6c6f";
     /// `IPv6(src="fd00::1",dst="fd00::2")/IPv6ExtHdrHopByHop()/TCP(sport=1,dport=2,flags="A",seq=7,ack=9)/b"x"`.
     const TCP6: &str = "60000000001d0040fd000000000000000000000000000001fd000000000000000000000000000002060001040000000000010002000000070000000950102000";
 

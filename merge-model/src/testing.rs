@@ -1,0 +1,188 @@
+//! What tests share: frames from hex, filters in a line, and a tracker with a few connections.
+
+use crate::{
+    Model, Outcome, PortState,
+    conntrack::{Conntrack, EntryId, Info, Shown, Tracked},
+};
+use flowmerge::{
+    conntrack::{Connection, Tuple, proto},
+    flower::{
+        Action, ActionKind, Control, Filter, FilterId, Hook, Kind, Match, Port,
+        action::{Ct, Mirred, Nat},
+    },
+};
+
+pub fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+pub fn action(kind: ActionKind, control: Control) -> Action {
+    Action {
+        kind,
+        control,
+        index: 0,
+        cookie: Vec::new(),
+    }
+}
+
+pub fn gact(control: Control) -> Action {
+    action(ActionKind::Gact { random: None }, control)
+}
+
+pub fn ct(ct: Ct, control: Control) -> Action {
+    action(ActionKind::Ct(ct), control)
+}
+
+pub fn mirred(port: u32, ingress: bool, mirror: bool) -> Action {
+    let port = Port(port);
+    let mirred = Mirred { port, ingress, mirror };
+    let control = if mirror { Control::Pipe } else { Control::Stolen };
+    action(ActionKind::Mirred(mirred), control)
+}
+
+pub fn to(port: u32) -> Action {
+    mirred(port, false, false)
+}
+
+/// A filter for all protocols; its handle is one more than those of its priority.
+pub fn add(model: &mut Model, hook: Hook, chain: u32, prio: u16, matches: Match, actions: Vec<Action>) -> FilterId {
+    let there = model
+        .filters
+        .filters()
+        .filter(|f| f.id.hook == hook && f.id.chain == chain);
+    let id = FilterId {
+        hook,
+        chain,
+        prio,
+        protocol: 3,
+        handle: there.count() as u32 + 1,
+    };
+    model.filters.replace(Filter {
+        id,
+        kind: Kind::Flower,
+        matches,
+        actions,
+        skip_sw: false,
+        skip_hw: false,
+        undecoded: Vec::new(),
+    });
+    id
+}
+
+/// Three ports, all up.
+pub fn model() -> Model {
+    let mut model = Model::new();
+    for port in 1..=3 {
+        model.set_port(Port(port), PortState { up: true, mtu: 1500 });
+    }
+    model
+}
+
+pub fn receive(model: &mut Model, tracker: &mut Tracker, frame: &str) -> Outcome {
+    model.receive(Port(1), &hex(frame), 1_000_000_000, tracker)
+}
+
+/// Connections of one's own making, all that a packet can meet besides a new one.
+#[derive(Default)]
+pub struct Tracker {
+    pub connections: Vec<(Connection, bool)>,
+    pub killed: Vec<EntryId>,
+}
+
+impl Tracker {
+    /// A confirmed connection that has seen a reply.
+    pub fn add(&mut self, zone: u16, original: Tuple, reply: Tuple) -> EntryId {
+        let connection = Connection {
+            zone,
+            original,
+            reply,
+            tcp: None,
+            seen_reply: true,
+            assured: true,
+            expected: false,
+            helper: false,
+            seqadj: false,
+            mark: 0,
+            labels: 0,
+        };
+        self.connections.push((connection, true));
+        EntryId(self.connections.len() as u64 - 1)
+    }
+
+    fn find(&self, zone: u16, tuple: Tuple) -> Option<(EntryId, bool)> {
+        self.connections.iter().enumerate().find_map(|(at, (c, confirmed))| {
+            let hit = *confirmed && c.zone == zone && (c.original == tuple || c.reply == tuple);
+            hit.then_some((EntryId(at as u64), c.reply == tuple))
+        })
+    }
+}
+
+impl Conntrack for Tracker {
+    fn track(&mut self, zone: u16, shown: &Shown) -> Tracked {
+        if let Some(inner) = shown.inner {
+            return match self.find(zone, inner.inverse()) {
+                Some((entry, false)) => Tracked::Entry(entry, Info::Related),
+                Some((entry, true)) => Tracked::Entry(entry, Info::RelatedReply),
+                None => Tracked::Invalid,
+            };
+        }
+        match self.find(zone, shown.tuple) {
+            Some((entry, false)) => Tracked::Entry(entry, Info::Established),
+            Some((entry, true)) => Tracked::Entry(entry, Info::EstablishedReply),
+            None => {
+                let entry = self.add(zone, shown.tuple, shown.tuple.inverse());
+                self.connections[entry.0 as usize].1 = false;
+                Tracked::Entry(entry, Info::New)
+            }
+        }
+    }
+
+    fn connection(&self, entry: EntryId) -> &Connection {
+        &self.connections[entry.0 as usize].0
+    }
+
+    fn is_confirmed(&self, entry: EntryId) -> bool {
+        self.connections[entry.0 as usize].1
+    }
+
+    fn translate(&mut self, entry: EntryId, nat: &Nat) {
+        let connection = &mut self.connections[entry.0 as usize].0;
+        if let Some((lowest, _)) = nat.addresses {
+            connection.reply.dst = lowest;
+        }
+        if let Some((lowest, _)) = nat.ports {
+            connection.reply.dst_port = lowest;
+        }
+    }
+
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, _: Option<(u128, u128)>) -> bool {
+        let (connection, confirmed) = &mut self.connections[entry.0 as usize];
+        if let Some((value, mask)) = mark {
+            connection.mark = connection.mark & !mask | value;
+        }
+        *confirmed = true;
+        true
+    }
+
+    fn kill(&mut self, entry: EntryId) {
+        self.connections[entry.0 as usize].1 = false;
+        self.killed.push(entry);
+    }
+}
+
+pub fn tuple(proto: u8, src: &str, dst: &str) -> Tuple {
+    let [src, dst]: [std::net::SocketAddr; 2] = [src, dst].map(|end| end.parse().unwrap());
+    Tuple {
+        src: src.ip(),
+        dst: dst.ip(),
+        proto,
+        src_port: src.port(),
+        dst_port: dst.port(),
+    }
+}
+
+pub fn tcp(src: &str, dst: &str) -> Tuple {
+    tuple(proto::TCP, src, dst)
+}
