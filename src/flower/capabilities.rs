@@ -171,7 +171,8 @@ impl Capabilities {
 pub fn needed(index: usize, action: &Action) -> Result<Abilities, Lacking> {
     let never = |name: String| Err(Lacking::Action { action: index, name });
     let kind = match &action.kind {
-        ActionKind::Gact { random: None } => Abilities::empty(),
+        // Kind 0 is no randomness.
+        ActionKind::Gact { random } if random.is_none_or(|r| r.kind == 0) => Abilities::empty(),
         ActionKind::Mirred(m) => {
             let copies = m.mirror || action.control == Control::Pipe;
             let way = if copies { Abilities::MIRROR } else { Abilities::REDIRECT };
@@ -192,7 +193,7 @@ pub fn needed(index: usize, action: &Action) -> Result<Abilities, Lacking> {
         ActionKind::Vlan(Vlan::Push { .. }) => Abilities::VLAN_PUSH,
         ActionKind::Vlan(Vlan::Modify { .. }) => Abilities::VLAN_MODIFY,
         ActionKind::Skbedit(_) => Abilities::METADATA,
-        ActionKind::Gact { random: Some(_) } => return never("gact random".into()),
+        ActionKind::Gact { .. } => return never("gact random".into()),
         ActionKind::Vlan(Vlan::PopEthernet) => return never("vlan pop_eth".into()),
         ActionKind::Vlan(Vlan::PushEthernet { .. }) => return never("vlan push_eth".into()),
         ActionKind::Ct(_) | ActionKind::Other(_) => return never(action.name().into()),

@@ -15,7 +15,7 @@ use std::fmt;
 pub(super) fn inline(f: &mut fmt::Formatter<'_>, action: &Action, names: &dyn Names, full: bool) -> fmt::Result {
     if let ActionKind::Gact { random } = &action.kind {
         f.write_str(&control(action.control))?;
-        if let Some(r) = random {
+        if let Some(r) = random.filter(|r| r.kind != 0) {
             let kind = match r.kind {
                 1 => "netrand".into(),
                 2 => "determ".into(),
