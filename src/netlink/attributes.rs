@@ -4,7 +4,7 @@
 //! said otherwise; `_be` marks the others.
 
 use super::error::{DecodeError, Fault};
-use netlink_packet_core::{Emitable, Nla, NlasIterator};
+use netlink_packet_core::{Emitable, NLA_F_NESTED, Nla, NlasIterator};
 
 /// The attributes of one part of a message.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ pub(super) struct Attribute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     Bytes(Vec<u8>),
-    /// TC's nests carry no NLA_F_NESTED, neither from `tc` nor from the kernel.
+    /// Sent with NLA_F_NESTED, as act_ct demands; the kernel's own dumps of filters leave it out.
     Nest(Vec<Attribute>),
 }
 
@@ -161,7 +161,10 @@ impl Nla for Attribute {
     }
 
     fn kind(&self) -> u16 {
-        self.kind
+        match self.value {
+            Value::Bytes(_) => self.kind,
+            Value::Nest(_) => self.kind | NLA_F_NESTED,
+        }
     }
 
     fn emit_value(&self, buffer: &mut [u8]) {

@@ -4,7 +4,10 @@ use super::{
     attributes::Attributes,
     error::{DecodeError, Fault},
 };
-use crate::conntrack::{Connection, TcpState, Tuple, proto};
+use crate::{
+    conntrack::{Connection, TcpState, Tuple, proto},
+    flower::Counters,
+};
 use netlink_packet_core::Emitable;
 use netlink_packet_netfilter::NetfilterHeader;
 use std::net::IpAddr;
@@ -16,6 +19,8 @@ const CTA_PROTOINFO: u16 = 4;
 const CTA_HELP: u16 = 5;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
+const CTA_COUNTERS_ORIG: u16 = 9;
+const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_ID: u16 = 12;
 const CTA_TUPLE_MASTER: u16 = 14;
 const CTA_SEQ_ADJ_ORIG: u16 = 15;
@@ -27,6 +32,8 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_HELP_NAME: u16 = 1;
+const CTA_COUNTERS_PACKETS: u16 = 1;
+const CTA_COUNTERS_BYTES: u16 = 2;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
@@ -98,6 +105,9 @@ pub struct ConnectionMessage {
     pub master: Option<Tuple>,
     /// Sequence numbers are adjusted.
     pub has_seqadj: bool,
+    /// Packets and bytes (from the IP header on) that conntrack counted in the original and in the reply direction, if it
+    /// counts (`nf_conntrack_acct`); told in dumps and with `Destroy`. `last_used` is 0.
+    pub counters: Option<(Counters, Counters)>,
 }
 
 impl ConnectionMessage {
@@ -164,7 +174,20 @@ pub(super) fn decode(payload: &[u8]) -> Result<ConnectionMessage, DecodeError> {
         master: tuple(CTA_TUPLE_MASTER)?.map(|(tuple, _)| tuple),
         has_seqadj: cta.has_any(&[CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY])
             || status.unwrap_or(0) & self::status::SEQ_ADJUST != 0,
+        counters: counters(&cta, CTA_COUNTERS_ORIG)?.zip(counters(&cta, CTA_COUNTERS_REPLY)?),
     })
+}
+
+fn counters(cta: &Attributes, kind: u16) -> Result<Option<Counters>, DecodeError> {
+    let Some(nest) = cta.nested(kind, "CTA_COUNTERS")? else {
+        return Ok(None);
+    };
+    let number = |kind| nest.need(kind).map(u64::from_be_bytes);
+    Ok(Some(Counters {
+        packets: number(CTA_COUNTERS_PACKETS)?,
+        bytes: number(CTA_COUNTERS_BYTES)?,
+        last_used: 0,
+    }))
 }
 
 /// A tuple, and the zone if it is that direction's alone.

@@ -203,7 +203,7 @@ pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, Enco
     }
     let id = filter.id;
     let mut options = flower::encode(&filter.matches, id.protocol, names)?;
-    let flags = u32::from(filter.skip_sw) * SKIP_SW | u32::from(filter.skip_hw) * SKIP_HW;
+    let flags = u32::from(filter.skip_sw) * SKIP_SW + u32::from(filter.skip_hw) * SKIP_HW;
     if flags != 0 {
         options.push(Attribute::new(flower::FLAGS, flags.to_ne_bytes()));
     }

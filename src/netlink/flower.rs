@@ -28,7 +28,7 @@ enum Order {
 }
 
 /// When flower looks at an attribute.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Guard {
     Always,
     /// There is an outer, an inner tag to match.
@@ -69,7 +69,7 @@ macro_rules! rows {
 /// looks at fields read before.
 #[rustfmt::skip]
 const ROWS: &[Row] = rows! {
-    Guard::Always => { EthDst 4/5 Network 6, EthSrc 6/7 Network 6, NumOfVlans 107/0 Network 1 }
+    Guard::Always => { EthDst 4/5 Network 6, EthSrc 6/7 Network 6, NumOfVlans 102/0 Network 1 }
     Guard::Tag => { VlanId 23/0 Host 2, VlanPrio 24/0 Network 1 }
     Guard::InnerTag => { CvlanId 77/0 Host 2, CvlanPrio 78/0 Network 1 }
     Guard::Ip => { IpProto 9/0 Network 1, IpTos 73/74 Network 1, IpTtl 75/76 Network 1 }
@@ -85,12 +85,12 @@ const ROWS: &[Row] = rows! {
         ArpSip 57/58 Network 4, ArpTip 59/60 Network 4, ArpOp 61/62 Network 1,
         ArpSha 63/64 Network 6, ArpTha 65/66 Network 6,
     }
-    Guard::Proto(IPPROTO_L2TP) => { L2tpv3Sid 110/0 Network 4 }
+    Guard::Proto(IPPROTO_L2TP) => { L2tpv3Sid 105/0 Network 4 }
     Guard::TunnelAddresses(addr_type::IPV4) => { EncIpv4Src 27/28 Network 4, EncIpv4Dst 29/30 Network 4 }
     Guard::TunnelAddresses(addr_type::IPV6) => { EncIpv6Src 31/32 Network 16, EncIpv6Dst 33/34 Network 16 }
     Guard::Always => {
         EncKeyId 26/0 Network 4, EncSrcPort 43/44 Network 2, EncDstPort 45/46 Network 2,
-        EncTos 80/81 Network 1, EncTtl 82/83 Network 1, Hash 105/106 Host 4,
+        EncTos 80/81 Network 1, EncTtl 82/83 Network 1, Hash 100/101 Host 4,
         CtState 91/92 Host 2, CtZone 93/94 Host 2, CtMark 95/96 Host 4, CtLabels 97/98 Labels 16,
         IpFlags 47/48 Network 4,
     }
@@ -113,8 +113,9 @@ const PORT_SRC_MIN: u16 = 87;
 const PORT_SRC_MAX: u16 = 88;
 const PORT_DST_MIN: u16 = 89;
 const PORT_DST_MAX: u16 = 90;
-const PPPOE_SID: u16 = 108;
-const PPP_PROTO: u16 = 109;
+const NUM_OF_VLANS: u16 = 102;
+const PPPOE_SID: u16 = 103;
+const PPP_PROTO: u16 = 104;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
@@ -199,7 +200,7 @@ struct Types {
 impl Types {
     fn told(flower: &Attributes, protocol: u16) -> Result<Types, DecodeError> {
         let dumped = flower.u16_be(ETH_TYPE)?;
-        let vlans = flower.u8(107)?.unwrap_or(0);
+        let vlans = flower.u8(NUM_OF_VLANS)?.unwrap_or(0);
         let pppoe = protocol == ETH_P_PPP_SES || flower.has_any(&[PPPOE_SID, PPP_PROTO]);
         let mut types = Types {
             eth: dumped,
@@ -315,7 +316,7 @@ pub(super) fn decode(
             None => undecoded.push(format!("TCA_FLOWER_INDEV {device}: no such device")),
         }
     }
-    if let Some(vlans) = flower.u8(107)? {
+    if let Some(vlans) = flower.u8(NUM_OF_VLANS)? {
         m.set(Field::NumOfVlans, vlans.into(), u128::MAX);
     }
     let tags = Types::told(flower, protocol)?.apply(&mut m);
@@ -363,16 +364,21 @@ pub(super) fn decode(
     Ok(m)
 }
 
+/// Naming an address compares the kind of addresses, too. With both kinds IPv4 counts in the packet, IPv6 in the tunnel.
 fn set_addr_type(flower: &Attributes, m: &mut Match) {
-    if flower.has_any(&[10, 12]) {
-        m.set(Field::AddrType, addr_type::IPV4, u128::MAX);
-    } else if flower.has_any(&[14, 16]) {
-        m.set(Field::AddrType, addr_type::IPV6, u128::MAX);
+    let named = |guard: Guard| {
+        ROWS.iter()
+            .any(|row| row.guard == guard && flower.has_any(&[row.value]))
+    };
+    for kind in [addr_type::IPV6, addr_type::IPV4] {
+        if named(Guard::Addresses(kind)) {
+            m.set(Field::AddrType, kind, u128::MAX);
+        }
     }
-    if flower.has_any(&[31, 33]) {
-        m.set(Field::EncAddrType, addr_type::IPV6, u128::MAX);
-    } else if flower.has_any(&[27, 29]) {
-        m.set(Field::EncAddrType, addr_type::IPV4, u128::MAX);
+    for kind in [addr_type::IPV4, addr_type::IPV6] {
+        if named(Guard::TunnelAddresses(kind)) {
+            m.set(Field::EncAddrType, kind, u128::MAX);
+        }
     }
 }
 

@@ -158,13 +158,17 @@ pub enum Message {
         /// Its filters' protocol.
         protocol: u16,
     },
-    /// Actions were added, changed or removed by themselves, not with a filter (RTM_NEWACTION, RTM_DELACTION). A flush is told as
-    /// one action of the kind, `ActionKind::Other`, with index 0.
+    /// Actions were added, changed or removed by themselves, not with a filter (RTM_NEWACTION, RTM_DELACTION).
     Actions {
         /// What happened to them.
         event: Event,
         /// The actions.
         actions: Vec<ActionMessage>,
+    },
+    /// All actions of a kind that no filter uses are gone.
+    ActionsFlushed {
+        /// The kind.
+        kind: String,
     },
     /// A connection.
     Connection {
@@ -226,9 +230,13 @@ pub fn decode(family: u16, bytes: &[u8], names: &dyn Names) -> Result<Envelope, 
     })
 }
 
-/// The length that a message gives itself, for what lies behind it. `bytes`: a message that [`decode`] has read.
-pub(crate) fn message_length(bytes: &[u8]) -> usize {
-    NetlinkBuffer::new(bytes).length() as usize
+/// How long a message says that it is, and whether it is a request (as [`Envelope::is_request`]): what it takes to leave it
+/// unread. `None` if it has not even a header.
+pub(crate) fn glance(bytes: &[u8]) -> Option<(usize, bool)> {
+    bytes.first_chunk::<16>()?;
+    let buffer = NetlinkBuffer::new(bytes);
+    let is_request = buffer.flags() & NLM_F_REQUEST != 0 && buffer.port_number() == 0;
+    Some((buffer.length() as usize, is_request))
 }
 
 /// The kernel's name of the messages that are read.
@@ -284,10 +292,16 @@ fn actions_changed(event: Event, payload: &[u8]) -> Result<Message, DecodeError>
         .get(4..)
         .ok_or_else(|| DecodeError::new("struct tcamsg", short))?;
     let root = Attributes::parse("TCA_ROOT", attributes)?;
-    let actions = match root.nested(TCA_ACT_TAB, "TCA_ACT_TAB")? {
-        Some(list) => actions::decode(&list)?,
-        None => Vec::new(),
+    let Some(list) = root.nested(TCA_ACT_TAB, "TCA_ACT_TAB")? else {
+        let actions = Vec::new();
+        return Ok(Message::Actions { event, actions });
     };
+    // A flush is told by kind, under the number 0 that no action has.
+    if let Some(flushed) = list.nested(0, "TCA_ACT")? {
+        let kind = flushed.text(1).unwrap_or_default();
+        return Ok(Message::ActionsFlushed { kind });
+    }
+    let actions = actions::decode(&list)?;
     Ok(Message::Actions { event, actions })
 }
 

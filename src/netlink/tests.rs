@@ -126,7 +126,7 @@ fn two_tags_are_told_by_the_types_inside() {
     );
     survives(&message.filter);
     // With a count of tags no ethertype need be named.
-    let counted = told(PROTOCOL_ALL, vec![attribute(107, &[2]), attribute(78, &[4])]);
+    let counted = told(PROTOCOL_ALL, vec![attribute(102, &[2]), attribute(78, &[4])]);
     assert_eq!(
         terms(&counted),
         [(Field::NumOfVlans, 2, 0xff), (Field::CvlanPrio, 4, 7)]
@@ -571,4 +571,47 @@ fn faults_are_told_with_their_place() {
         fault(&overrun),
         "RTM_NEWTFILTER, TCA: an attribute runs past the end of its 24 bytes, at byte 0"
     );
+}
+
+/// A kernel's own order of names is the judge of our numbers: `enum` in `include/uapi/linux/pkt_cls.h`.
+#[test]
+fn attributes_have_the_kernels_numbers() {
+    let mpls = told(
+        0x8847,
+        vec![attribute(8, &[0x88, 0x47]), attribute(70, &0xabcdeu32.to_ne_bytes())],
+    );
+    assert_eq!(terms(&mpls)[2], (Field::MplsLabel, 0xabcde, 0xfffff));
+    let hash = told(
+        PROTOCOL_ALL,
+        vec![
+            attribute(100, &7u32.to_ne_bytes()),
+            attribute(101, &15u32.to_ne_bytes()),
+        ],
+    );
+    assert_eq!(terms(&hash), [(Field::Hash, 7, 15)]);
+    let pppoe = told(
+        0x8864,
+        vec![
+            attribute(103, &[0, 9]),
+            attribute(104, &[0, 0x57]),
+            attribute(8, &[0x86, 0xdd]),
+        ],
+    );
+    assert_eq!(
+        terms(&pppoe)[1..],
+        [
+            (Field::EthType, 0x86dd, 0xffff),
+            (Field::PppoeSid, 9, 0xffff),
+            (Field::PppProto, 0x57, 0xffff),
+        ]
+    );
+    let l2tp = told(
+        0x0800,
+        vec![
+            attribute(8, &[8, 0]),
+            attribute(9, &[115]),
+            attribute(105, &[0, 0, 0, 3]),
+        ],
+    );
+    assert_eq!(terms(&l2tp)[3], (Field::L2tpv3Sid, 3, 0xffff_ffff));
 }

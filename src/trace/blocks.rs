@@ -101,7 +101,7 @@ impl<'a> Blocks<'a> {
         }
         let kind = self.u32([t0, t1, t2, t3]);
         let length = self.u32([l0, l1, l2, l3]) as usize;
-        if length < 12 || length % 4 != 0 {
+        if length < 12 || !length.is_multiple_of(4) {
             return Err(self.bad(offset, "a block length of at least 12, divisible by 4"));
         }
         let block = rest.get(..length).ok_or_else(|| cut(length))?;

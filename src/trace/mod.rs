@@ -201,12 +201,13 @@ impl Reader {
                 offset,
                 source,
             };
-            let envelope = netlink::decode(family, rest, &self.names).map_err(fault)?;
-            let length = netlink::message_length(rest).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-            if envelope.is_request() {
+            let here = rest;
+            let (length, is_request) = netlink::glance(here).unwrap_or((here.len(), false));
+            rest = here.get(length.max(16).next_multiple_of(4)..).unwrap_or_default();
+            if is_request {
                 continue;
             }
+            let envelope = netlink::decode(family, here, &self.names).map_err(fault)?;
             self.follow(family, &envelope, packet);
             self.messages += 1;
             self.push(packet, Body::Message(envelope));

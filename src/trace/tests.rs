@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    conntrack::TcpState,
     flower::{Field, Kind},
     netlink::{ConnectionEvent, decode, encode_filter},
 };
@@ -112,6 +113,45 @@ fn connections_are_told_with_their_zones_and_translations() {
     assert_eq!(new.len(), 2);
     assert!(new.iter().all(|connection| connection.zone == 3));
     assert_ne!(new[0].reply, new[0].original.inverse());
+}
+
+/// The bytes of packets 54, 113 and 360 of `ovs-firewall`, read by hand.
+#[test]
+fn connections_are_told_to_the_last_bit() {
+    let trace = from_bytes(FIXTURES[0].0, FIXTURES[0].1).unwrap();
+    let told = |number| {
+        let record = trace.records.iter().find(|r| r.number == number).unwrap();
+        let Body::Message(envelope) = &record.body else {
+            panic!()
+        };
+        let Message::Connection { event, connection } = &envelope.message else {
+            panic!()
+        };
+        (*event, connection)
+    };
+    let (event, ping) = told(54);
+    assert_eq!(event, ConnectionEvent::New);
+    assert_eq!(
+        ping.original.to_string(),
+        "icmp 10.0.0.1 > 10.0.0.2 id 188 type 8 code 0"
+    );
+    assert_eq!(ping.reply, ping.original.inverse());
+    assert_eq!(
+        (ping.zone, ping.mark, ping.labels, ping.id),
+        (5, Some(1), None, Some(0x8f05_2840))
+    );
+    let (event, tcp) = told(113);
+    assert_eq!(event, ConnectionEvent::Update);
+    assert_eq!(tcp.original.to_string(), "tcp 10.0.0.1:52964 > 10.0.0.2:8000");
+    assert_eq!((tcp.tcp, tcp.status), (Some(TcpState::Established), Some(0xe)));
+    assert_eq!(tcp.to_connection().qualifies(), Ok(()));
+    let (event, closed) = told(360);
+    assert_eq!(event, ConnectionEvent::Dump);
+    assert_eq!(closed.tcp, Some(TcpState::TimeWait));
+    let counted = closed
+        .counters
+        .map(|(original, reply)| (original.packets, original.bytes, reply.packets, reply.bytes));
+    assert_eq!(counted, Some((25, 7308, 23, 7204)));
 }
 
 #[test]
