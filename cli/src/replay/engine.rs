@@ -13,7 +13,7 @@ use super::{
     totals::Compared,
 };
 use flowmerge::{
-    conntrack::{ConnectionId, Tuple, proto},
+    conntrack::{ConnectionId, proto},
     flower::{Counters, Field, FilterId, Key, Port},
     netlink::Message,
     walk::{Found, Hit, Walk},
@@ -21,7 +21,7 @@ use flowmerge::{
 use merge_model::{
     Outcome, Terminal, Verdict,
     conntrack::{
-        Info, Shown,
+        Info,
         observed::{Passage, Report, Reported, Tracker},
     },
 };
@@ -351,14 +351,9 @@ impl Engine<'_> {
         let mut model = self.datapath.model.clone();
         let outcome = model.receive(port, frame, step.time, &mut self.tracker);
         if !matches!(outcome.verdict, Verdict::Decided(_))
-            && let Some(tuple) = Tuple::of_key(&outcome.key)
+            && let Some(shown) = merge_model::shown(frame)
         {
-            let flags = outcome.key.get(Field::TcpFlags) as u8;
-            self.tracker.move_all(&Shown {
-                tuple,
-                tcp_flags: (tuple.proto == proto::TCP).then_some(flags),
-                inner: None,
-            });
+            self.tracker.move_all(&shown);
         }
     }
 

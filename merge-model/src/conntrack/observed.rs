@@ -18,7 +18,7 @@ pub use report::{Report, Reported};
 
 use super::{
     Conntrack, EntryId, Info, Shown, Tracked,
-    tcp::{Tcp, Verdict},
+    tcp::{Segment, Tcp, Verdict},
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
@@ -26,7 +26,7 @@ use flowmerge::{
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
 use icmp::Icmp;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// What a connection event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub struct Tracker {
     passage: Passage,
     /// What an earlier walk of the same frame moved.
     resumed: Passage,
+    /// The frame goes through OVS's own datapath, which knows nothing of act_ct's flow table.
+    resuming: bool,
     /// Removed by a frame before their end was reported.
     ended: Vec<(u16, Tuple, Tuple)>,
     /// Unconfirmed connections of missed frames, with the time until which they wait.
@@ -129,6 +131,7 @@ impl Tracker {
         self.ended.clear();
         self.passage = Passage::default();
         self.resumed = Passage::default();
+        self.resuming = false;
         self.waiting.retain(|&(until, _)| until >= time);
         let (waiting, by_tuple) = (&self.waiting, &self.by_tuple);
         self.entries.retain(|id, e| {
@@ -153,20 +156,24 @@ impl Tracker {
     pub fn resume(&mut self, passage: &Passage, at: usize, time: u64, next: usize) {
         self.begin(at, time, next);
         self.resumed = passage.clone();
+        self.resuming = true;
     }
 
-    /// The connections of which this tuple is a direction, in whatever zone, that the current frame has not moved: for a
-    /// missed frame whose way through OVS is not known.
+    /// Moves the connections that a missed frame may have passed through, where its way through OVS is not known: those of
+    /// its tuple, in whatever zone, and of what they translate it to. What the frame has moved already is left alone.
     pub fn move_all(&mut self, shown: &Shown) {
-        let mut zones: Vec<u16> = self
-            .by_tuple
-            .keys()
-            .filter(|(_, t)| *t == shown.tuple)
-            .map(|(z, _)| *z)
-            .collect();
-        zones.sort_unstable();
-        for zone in zones {
-            self.track(zone, shown);
+        let mut shown = shown.clone();
+        let mut zones: BTreeSet<u16> = self.by_tuple.keys().map(|(zone, _)| *zone).collect();
+        while let Some(&zone) = zones.iter().find(|zone| self.find(**zone, shown.tuple).is_some()) {
+            zones.remove(&zone);
+            let had = |p: &Passage| p.moved.iter().any(|(z, _)| *z == zone);
+            let Some((id, direction)) = self.find(zone, shown.tuple) else {
+                break;
+            };
+            if !had(&self.passage) && !had(&self.resumed) {
+                self.track(zone, &shown);
+            }
+            shown.tuple = self.entries[&id].connection.translated(direction);
         }
     }
 
@@ -343,16 +350,17 @@ impl Tracker {
         self.ahead().find_map(|r| r.report.birth_of(zone, original))
     }
 
-    /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then.
+    /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end
+    /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
         let c = &self.entries[&id].connection;
-        let mut ahead = self.ahead();
-        let end = ahead.find(|r| {
+        let ended = |r: &Reported| {
             r.report.event == ConnectionEvent::Destroy
                 && !r.report.by_hand
+                && r.time <= self.now + AT_ONCE
                 && name(&r.report.connection) == (c.zone, c.original, c.reply)
-        });
-        end.is_some_and(|end| end.time <= self.now + AT_ONCE || ahead.any(|r| r.report.birth_of(zone, tuple).is_some()))
+        };
+        self.ahead().any(ended) || self.birth(zone, tuple).is_some()
     }
 
     /// An unconfirmed entry for a packet of no known connection.
@@ -390,9 +398,11 @@ impl Tracker {
     }
 
     /// Moves a TCP connection.
-    fn tcp(&mut self, id: EntryId, flags: u8, direction: Direction) -> Verdict {
+    fn tcp(&mut self, id: EntryId, segment: Segment, direction: Direction) -> Verdict {
+        const FIN_RST: u8 = 5;
+        let in_tc = !self.resuming;
         let entry = self.entry(id);
-        if entry.offloaded && flags & 0x05 == 0 {
+        if in_tc && entry.offloaded && segment.flags & FIN_RST == 0 {
             return Verdict::Accept;
         }
         entry.offloaded = false;
@@ -403,7 +413,7 @@ impl Tracker {
         let (replied, assured) = (entry.connection.seen_reply, entry.connection.assured);
         let mut verdict = Verdict::Invalid;
         self.update(id, |entry| {
-            verdict = entry.tcp.packet(flags, direction, replied, assured);
+            verdict = entry.tcp.packet(segment, direction, replied, assured);
             entry.connection.assured |= verdict == Verdict::Assure;
         });
         verdict
@@ -434,8 +444,8 @@ impl Conntrack for Tracker {
             };
             let info = self.info(id, direction);
             let before = self.entries[&id].tcp;
-            let verdict = match shown.tcp_flags {
-                Some(flags) => self.tcp(id, flags, direction),
+            let verdict = match shown.tcp {
+                Some(segment) => self.tcp(id, segment, direction),
                 None => Verdict::Accept,
             };
             match verdict {
@@ -456,10 +466,12 @@ impl Conntrack for Tracker {
             if info == Info::EstablishedReply {
                 self.update(id, |entry| entry.connection.seen_reply = true);
             }
+            let in_tc = !self.resuming;
             let entry = self.entry(id);
             let c = &entry.connection;
             let established = matches!(info, Info::Established | Info::EstablishedReply);
-            entry.offloaded |= established && c.original.proto == proto::TCP && !entry.dead && c.qualifies().is_ok();
+            entry.offloaded |=
+                in_tc && established && c.original.proto == proto::TCP && !entry.dead && c.qualifies().is_ok();
             self.passage.moved.push((zone, id));
             return Tracked::Entry(id, info);
         }

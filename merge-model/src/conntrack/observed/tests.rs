@@ -16,7 +16,12 @@ fn tuple(proto: u8) -> Tuple {
 fn shown(tuple: Tuple, flags: u8) -> Shown {
     Shown {
         tuple,
-        tcp_flags: (tuple.proto == proto::TCP).then_some(flags),
+        tcp: (tuple.proto == proto::TCP).then_some(Segment {
+            flags,
+            seq: 0,
+            ack: 0,
+            end: 0,
+        }),
         inner: None,
     }
 }
@@ -38,6 +43,7 @@ fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
             helper: None,
             master: None,
             has_seqadj: false,
+            counters: Default::default(),
         },
     }
 }
