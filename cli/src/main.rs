@@ -1,1 +1,38 @@
-fn main() {}
+//! The `flowmerge` command.
+//!
+//! `flowmerge replay TRACE` is the only one so far: see [`replay`].
+
+#![forbid(unsafe_code)]
+
+mod replay;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Merges connection-tracked, recirculating TC flower pipelines into single filters.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Replay(replay::Options),
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    let outcome = match command {
+        Command::Replay(options) => replay::run(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("flowmerge: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -24,6 +24,7 @@ pub mod table;
 mod testing;
 mod walk;
 
+pub use act::shown;
 pub use outcome::{Counted, Found, Hit, Outcome, Sent, Terminal, Verdict};
 pub use skb::Skb;
 pub use table::FilterTable;

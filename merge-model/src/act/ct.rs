@@ -216,7 +216,7 @@ fn is_icmp(skb: &Skb, ipv6: bool) -> bool {
 }
 
 /// Cuts off what follows the IP packet (`tcf_ct_skb_network_trim`). `None` if there is no whole header.
-fn trim(skb: &mut Skb, ipv6: bool) -> Option<()> {
+pub(super) fn trim(skb: &mut Skb, ipv6: bool) -> Option<()> {
     let len = match ipv6 {
         false => usize::from(be16(&skb.bytes, skb.data + 2)?),
         true => 40 + usize::from(be16(&skb.bytes, skb.data + 4)?),

@@ -8,6 +8,8 @@ mod nat;
 mod pedit;
 mod show;
 
+pub use show::shown;
+
 pub(crate) use flowmerge::flower::Control;
 
 use crate::{

@@ -7,9 +7,14 @@ use super::extension;
 use crate::{
     bytes::{array, be16},
     checksum::{fold, pseudo, sctp, sum},
-    conntrack::Shown,
+    conntrack::{Shown, tcp::Segment},
+    skb::Skb,
 };
-use flowmerge::conntrack::{Tuple, proto};
+use flowmerge::{
+    conntrack::{Tuple, proto},
+    flower::Port,
+    packet::dissect::ethertype,
+};
 use std::net::IpAddr;
 
 /// What conntrack makes of a packet's bytes.
@@ -34,6 +39,23 @@ pub(super) fn look(packet: &[u8], ipv6: bool) -> Look {
         (proto::ICMPV6, true) => icmpv6(packet, &l3, segment),
         (proto::ICMP | proto::ICMPV6, _) => Look::Invalid,
         _ => transport(&l3, segment).map_or(Look::Invalid, Look::Shown),
+    }
+}
+
+/// What a frame, as on the wire, shows to conntrack; `None` if conntrack does not look it up. For those who follow a frame
+/// outside of TC.
+pub fn shown(frame: &[u8]) -> Option<Shown> {
+    let mut skb = Skb::from_wire(Port(0), frame)?;
+    let ipv6 = match skb.inner_protocol() {
+        ethertype::IPV4 => false,
+        ethertype::IPV6 => true,
+        _ => return None,
+    };
+    skb.data = skb.network;
+    super::ct::trim(&mut skb, ipv6)?;
+    match look(skb.packet(), ipv6) {
+        Look::Shown(shown) => Some(shown),
+        Look::Invalid | Look::Untracked => None,
     }
 }
 
@@ -110,13 +132,18 @@ impl L3 {
 
 fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     let all = segment.len();
-    let mut tcp_flags = None;
+    let mut tcp = None;
     match l3.number {
         proto::TCP => {
             let header: [u8; 20] = array(segment, 0)?;
             let len = usize::from(header[12] >> 4) * 4;
             let sound = len >= 20 && len <= all && l3.verifies(segment, all) && is_sane(header[13]);
-            tcp_flags = Some(sound.then_some(header[13])?);
+            sound.then_some(())?;
+            let (flags, number) = (header[13], |at| array(&header, at).map(u32::from_be_bytes));
+            let (seq, ack) = (number(4)?, number(8)?);
+            let length = all - len + usize::from(flags & 1) + usize::from(flags >> 1 & 1);
+            let end = seq.wrapping_add(length as u32);
+            tcp = Some(Segment { flags, seq, ack, end });
         }
         proto::UDP => {
             let header: [u8; 8] = array(segment, 0)?;
@@ -158,7 +185,7 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     let tuple = L3 { at: 0, ..*l3 }.tuple(segment)?;
     Some(Shown {
         tuple,
-        tcp_flags,
+        tcp,
         inner: None,
     })
 }
@@ -230,7 +257,7 @@ fn redirect(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
 fn question(packet: &[u8], l3: &L3) -> Look {
     let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown {
         tuple,
-        tcp_flags: None,
+        tcp: None,
         inner: None,
     });
     shown.map_or(Look::Invalid, Look::Shown)
@@ -253,7 +280,7 @@ fn error(packet: &[u8], l3: &L3, inner: usize, ipv6: bool) -> Look {
         .filter(has_inverse);
     let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown {
         tuple,
-        tcp_flags: None,
+        tcp: None,
         inner: Some(inner),
     });
     shown.map_or(Look::Invalid, Look::Shown)

@@ -18,8 +18,8 @@ pub struct EntryId(pub u64);
 pub struct Shown {
     /// Its tuple as it is at this point.
     pub tuple: Tuple,
-    /// TCP flags (the byte with FIN 1, SYN 2, RST 4, ACK 16), for TCP.
-    pub tcp_flags: Option<u8>,
+    /// What its TCP header says.
+    pub tcp: Option<tcp::Segment>,
     /// For an ICMP or ICMPv6 error: the tuple of the packet inside it.
     pub inner: Option<Tuple>,
 }

@@ -1,1 +1,617 @@
-//! observed
+//! The tracker fed by a trace. It holds the connections that ctnetlink reported, moves their state by the frames that pass
+//! through `ct` as `nf_conntrack_in` would (`net/netfilter/nf_conntrack_core.c`), and takes from the reports that follow a
+//! frame what only the kernel knew: which translation a new connection got, and that the connection it found had expired.
+//!
+//! Reports come with their place in the trace. What follows a frame and precedes the next received one was caused by that
+//! frame, so [`Tracker::begin`] says how far that is; reports before the frame are taken over then.
+//!
+//! Connections that OVS's own datapath commits report little more than their birth and death. Their state comes from
+//! the frames alone, also from those that TC missed: such a frame's [`Passage`] is kept, and when the frame comes out, the
+//! caller walks it once more under [`Tracker::resume`], which leaves alone what the first walk has moved already.
+//!
+//! No timeout is simulated: a connection ends when the trace says so.
+
+mod icmp;
+mod report;
+
+pub use report::{Report, Reported};
+
+use super::{
+    Conntrack, EntryId, Info, Shown, Tracked,
+    tcp::{Segment, Tcp, Verdict},
+};
+use flowmerge::{
+    conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
+    flower::action::{Nat, NatSide},
+    netlink::{ConnectionEvent, ConnectionMessage, status},
+};
+use icmp::Icmp;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// What a connection event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A new connection is in the table.
+    Created,
+    /// State, reply tuple, mark or labels changed.
+    Updated,
+    /// It left the table.
+    Destroyed,
+}
+
+/// A change of the connection table. Each generation of a tuple has an id of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The connection; the number is that of its [`EntryId`].
+    pub id: ConnectionId,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The connection as it is now, or was last.
+    pub connection: Connection,
+}
+
+/// What one frame has moved.
+#[derive(Clone, Debug, Default)]
+pub struct Passage {
+    moved: Vec<(u16, EntryId)>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    connection: Connection,
+    tcp: Tcp,
+    confirmed: bool,
+    /// Out of the table; kept until no packet can refer to it.
+    dead: bool,
+    /// A report of its birth was taken over.
+    reported: bool,
+    /// Sides whose translation was chosen: source, destination.
+    translated: [bool; 2],
+    /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
+    offloaded: bool,
+}
+
+/// How long after a frame its finding of an expired connection is still reported: far more than the kernel takes, far
+/// less than any timeout, so that the end of a connection that the frame kept alive is not mistaken for it.
+const AT_ONCE: u64 = 500_000_000;
+
+/// How long the unconfirmed connection of a missed frame waits for OVS to commit it.
+const UPCALL: u64 = 2_000_000_000;
+
+/// The tracker.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    entries: HashMap<EntryId, Entry>,
+    by_tuple: HashMap<(u16, Tuple), EntryId>,
+    last_id: u64,
+    reports: VecDeque<Reported>,
+    /// The current frame's time, and the position of the next one.
+    now: u64,
+    horizon: usize,
+    passage: Passage,
+    /// What an earlier walk of the same frame moved.
+    resumed: Passage,
+    /// The frame goes through OVS's own datapath, which knows nothing of act_ct's flow table.
+    resuming: bool,
+    /// Removed by a frame before their end was reported.
+    ended: Vec<(u16, Tuple, Tuple)>,
+    /// Unconfirmed connections of missed frames, with the time until which they wait.
+    waiting: Vec<(u64, EntryId)>,
+    changes: Vec<Change>,
+}
+
+impl Tracker {
+    /// A tracker that begins with a dump of connections and will hear these reports, in the order of time.
+    pub fn new(dump: impl IntoIterator<Item = Report>, reports: impl IntoIterator<Item = Reported>) -> Tracker {
+        let mut tracker = Tracker {
+            reports: reports.into_iter().collect(),
+            ..Tracker::default()
+        };
+        for report in dump {
+            tracker.take(report);
+        }
+        tracker
+    }
+
+    /// Takes over all reports before that position.
+    pub fn advance(&mut self, at: usize) {
+        while self.reports.front().is_some_and(|r| r.at < at) {
+            if let Some(r) = self.reports.pop_front() {
+                self.now = self.now.max(r.time);
+                self.take(r.report);
+            }
+        }
+    }
+
+    /// A frame arrives at position `at`; the next one after it at `next`.
+    pub fn begin(&mut self, at: usize, time: u64, next: usize) {
+        self.advance(at);
+        self.now = time;
+        self.horizon = next;
+        self.ended.clear();
+        self.passage = Passage::default();
+        self.resumed = Passage::default();
+        self.resuming = false;
+        self.waiting.retain(|&(until, _)| until >= time);
+        let (waiting, by_tuple) = (&self.waiting, &self.by_tuple);
+        self.entries.retain(|id, e| {
+            let listed = |t| by_tuple.get(&(e.connection.zone, t)) == Some(id);
+            !e.dead && (listed(e.connection.original) || listed(e.connection.reply))
+                || waiting.iter().any(|(_, w)| w == id)
+        });
+    }
+
+    /// The frame of the last [`Tracker::begin`] was missed: OVS may commit its connection and send it on. What it moved is
+    /// handed back for [`Tracker::resume`].
+    pub fn missed(&mut self) -> Passage {
+        for &(_, id) in &self.passage.moved {
+            if self.entries.get(&id).is_some_and(|e| !e.confirmed) {
+                self.waiting.push((self.now + UPCALL, id));
+            }
+        }
+        std::mem::take(&mut self.passage)
+    }
+
+    /// As [`Tracker::begin`], for a missed frame that comes out at position `at`.
+    pub fn resume(&mut self, passage: &Passage, at: usize, time: u64, next: usize) {
+        self.begin(at, time, next);
+        self.resumed = passage.clone();
+        self.resuming = true;
+    }
+
+    /// Moves the connections that a missed frame may have passed through, where its way through OVS is not known: those of
+    /// its tuple, in whatever zone, and of what they translate it to. What the frame has moved already is left alone.
+    pub fn move_all(&mut self, shown: &Shown) {
+        let mut shown = shown.clone();
+        let mut zones: BTreeSet<u16> = self.by_tuple.keys().map(|(zone, _)| *zone).collect();
+        while let Some(&zone) = zones.iter().find(|zone| self.find(**zone, shown.tuple).is_some()) {
+            zones.remove(&zone);
+            let had = |p: &Passage| p.moved.iter().any(|(z, _)| *z == zone);
+            let Some((id, direction)) = self.find(zone, shown.tuple) else {
+                break;
+            };
+            if !had(&self.passage) && !had(&self.resumed) {
+                self.track(zone, &shown);
+            }
+            shown.tuple = self.entries[&id].connection.translated(direction);
+        }
+    }
+
+    /// What changed in the table since the last call.
+    pub fn changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The live connections.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.entries
+            .iter()
+            .filter(|(_, e)| e.confirmed && !e.dead)
+            .map(|(id, e)| (ConnectionId(id.0), &e.connection))
+    }
+
+    fn find(&self, zone: u16, tuple: Tuple) -> Option<(EntryId, Direction)> {
+        let &id = self.by_tuple.get(&(zone, tuple))?;
+        let direction = match self.entries.get(&id)?.connection.original == tuple {
+            true => Direction::Original,
+            false => Direction::Reply,
+        };
+        Some((id, direction))
+    }
+
+    fn insert(&mut self, entry: Entry) -> EntryId {
+        self.last_id += 1;
+        let id = EntryId(self.last_id);
+        self.entries.insert(id, entry);
+        id
+    }
+
+    fn entry(&mut self, id: EntryId) -> &mut Entry {
+        // Ids are only made by `insert`, and entries stay for as long as the frame that got the id is under way.
+        self.entries
+            .get_mut(&id)
+            .expect("an entry outlives the frame that uses it")
+    }
+
+    fn changed(&mut self, id: EntryId, kind: ChangeKind) {
+        let Some(entry) = self.entries.get(&id).filter(|e| e.confirmed) else {
+            return;
+        };
+        let change = Change {
+            id: ConnectionId(id.0),
+            kind,
+            connection: entry.connection.clone(),
+        };
+        self.changes.push(change);
+    }
+
+    /// Lets a change happen to an entry, and tells of it if it was one.
+    fn update(&mut self, id: EntryId, change: impl FnOnce(&mut Entry)) {
+        let entry = self.entry(id);
+        let before = entry.connection.clone();
+        change(entry);
+        if entry.connection.original.proto == proto::TCP {
+            entry.connection.tcp = Some(entry.tcp.state);
+        }
+        if entry.connection != before && !entry.dead {
+            self.changed(id, ChangeKind::Updated);
+        }
+    }
+
+    /// Puts an entry into the table.
+    fn confirm(&mut self, id: EntryId) {
+        let connection = &self.entry(id).connection;
+        let (zone, tuples) = (connection.zone, [connection.original, connection.reply]);
+        for tuple in tuples {
+            if let Some(&old) = self.by_tuple.get(&(zone, tuple)).filter(|&&old| old != id) {
+                self.remove(old);
+            }
+            self.by_tuple.insert((zone, tuple), id);
+        }
+        self.entry(id).confirmed = true;
+        self.changed(id, ChangeKind::Created);
+    }
+
+    /// Takes an entry out of the table.
+    fn remove(&mut self, id: EntryId) {
+        let entry = self.entry(id);
+        if std::mem::replace(&mut entry.dead, true) {
+            return;
+        }
+        let connection = &entry.connection;
+        let (zone, tuples) = (connection.zone, [connection.original, connection.reply]);
+        for tuple in tuples {
+            if self.by_tuple.get(&(zone, tuple)) == Some(&id) {
+                self.by_tuple.remove(&(zone, tuple));
+            }
+        }
+        self.changed(id, ChangeKind::Destroyed);
+    }
+
+    /// A frame ends a connection; the report of that will follow.
+    fn end(&mut self, id: EntryId) {
+        let c = &self.entry(id).connection;
+        let name = (c.zone, c.original, c.reply);
+        self.ended.push(name);
+        self.remove(id);
+    }
+
+    /// Takes over a report.
+    fn take(&mut self, report: Report) {
+        let Report {
+            event, connection: c, ..
+        } = report;
+        let found = self
+            .find(c.zone, c.original)
+            .filter(|&(_, d)| d == Direction::Original)
+            .map(|(id, _)| id);
+        if event == ConnectionEvent::Destroy {
+            if let Some(i) = self.ended.iter().position(|&e| e == name(&c)) {
+                self.ended.swap_remove(i);
+            } else if let Some(id) = found.filter(|id| self.entries[id].connection.reply == c.reply) {
+                self.remove(id);
+            }
+            return;
+        }
+        // A birth reported twice is the birth of the next generation.
+        let again = |id: &EntryId| {
+            let entry = &self.entries[id];
+            event == ConnectionEvent::New && entry.reported || entry.connection.reply != c.reply
+        };
+        let id = found.filter(|id| !again(id)).unwrap_or_else(|| {
+            let id = self.adopt(&c);
+            self.entry(id).connection.reply = c.reply;
+            self.apply(id, &c);
+            self.confirm(id);
+            id
+        });
+        self.apply(id, &c);
+        self.entry(id).reported = true;
+    }
+
+    /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
+    fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
+        let began = |e: &Entry| !e.confirmed && e.connection.zone == c.zone && e.connection.original == c.original;
+        let waiting = self
+            .waiting
+            .iter()
+            .rposition(|(_, id)| self.entries.get(id).is_some_and(began));
+        match waiting {
+            Some(i) => self.waiting.swap_remove(i).1,
+            None => self.insert(Entry::new(c.zone, c.original)),
+        }
+    }
+
+    fn apply(&mut self, id: EntryId, told: &ConnectionMessage) {
+        self.update(id, |entry| {
+            let c = &mut entry.connection;
+            let has = |bit| told.status.unwrap_or(0) & bit != 0;
+            // A report may be older than the frames seen since, and these are never taken back.
+            c.seen_reply |= has(status::SEEN_REPLY);
+            c.assured |= has(status::ASSURED);
+            c.expected |= has(status::EXPECTED);
+            c.seqadj |= has(status::SEQ_ADJUST) || told.has_seqadj;
+            c.helper |= has(status::HELPER) || told.helper.is_some();
+            c.mark = told.mark.unwrap_or(0);
+            c.labels = told.labels.unwrap_or(c.labels);
+            if let Some(state) = told.tcp {
+                entry.tcp.correct(state);
+            }
+        });
+    }
+
+    /// The reports that the current frame caused.
+    fn ahead(&self) -> impl Iterator<Item = &Reported> {
+        self.reports.iter().take_while(|r| r.at < self.horizon)
+    }
+
+    /// The report of the birth of this frame's connection.
+    fn birth(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
+        self.ahead().find_map(|r| r.report.birth_of(zone, original))
+    }
+
+    /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end
+    /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
+    fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
+        let c = &self.entries[&id].connection;
+        let ended = |r: &Reported| {
+            r.report.event == ConnectionEvent::Destroy
+                && !r.report.by_hand
+                && r.time <= self.now + AT_ONCE
+                && name(&r.report.connection) == (c.zone, c.original, c.reply)
+        };
+        self.ahead().any(ended) || self.birth(zone, tuple).is_some()
+    }
+
+    /// An unconfirmed entry for a packet of no known connection.
+    fn unconfirmed(&mut self, zone: u16, tuple: Tuple) -> EntryId {
+        let mut entry = Entry::new(zone, tuple);
+        let birth = self.birth(zone, tuple);
+        entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
+        entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
+        self.insert(entry)
+    }
+
+    /// An ICMP error belongs to the connection of the packet that it is about (`nf_conntrack_inet_error`).
+    fn error(&self, zone: u16, shown: &Shown) -> Tracked {
+        let found = shown.inner.and_then(|inner| self.find(zone, inner.inverse()));
+        match found {
+            Some((id, direction)) if self.entries[&id].connection.tuple(direction).dst == shown.tuple.dst => {
+                let info = match direction {
+                    Direction::Original => Info::Related,
+                    Direction::Reply => Info::RelatedReply,
+                };
+                Tracked::Entry(id, info)
+            }
+            _ => Tracked::Invalid,
+        }
+    }
+
+    fn info(&self, id: EntryId, direction: Direction) -> Info {
+        let c = &self.entries[&id].connection;
+        match direction {
+            Direction::Reply => Info::EstablishedReply,
+            Direction::Original if c.seen_reply => Info::Established,
+            Direction::Original if c.expected => Info::Related,
+            Direction::Original => Info::New,
+        }
+    }
+
+    /// Moves a TCP connection.
+    fn tcp(&mut self, id: EntryId, segment: Segment, direction: Direction) -> Verdict {
+        const FIN_RST: u8 = 5;
+        let in_tc = !self.resuming;
+        let entry = self.entry(id);
+        if in_tc && entry.offloaded && segment.flags & FIN_RST == 0 {
+            return Verdict::Accept;
+        }
+        entry.offloaded = false;
+        if entry.tcp.state == TcpState::None && direction == Direction::Reply {
+            // Committed by OVS, which does not report how far it was.
+            entry.tcp = Tcp::seen_in(TcpState::SynSent);
+        }
+        let (replied, assured) = (entry.connection.seen_reply, entry.connection.assured);
+        let mut verdict = Verdict::Invalid;
+        self.update(id, |entry| {
+            verdict = entry.tcp.packet(segment, direction, replied, assured);
+            entry.connection.assured |= verdict == Verdict::Assure;
+        });
+        verdict
+    }
+}
+
+impl Conntrack for Tracker {
+    fn track(&mut self, zone: u16, shown: &Shown) -> Tracked {
+        let icmp = matches!(shown.tuple.proto, proto::ICMP | proto::ICMPV6).then(|| Icmp::of(&shown.tuple));
+        match icmp {
+            Some(Icmp::Error) => return self.error(zone, shown),
+            Some(Icmp::Untracked) => return Tracked::Invalid,
+            _ => {}
+        }
+        let moved_before = |p: &Passage, id| p.moved.contains(&(zone, id));
+        loop {
+            let found = self.find(zone, shown.tuple);
+            if let Some((id, direction)) = found
+                && moved_before(&self.resumed, id)
+            {
+                return Tracked::Entry(id, self.info(id, direction));
+            }
+            let expected_end = found.filter(|&(id, _)| self.expired(id, zone, shown.tuple));
+            let (id, direction) = match found {
+                Some(found) => found,
+                None if icmp == Some(Icmp::Answer) => return Tracked::Invalid,
+                None => (self.unconfirmed(zone, shown.tuple), Direction::Original),
+            };
+            let info = self.info(id, direction);
+            let before = self.entries[&id].tcp;
+            let verdict = match shown.tcp {
+                Some(segment) => self.tcp(id, segment, direction),
+                None => Verdict::Accept,
+            };
+            match verdict {
+                Verdict::Reopen => {
+                    self.end(id);
+                    continue;
+                }
+                Verdict::Die => self.end(id),
+                // The kernel never moved it: it was over when the packet came.
+                _ if expected_end.is_some() => {
+                    self.entry(id).tcp = before;
+                    self.end(id);
+                    continue;
+                }
+                Verdict::Invalid => return Tracked::Invalid,
+                Verdict::Accept | Verdict::Assure => {}
+            }
+            if info == Info::EstablishedReply {
+                self.update(id, |entry| entry.connection.seen_reply = true);
+            }
+            let in_tc = !self.resuming;
+            let entry = self.entry(id);
+            let c = &entry.connection;
+            let established = matches!(info, Info::Established | Info::EstablishedReply);
+            entry.offloaded |=
+                in_tc && established && c.original.proto == proto::TCP && !entry.dead && c.qualifies().is_ok();
+            self.passage.moved.push((zone, id));
+            return Tracked::Entry(id, info);
+        }
+    }
+
+    fn connection(&self, entry: EntryId) -> &Connection {
+        &self.entries[&entry].connection
+    }
+
+    fn is_confirmed(&self, entry: EntryId) -> bool {
+        self.entries.get(&entry).is_some_and(|e| e.confirmed)
+    }
+
+    fn translate(&mut self, id: EntryId, nat: &Nat) {
+        let entry = &self.entries[&id];
+        let Some(side) = nat.side else { return };
+        if entry.confirmed || entry.translated[side as usize] {
+            return;
+        }
+        let c = &entry.connection;
+        let chosen = self.birth(c.zone, c.original).map(|birth| birth.reply);
+        let mut reply = c.reply;
+        match (chosen, side) {
+            (Some(chosen), NatSide::Src) => {
+                (reply.dst, reply.dst_port) = (chosen.dst, chosen.dst_port);
+                if matches!(reply.proto, proto::ICMP | proto::ICMPV6) {
+                    (reply.dst_port, reply.src_port) = (c.reply.dst_port, chosen.src_port);
+                }
+            }
+            // After the destination the source is bound too, for good.
+            (Some(chosen), NatSide::Dst) => reply = chosen,
+            // Never reported, so never confirmed, or before anyone listened: what the range itself says.
+            (None, _) => {
+                let (address, port) = match side {
+                    NatSide::Src => (&mut reply.dst, &mut reply.dst_port),
+                    NatSide::Dst => (&mut reply.src, &mut reply.src_port),
+                };
+                if let Some((low, high)) = nat.addresses
+                    && !(low..=high).contains(address)
+                {
+                    *address = low;
+                }
+                if let Some((low, high)) = nat.ports
+                    && matches!(
+                        reply.proto,
+                        proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP
+                    )
+                    && !(low..=high).contains(port)
+                {
+                    *port = low;
+                }
+            }
+        }
+        let entry = self.entry(id);
+        entry.connection.reply = reply;
+        entry.translated[side as usize] = true;
+        entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
+    }
+
+    fn commit(&mut self, id: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool {
+        self.update(id, |entry| {
+            let c = &mut entry.connection;
+            // The kernel does not mask the values again: a mark's bits are added, labels' are flipped.
+            if let Some((value, mask)) = mark.filter(|&(_, mask)| mask != 0) {
+                c.mark = c.mark & !mask | value;
+            }
+            if let Some((value, mask)) = labels.filter(|&(_, mask)| mask != 0) {
+                c.labels = c.labels & !mask ^ value;
+            }
+        });
+        if self.entries[&id].confirmed {
+            return true;
+        }
+        let c = self.entries[&id].connection.clone();
+        match self.birth(c.zone, c.original).map(|birth| birth.reply) {
+            Some(reply) => self.entry(id).connection.reply = reply,
+            None => {
+                let others: Vec<EntryId> = [c.original, c.reply]
+                    .iter()
+                    .filter_map(|t| self.by_tuple.get(&(c.zone, *t)).copied())
+                    .collect();
+                if let Some(other) = others.first() {
+                    // Another packet was first. Its entry serves where it says the same and the protocol permits it.
+                    let same = self.entries[other].connection.reply == c.reply
+                        && self.entries[other].connection.original == c.original;
+                    let permitted = !matches!(c.original.proto, proto::TCP | proto::ICMP | proto::ICMPV6 | proto::SCTP);
+                    return same && permitted;
+                }
+            }
+        }
+        self.confirm(id);
+        true
+    }
+
+    fn kill(&mut self, id: EntryId) {
+        if self.is_confirmed(id) {
+            self.end(id);
+        }
+    }
+}
+
+/// What tells a connection from others at one time; the kernel's identifier may be used again by the next generation.
+fn name(c: &ConnectionMessage) -> (u16, Tuple, Tuple) {
+    (c.zone, c.original, c.reply)
+}
+
+impl Report {
+    /// The connection, if it was born with this original tuple.
+    fn birth_of(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
+        let c = &self.connection;
+        (self.event == ConnectionEvent::New && (c.zone, c.original) == (zone, original)).then_some(c)
+    }
+}
+
+impl Entry {
+    /// Unconfirmed, not translated.
+    fn new(zone: u16, original: Tuple) -> Entry {
+        Entry {
+            connection: Connection {
+                zone,
+                original,
+                reply: original.inverse(),
+                tcp: (original.proto == proto::TCP).then_some(TcpState::None),
+                seen_reply: false,
+                assured: false,
+                expected: false,
+                helper: false,
+                seqadj: false,
+                mark: 0,
+                labels: 0,
+            },
+            tcp: Tcp::NEW,
+            confirmed: false,
+            dead: false,
+            reported: false,
+            translated: [false; 2],
+            offloaded: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

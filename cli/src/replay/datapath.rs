@@ -1,0 +1,218 @@
+//! The datapath as the kernel's messages describe it: ports, blocks, filters, and what their actions counted. Every
+//! message brings the model, the counters and the hardware up to date.
+
+use super::{counters::Book, offload::Offload};
+use flowmerge::{
+    flower::{Action, Cookie, Counters, Filter, FilterId, Hook, Port},
+    netlink::{ActionMessage, Event, FilterMessage, Link, Message, Qdisc},
+};
+use merge_model::{Model, PortState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The datapath.
+#[derive(Default)]
+pub struct Datapath {
+    /// TC itself.
+    pub model: Model,
+    /// What the actions counted in software.
+    pub book: Book,
+    filters: BTreeMap<FilterId, Known>,
+    blocks: BTreeMap<Hook, u32>,
+    cookies: u64,
+    /// Different filters so far.
+    pub seen: u64,
+    /// Those of them that were not decoded whole.
+    pub undecoded: u64,
+}
+
+struct Known {
+    cookie: Cookie,
+    filter: Filter,
+}
+
+impl Datapath {
+    /// Takes a message over; `dumped` if it tells what was there before.
+    pub fn apply(&mut self, message: &Message, dumped: bool, hardware: &mut dyn Offload) {
+        match message {
+            Message::Link(link) => self.link(link),
+            Message::LinkGone(link) => {
+                let port = Port(link.index);
+                self.model.remove_port(port);
+                self.unbind(port, hardware);
+            }
+            Message::Qdisc(qdisc) => self.bind(qdisc),
+            Message::QdiscGone(qdisc) if matches!(qdisc.kind.as_str(), "clsact" | "ingress") => {
+                self.unbind(Port(qdisc.index), hardware);
+            }
+            Message::Filter(message) => match message.event {
+                Event::New => self.filter(message, dumped, hardware),
+                Event::Gone => self.remove(|id| *id == message.filter.id, hardware),
+            },
+            Message::FiltersGone { hook, chain, prio, .. } => {
+                self.remove(|id| (id.hook, id.chain, id.prio) == (*hook, *chain, *prio), hardware);
+            }
+            Message::Actions { event, actions } => actions.iter().for_each(|a| self.action(*event, a, hardware)),
+            _ => {}
+        }
+    }
+
+    /// The filter of a hit.
+    pub fn cookie(&self, id: FilterId) -> Option<Cookie> {
+        Some(self.filters.get(&id)?.cookie)
+    }
+
+    /// The filters, by identity.
+    pub fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.filters.values().map(|known| &known.filter)
+    }
+
+    /// An action of a filter counts in software.
+    pub fn count(&mut self, id: FilterId, action: usize, more: Counters) {
+        if let Some(action) = self.filters.get(&id).and_then(|k| k.filter.actions.get(action)) {
+            self.book.count(action, more);
+        }
+    }
+
+    /// What a filter's actions have counted, in software and in hardware, as far as the filter is known.
+    pub fn read(&self, id: FilterId, hardware: &mut dyn Offload) -> Option<Vec<Counters>> {
+        let known = self.filters.get(&id)?;
+        let mut counters = self.book.read(&known.filter);
+        // An action counts for all filters that share it.
+        for other in self.filters.values() {
+            let shared = |action: &Action| other.filter.actions.iter().position(|o| is_same(o, action));
+            let places: Vec<_> = known.filter.actions.iter().map(shared).collect();
+            if places.iter().all(Option::is_none) {
+                continue;
+            }
+            let stats = hardware.stats(other.cookie);
+            for (counter, place) in counters.iter_mut().zip(places) {
+                if let Some(more) = place.and_then(|i| stats.get(i)) {
+                    counter.add(*more);
+                }
+            }
+        }
+        Some(counters)
+    }
+
+    fn link(&mut self, link: &Link) {
+        let state = PortState {
+            up: link.up && link.carrier,
+            mtu: link.mtu as usize,
+        };
+        self.model.set_port(Port(link.index), state);
+    }
+
+    fn bind(&mut self, qdisc: &Qdisc) {
+        let port = Port(qdisc.index);
+        for (side, block) in [
+            (Hook::Ingress(port), qdisc.ingress_block),
+            (Hook::Egress(port), qdisc.egress_block),
+        ] {
+            if let Some(block) = block {
+                self.blocks.insert(side, block);
+                self.model.filters.bind(side, block);
+            }
+        }
+    }
+
+    /// A port's qdisc goes, with the filters of the port and of each block that no other port is bound to.
+    fn unbind(&mut self, port: Port, hardware: &mut dyn Offload) {
+        let mut gone = BTreeSet::new();
+        for side in [Hook::Ingress(port), Hook::Egress(port)] {
+            gone.insert(side);
+            if let Some(block) = self.blocks.remove(&side) {
+                self.model.filters.unbind(side);
+                if !self.blocks.values().any(|&b| b == block) {
+                    gone.insert(Hook::Block(block));
+                }
+            }
+        }
+        self.remove(|id| gone.contains(&id.hook), hardware);
+    }
+
+    fn filter(&mut self, message: &FilterMessage, dumped: bool, hardware: &mut dyn Offload) {
+        let filter = &message.filter;
+        let old = self.filters.get(&filter.id);
+        // The same filter with the same actions: a block's, told for each of its devices, or an echo.
+        if old.is_some_and(|known| known.filter == *filter) {
+            return;
+        }
+        self.seen += 1;
+        self.undecoded += u64::from(!filter.is_decoded());
+        self.book.open(filter, &message.counters);
+        match dumped {
+            true => self.model.filters.load(filter.clone()),
+            false => self.model.filters.replace(filter.clone()),
+        }
+        self.cookies += 1;
+        let cookie = Cookie(self.cookies);
+        let known = Known {
+            cookie,
+            filter: filter.clone(),
+        };
+        match self.filters.insert(filter.id, known) {
+            Some(old) => {
+                hardware.replace(old.cookie, cookie, filter);
+                self.end(old, hardware);
+            }
+            None => hardware.add(cookie, filter, dumped),
+        }
+    }
+
+    fn remove(&mut self, gone: impl Fn(&FilterId) -> bool, hardware: &mut dyn Offload) {
+        let gone: Vec<FilterId> = self.filters.keys().filter(|id| gone(id)).copied().collect();
+        for id in gone {
+            self.model.filters.remove(id);
+            if let Some(known) = self.filters.remove(&id) {
+                self.end(known, hardware);
+            }
+        }
+    }
+
+    /// A filter is over: what hardware counted for it last goes to the actions, which others may share.
+    fn end(&mut self, known: Known, hardware: &mut dyn Offload) {
+        let last = hardware.destroy(known.cookie);
+        for (action, more) in known.filter.actions.iter().zip(last) {
+            self.book.count(action, more);
+        }
+        self.book.close(&known.filter);
+    }
+
+    /// An action changes under the filters that use it.
+    fn action(&mut self, event: Event, told: &ActionMessage, hardware: &mut dyn Offload) {
+        if event == Event::Gone {
+            self.book.fall(told.action.name(), told.action.index);
+            return;
+        }
+        self.book.stand(&told.action, told.counters);
+        let users: Vec<FilterId> = self
+            .filters()
+            .filter(|f| f.actions.iter().any(|a| is_same(a, &told.action)))
+            .map(|f| f.id)
+            .collect();
+        for id in users {
+            let Some(known) = self.filters.get(&id) else { continue };
+            let mut filter = known.filter.clone();
+            for action in filter.actions.iter_mut().filter(|a| is_same(a, &told.action)) {
+                *action = told.action.clone();
+            }
+            filter.undecoded.extend(told.undecoded.iter().cloned());
+            if filter == known.filter {
+                continue;
+            }
+            self.book.open(&filter, &[]);
+            self.model.filters.replace(filter.clone());
+            self.cookies += 1;
+            let cookie = Cookie(self.cookies);
+            hardware.replace(known.cookie, cookie, &filter);
+            if let Some(old) = self.filters.insert(id, Known { cookie, filter }) {
+                self.end(old, hardware);
+            }
+        }
+    }
+}
+
+/// Whether two actions are one in the kernel.
+fn is_same(a: &Action, b: &Action) -> bool {
+    a.index == b.index && a.name() == b.name()
+}

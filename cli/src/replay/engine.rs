@@ -1,0 +1,389 @@
+//! One run through a trace: every received frame through hardware, if there is any, else through the model, and what comes
+//! of it held against what the kernel did.
+//!
+//! What the kernel does besides TC shows only in its frames. A frame that TC missed goes up to OVS, which sends it
+//! itself, having put filters for its way into TC first; so when such a frame comes out, walking it once more says which
+//! connections it passed through on the way ([`Tracker::resume`]).
+
+use super::{
+    datapath::Datapath,
+    ledger::{Ledger, Sent, Settled},
+    offload::Offload,
+    timeline::{Step, Timeline, What},
+    totals::Compared,
+};
+use flowmerge::{
+    conntrack::{ConnectionId, proto},
+    flower::{Counters, Field, FilterId, Key, Port},
+    netlink::Message,
+    walk::{Found, Hit, Walk},
+};
+use merge_model::{
+    Outcome, Terminal, Verdict,
+    conntrack::{
+        Info,
+        observed::{Passage, Report, Reported, Tracker},
+    },
+};
+
+/// What became of a received frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A filter's action ended it.
+    Decided,
+    /// No filter did.
+    Missed,
+    /// A merged filter did it all.
+    Handled,
+}
+
+/// A received frame and what the run made of it.
+pub struct Received {
+    /// Number of the packet in the file.
+    pub number: u64,
+    /// The port it came in on.
+    pub port: Port,
+    /// What became of it.
+    pub fate: Fate,
+    /// The filters that it hit in software: hook, chain, priority, handle.
+    pub hits: Vec<FilterId>,
+    /// The merged filter that handled it.
+    pub merged: Option<u64>,
+    /// The frames sent.
+    pub sent: Vec<(Port, Vec<u8>)>,
+    /// What stands against the result: the verdict hangs on what is not known.
+    pub doubt: Option<String>,
+}
+
+/// Something that is not as in the kernel.
+pub enum Difference {
+    /// A frame was to be sent, and the kernel did not.
+    NotSent {
+        /// The received frame that asks for it.
+        number: u64,
+        /// Out of this port.
+        port: Port,
+        /// The frame.
+        expected: Vec<u8>,
+        /// What the kernel sent there instead, where something looks like it.
+        got: Option<Vec<u8>>,
+    },
+    /// The kernel sent a frame for no reason that is known.
+    Unaccounted {
+        /// Number of its packet.
+        number: u64,
+        /// Out of this port.
+        port: Port,
+        /// The frame.
+        got: Vec<u8>,
+    },
+    /// A filter counted otherwise; `None` if it should not be there.
+    Counters {
+        /// The filter.
+        filter: FilterId,
+        /// What the kernel counted, by action.
+        expected: Vec<Counters>,
+        /// What the run counted.
+        got: Option<Vec<Counters>>,
+    },
+}
+
+/// What a run came to.
+#[derive(Default)]
+pub struct Run {
+    /// The received frames.
+    pub received: Vec<Received>,
+    /// The sums.
+    pub compared: Compared,
+    /// What differs.
+    pub differences: Vec<Difference>,
+    /// Different filters.
+    pub seen: u64,
+    /// Those with something not decoded.
+    pub undecoded: u64,
+}
+
+impl Run {
+    /// How many frames had that fate.
+    pub fn count(&self, fate: Fate) -> u64 {
+        self.received.iter().filter(|r| r.fate == fate).count() as u64
+    }
+}
+
+/// A frame that TC did not send on its way; OVS or the stack may.
+struct Open {
+    port: Port,
+    frame: Vec<u8>,
+    /// What it has moved in conntrack, until it comes out and moves the rest.
+    passage: Option<Passage>,
+}
+
+struct Engine<'a> {
+    timeline: &'a Timeline,
+    horizons: Vec<usize>,
+    datapath: Datapath,
+    tracker: Tracker,
+    hardware: &'a mut dyn Offload,
+    sent: Ledger<Open>,
+    /// Frames at a port's ingress: those that filters redirected there are not received from outside.
+    arrived: Ledger<()>,
+    run: Run,
+}
+
+/// Runs a trace. `progress` is told each step's position.
+pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(usize)) -> Run {
+    let frames = |inbound: bool| {
+        timeline
+            .steps
+            .iter()
+            .enumerate()
+            .filter_map(move |(at, step)| match &step.what {
+                What::Received(port, bytes) if inbound => Some(sent(at, *port, bytes)),
+                What::Sent(port, bytes) if !inbound => Some(sent(at, *port, bytes)),
+                _ => None,
+            })
+    };
+    let dump = timeline
+        .start
+        .iter()
+        .filter_map(|envelope| report(&envelope.message, 0));
+    let reports = timeline
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(at, step)| match &step.what {
+            What::Told(envelope) => Some(Reported {
+                at,
+                time: step.time,
+                report: report(&envelope.message, envelope.port_id)?,
+            }),
+            _ => None,
+        });
+    let mut engine = Engine {
+        timeline,
+        horizons: timeline.horizons(),
+        datapath: Datapath::default(),
+        tracker: Tracker::new(dump, reports),
+        hardware,
+        sent: Ledger::new(frames(false)),
+        arrived: Ledger::new(frames(true)),
+        run: Run::default(),
+    };
+    for envelope in &timeline.start {
+        engine.datapath.apply(&envelope.message, true, engine.hardware);
+    }
+    engine.tell_changes();
+    for (at, step) in timeline.steps.iter().enumerate() {
+        match &step.what {
+            What::Told(envelope) => {
+                engine.datapath.apply(&envelope.message, false, engine.hardware);
+                engine.tracker.advance(at + 1);
+            }
+            What::Received(port, bytes) => engine.receive(at, step, *port, bytes),
+            What::Sent(port, bytes) => engine.settle(at, step, *port, bytes),
+        }
+        engine.tell_changes();
+        progress(at);
+    }
+    engine.finish()
+}
+
+fn sent(at: usize, port: Port, bytes: &[u8]) -> Sent {
+    Sent {
+        at,
+        port,
+        bytes: bytes.to_vec(),
+    }
+}
+
+fn report(message: &Message, port_id: u32) -> Option<Report> {
+    match message {
+        Message::Connection { event, connection } => Some(Report {
+            event: *event,
+            by_hand: port_id != 0,
+            connection: (**connection).clone(),
+        }),
+        _ => None,
+    }
+}
+
+impl Engine<'_> {
+    fn tell_changes(&mut self) {
+        for change in self.tracker.changes() {
+            self.hardware.connection(&change);
+        }
+    }
+
+    fn receive(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
+        if self.arrived.settle(&sent(at, port, bytes), step.time) == Settled::Accounted {
+            return;
+        }
+        let mut open = Open {
+            port,
+            frame: bytes.to_vec(),
+            passage: None,
+        };
+        if !self.timeline.filtered.contains(&port) {
+            open.passage = self.timeline.has_ovs.then(Passage::default);
+            return self.sent.open(step.time, bytes, open);
+        }
+        let mut received = Received {
+            number: step.number,
+            port,
+            fate: Fate::Missed,
+            hits: Vec::new(),
+            merged: None,
+            sent: Vec::new(),
+            doubt: None,
+        };
+        if let Some(handled) = self.hardware.receive(port, bytes, step.time) {
+            received.fate = Fate::Handled;
+            received.merged = Some(handled.merged);
+            for (out, frame) in handled.sent {
+                self.expect(at, step, out, &frame, None);
+                received.sent.push((out, frame));
+            }
+            return self.run.received.push(received);
+        }
+        self.tracker.begin(at, step.time, self.horizons[at]);
+        let Datapath { model, .. } = &mut self.datapath;
+        let outcome = model.receive(port, bytes, step.time, &mut self.tracker);
+        for counted in &outcome.counted {
+            let more = Counters::one(counted.bytes, step.time);
+            self.datapath.count(counted.filter, counted.action, more);
+        }
+        for sent in &outcome.sent {
+            if sent.ingress {
+                self.arrived.expect(at, sent.port, &sent.frame, None);
+            } else {
+                self.expect(at, step, sent.port, &sent.frame, sent.random.clone());
+                received.sent.push((sent.port, sent.frame.clone()));
+            }
+        }
+        received.hits = outcome.hits.iter().map(|hit| hit.filter).collect();
+        let passes = match &outcome.verdict {
+            Verdict::Decided(terminal) => {
+                received.fate = Fate::Decided;
+                *terminal == Terminal::Pass
+            }
+            Verdict::Missed { .. } | Verdict::Passed(_) => true,
+            Verdict::Undecidable { filter, why } => {
+                received.doubt = Some(format!("{filter}: {why}"));
+                true
+            }
+        };
+        if passes {
+            open.passage = self.timeline.has_ovs.then(|| self.tracker.missed());
+            self.sent.open(step.time, bytes, open);
+        }
+        self.tell_changes();
+        if received.fate == Fate::Decided
+            && let Some(walk) = self.walk(port, &outcome)
+        {
+            self.hardware.walk(walk, step.time);
+        }
+        self.run.received.push(received);
+    }
+
+    /// The record of a packet, as a driver would have it. `None` if a filter is not known any more.
+    fn walk(&self, port: Port, outcome: &Outcome) -> Option<Walk> {
+        let is_error = |info| matches!(info, Info::Related | Info::RelatedReply) && is_icmp(&outcome.key);
+        let hits = outcome.hits.iter().filter(|hit| hit.branch == 0).map(|hit| {
+            let found = hit.found.iter().map(|found| {
+                let found = found.filter(|f| f.confirmed && !is_error(f.info))?;
+                Some(Found {
+                    connection: ConnectionId(found.entry.0),
+                    direction: found.direction,
+                })
+            });
+            Some(Hit {
+                filter: self.datapath.cookie(hit.filter)?,
+                found: found.collect(),
+            })
+        });
+        Some(Walk {
+            port,
+            key: outcome.key,
+            hits: hits.collect::<Option<_>>()?,
+        })
+    }
+
+    fn expect(&mut self, at: usize, step: &Step, port: Port, frame: &[u8], random: Option<std::ops::Range<usize>>) {
+        if !self.timeline.recorded.contains(&port) {
+            return;
+        }
+        self.run.compared.frames += 1;
+        if self.sent.expect(at, port, frame, random) {
+            self.run.compared.identical += 1;
+        } else {
+            self.run.differences.push(Difference::NotSent {
+                number: step.number,
+                port,
+                expected: frame.to_vec(),
+                got: None,
+            });
+        }
+    }
+
+    fn settle(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
+        match self.sent.settle(&sent(at, port, bytes), step.time) {
+            Settled::Accounted => {}
+            Settled::SentFor(open) => {
+                if let Some(passage) = open.passage.take() {
+                    let (port, frame) = (open.port, open.frame.clone());
+                    self.resume(&passage, at, step, port, &frame);
+                }
+            }
+            Settled::Unaccounted => {
+                self.run.compared.frames += 1;
+                self.run.differences.push(Difference::Unaccounted {
+                    number: step.number,
+                    port,
+                    got: bytes.to_vec(),
+                });
+            }
+        }
+    }
+
+    /// A missed frame has come out: it went through the connections on its way.
+    fn resume(&mut self, passage: &Passage, at: usize, step: &Step, port: Port, frame: &[u8]) {
+        self.tracker.resume(passage, at, step.time, self.horizons[at]);
+        let mut model = self.datapath.model.clone();
+        let outcome = model.receive(port, frame, step.time, &mut self.tracker);
+        if !matches!(outcome.verdict, Verdict::Decided(_))
+            && let Some(shown) = merge_model::shown(frame)
+        {
+            self.tracker.move_all(&shown);
+        }
+    }
+
+    fn finish(mut self) -> Run {
+        for last in &self.timeline.last {
+            let got = self.datapath.read(last.filter.id, self.hardware);
+            let is_identical = got.as_ref().is_some_and(|got| {
+                got.len() == last.counters.len()
+                    && got
+                        .iter()
+                        .zip(&last.counters)
+                        .all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
+            });
+            self.run.compared.counters += 1;
+            if is_identical {
+                self.run.compared.counters_identical += 1;
+            } else {
+                self.run.differences.push(Difference::Counters {
+                    filter: last.filter.id,
+                    expected: last.counters.clone(),
+                    got,
+                });
+            }
+        }
+        self.run.seen = self.datapath.seen;
+        self.run.undecoded = self.datapath.undecoded;
+        self.run
+    }
+}
+
+fn is_icmp(key: &Key) -> bool {
+    matches!(key.get(Field::IpProto) as u8, proto::ICMP | proto::ICMPV6)
+}

@@ -1,0 +1,206 @@
+//! The frames that the kernel sent, and which received frame each of them is accounted to.
+//!
+//! A frame that the model sends is looked for among the recorded ones: same port, same bytes, recorded after the frame
+//! that caused it, and not yet accounted to another. What remains when its time comes is the kernel's own: OVS sent it
+//! for a frame that TC missed, or the stack forwarded one that TC let pass. It is excused if a missed or passed frame
+//! within the second before it is its [`Identity`], else it is a difference.
+
+use flowmerge::flower::Port;
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+};
+
+/// How long after a missed frame OVS may still send it.
+const SENT_FOR: u64 = 1_000_000_000;
+
+/// What of a packet stays when it is forwarded: enough to say for which received frame another was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The ARP body.
+    Arp(Vec<u8>),
+    /// Identification, protocol and total length.
+    Ipv4 { id: u16, protocol: u8, length: u16 },
+    /// Version, traffic class, flow label, payload length and next header.
+    Ipv6([u8; 7]),
+}
+
+impl Identity {
+    /// Of an Ethernet frame, under whatever VLAN tags it has. `None` for what is neither ARP nor IP.
+    pub fn of(frame: &[u8]) -> Option<Identity> {
+        let mut at = 12;
+        let ethertype = loop {
+            match u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?) {
+                0x8100 | 0x88a8 | 0x9100 => at += 4,
+                other => break other,
+            }
+        };
+        let body = &frame[at + 2..];
+        Some(match ethertype {
+            0x0806 => {
+                let addresses = 2 * (usize::from(*body.get(4)?) + usize::from(*body.get(5)?));
+                Identity::Arp(body.get(..8 + addresses)?.to_vec())
+            }
+            0x0800 => {
+                let header = body.first_chunk::<20>()?;
+                Identity::Ipv4 {
+                    id: u16::from_be_bytes([header[4], header[5]]),
+                    protocol: header[9],
+                    length: u16::from_be_bytes([header[2], header[3]]),
+                }
+            }
+            0x86dd => Identity::Ipv6(*body.first_chunk()?),
+            _ => return None,
+        })
+    }
+}
+
+/// A frame that the kernel sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Position in the order of time.
+    pub at: usize,
+    /// Out of this port.
+    pub port: Port,
+    /// The whole frame.
+    pub bytes: Vec<u8>,
+}
+
+/// A frame that TC did not decide, or let pass: whoever has it may send it on.
+#[derive(Clone, Debug)]
+struct Open<T> {
+    time: u64,
+    identity: Identity,
+    what: T,
+}
+
+/// The account of one run.
+#[derive(Debug)]
+pub struct Ledger<T> {
+    waiting: HashMap<(Port, Vec<u8>), VecDeque<usize>>,
+    open: VecDeque<Open<T>>,
+}
+
+impl<T> Ledger<T> {
+    /// An account of all frames that the kernel sent.
+    pub fn new(sent: impl IntoIterator<Item = Sent>) -> Ledger<T> {
+        let mut waiting: HashMap<_, VecDeque<usize>> = HashMap::new();
+        for s in sent {
+            waiting.entry((s.port, s.bytes)).or_default().push_back(s.at);
+        }
+        for positions in waiting.values_mut() {
+            positions.make_contiguous().sort_unstable();
+        }
+        Ledger {
+            waiting,
+            open: VecDeque::new(),
+        }
+    }
+
+    /// Accounts a frame that the model sends at a position; whether the kernel sent it too. The bytes of `random` may be
+    /// any.
+    pub fn expect(&mut self, at: usize, port: Port, bytes: &[u8], random: Option<Range<usize>>) -> bool {
+        let mut take = |positions: &mut VecDeque<usize>| {
+            let found = positions.iter().position(|&p| p > at);
+            found.is_some_and(|i| positions.remove(i).is_some())
+        };
+        let Some(random) = random else {
+            let positions = self.waiting.get_mut(&(port, bytes.to_vec()));
+            return positions.is_some_and(take);
+        };
+        let fits = |(other, frame): &(Port, Vec<u8>)| {
+            let parts = |b: &[u8]| Some((b.get(..random.start)?.to_vec(), b.get(random.end..)?.to_vec()));
+            *other == port && frame.len() == bytes.len() && parts(frame) == parts(bytes)
+        };
+        let mut candidates: Vec<_> = self
+            .waiting
+            .iter_mut()
+            .filter(|(k, _)| fits(k))
+            .map(|(_, p)| p)
+            .collect();
+        candidates.sort_by_key(|positions| positions.iter().find(|&&p| p > at).copied().unwrap_or(usize::MAX));
+        candidates.into_iter().next().is_some_and(&mut take)
+    }
+
+    /// A received frame that was missed or passed.
+    pub fn open(&mut self, time: u64, frame: &[u8], what: T) {
+        self.open.retain(|o| o.time + SENT_FOR >= time);
+        if let Some(identity) = Identity::of(frame) {
+            self.open.push_back(Open { time, identity, what });
+        }
+    }
+
+    /// A frame that the kernel sent has its turn.
+    pub fn settle(&mut self, sent: &Sent, time: u64) -> Settled<'_, T> {
+        let positions = self.waiting.get_mut(&(sent.port, sent.bytes.clone()));
+        let Some(i) = positions.as_ref().and_then(|p| p.iter().position(|&p| p == sent.at)) else {
+            return Settled::Accounted;
+        };
+        if let Some(positions) = positions {
+            positions.remove(i);
+        }
+        let identity = Identity::of(&sent.bytes);
+        self.open
+            .iter_mut()
+            .rev()
+            .find(|o| o.time <= time && time <= o.time + SENT_FOR && Some(&o.identity) == identity.as_ref())
+            .map_or(Settled::Unaccounted, |o| Settled::SentFor(&mut o.what))
+    }
+}
+
+/// Why the kernel sent a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled<'a, T> {
+    /// The model sent it too.
+    Accounted,
+    /// For this missed or passed frame.
+    SentFor(&'a mut T),
+    /// Nothing accounts for it.
+    Unaccounted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn udp(id: u16, tagged: bool) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        if tagged {
+            frame.extend([0x81, 0, 0, 7]);
+        }
+        frame.extend([8, 0, 0x45, 0, 0, 40]);
+        frame.extend(id.to_be_bytes());
+        frame.extend([0, 0, 64, 17]);
+        frame.resize(60, 0);
+        frame
+    }
+
+    #[test]
+    fn each_sent_frame_answers_for_one() {
+        let sent = |at| Sent {
+            at,
+            port: Port(2),
+            bytes: udp(7, false),
+        };
+        let all = [sent(1), sent(5)];
+        let mut ledger = Ledger::new(all.clone());
+        ledger.open(0, &udp(7, true), "missed");
+        assert!(ledger.expect(2, Port(2), &udp(7, false), None), "the one at 5");
+        assert!(!ledger.expect(2, Port(2), &udp(7, false), None), "used up");
+        assert!(!ledger.expect(0, Port(3), &udp(7, false), None), "other port");
+        assert_eq!(ledger.settle(&all[0], 10), Settled::SentFor(&mut "missed"));
+        assert_eq!(ledger.settle(&all[1], 10), Settled::Accounted);
+        let late = Sent { at: 9, ..sent(9) };
+        let mut ledger = Ledger::new([late.clone()]);
+        ledger.open(0, &udp(7, true), "missed");
+        assert_eq!(ledger.settle(&late, SENT_FOR + 1), Settled::Unaccounted);
+    }
+
+    #[test]
+    fn identity_survives_tags_and_translation() {
+        assert_eq!(Identity::of(&udp(7, true)), Identity::of(&udp(7, false)));
+        assert_ne!(Identity::of(&udp(8, true)), Identity::of(&udp(7, false)));
+        assert_eq!(Identity::of(&[0; 13]), None);
+        assert_eq!(Identity::of(&[0; 60]), None);
+    }
+}

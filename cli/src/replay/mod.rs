@@ -1,0 +1,144 @@
+//! `flowmerge replay TRACE`: a recorded run of a real kernel, replayed twice and compared with what the kernel did.
+//!
+//! First in software: every received frame through a model of TC (`engine`). Then with merged filters in hardware that take
+//! what they match, as they arise from the walks of the rest. Each time the frames sent and the filters' counters are
+//! held against the trace, in which the kernel's own are.
+
+mod counters;
+mod datapath;
+mod engine;
+mod frames;
+mod ledger;
+mod offload;
+mod report;
+mod timeline;
+mod totals;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use engine::{Fate, Run};
+use flowmerge::{netlink::Message, trace};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+};
+use timeline::{Timeline, What};
+use totals::Totals;
+
+/// Replay a recorded run and compare it with what the kernel did.
+///
+/// Exit status: 0 if nothing differs, 1 if something does, 2 if the trace cannot be read.
+#[derive(Args)]
+pub struct Options {
+    /// The recorded run, a pcapng file.
+    trace: PathBuf,
+    /// Print one JSON object instead of the report.
+    #[arg(long)]
+    json: bool,
+    /// Write one JSON line for each received frame of both runs to this file.
+    #[arg(long, value_name = "FILE")]
+    frames: Option<PathBuf>,
+}
+
+/// Replays; whether nothing differs.
+///
+/// # Errors
+/// The trace cannot be read or replayed, or the output not be written.
+pub fn run(options: &Options) -> Result<bool> {
+    let bar = progress("reading");
+    let trace = trace::read(&options.trace, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    let timeline = Timeline::new(trace).with_context(|| options.trace.display().to_string())?;
+    let replayed = |name, hardware: &mut dyn offload::Offload| {
+        let bar = progress(name);
+        bar.set_length(timeline.steps.len() as u64);
+        let run = engine::run(&timeline, hardware, &|at| {
+            // A terminal is not faster than that.
+            if at % 256 == 0 {
+                bar.set_position(at as u64);
+            }
+        });
+        bar.finish_and_clear();
+        run
+    };
+    bar.finish_and_clear();
+    let software = replayed("software", &mut offload::Nothing);
+    let hardware = replayed("hardware", &mut offload::Nothing);
+
+    if let Some(path) = &options.frames {
+        let write = || {
+            let mut out = BufWriter::new(File::create(path)?);
+            frames::write(&mut out, "software", &software, &timeline)?;
+            frames::write(&mut out, "hardware", &hardware, &timeline)?;
+            out.flush()
+        };
+        write().with_context(|| path.display().to_string())?;
+    }
+    let totals = sums(&timeline, &software, &hardware);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if options.json {
+        serde_json::to_writer(&mut out, &totals)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{}: {} packets\n", timeline.name, timeline.packets)?;
+        report::filters(&mut out, &timeline, &all_filters(&timeline))?;
+        report::differences(&mut out, &timeline, "software", &software)?;
+        report::differences(&mut out, &timeline, "hardware", &hardware)?;
+        report::totals(&mut out, &totals)?;
+    }
+    out.flush()?;
+    Ok(totals.software.result.is_identical() && totals.hardware.result.is_identical())
+}
+
+fn sums(timeline: &Timeline, software: &Run, hardware: &Run) -> Totals {
+    Totals {
+        trace: timeline.name.clone(),
+        filters: totals::Filters {
+            seen: software.seen,
+            undecoded: software.undecoded,
+        },
+        software: totals::Software {
+            received: software.received.len() as u64,
+            decided: software.count(Fate::Decided),
+            missed: software.count(Fate::Missed),
+            result: software.compared,
+        },
+        walks: totals::Walks::default(),
+        merged: totals::Merged::default(),
+        hardware: totals::Hardware {
+            handled: hardware.count(Fate::Handled),
+            software: hardware.received.len() as u64 - hardware.count(Fate::Handled),
+            result: hardware.compared,
+        },
+    }
+}
+
+/// Every filter of the run, as it was last.
+fn all_filters(timeline: &Timeline) -> BTreeMap<flowmerge::flower::FilterId, flowmerge::flower::Filter> {
+    let told = timeline.steps.iter().filter_map(|step| match &step.what {
+        What::Told(envelope) => Some(envelope),
+        _ => None,
+    });
+    let messages = timeline.start.iter().chain(told).map(|envelope| &envelope.message);
+    messages
+        .filter_map(|message| match message {
+            Message::Filter(m) => Some((m.filter.id, m.filter.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A bar on standard error, if that is a terminal.
+fn progress(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template("{msg:>9} {wide_bar} {percent:>3}% {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}

@@ -1,0 +1,52 @@
+//! What stands in front of the software: nothing, or merged filters.
+
+use flowmerge::{
+    flower::{Cookie, Counters, Filter, Port},
+    walk::Walk,
+};
+use merge_model::conntrack::observed::Change;
+
+/// A frame that hardware handled alone.
+pub struct Handled {
+    /// The merged filter that matched.
+    pub merged: u64,
+    /// The frames sent, in order.
+    pub sent: Vec<(Port, Vec<u8>)>,
+}
+
+/// The hardware and whoever fills it. Times are nanoseconds.
+pub trait Offload {
+    /// A filter was added; `dumped` if it was there before the run, so that its turn among others of its priority is not known.
+    fn add(&mut self, cookie: Cookie, filter: &Filter, dumped: bool);
+    /// A filter takes another's place.
+    fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter);
+    /// A filter is gone. What its merged filters counted for its actions last comes back.
+    fn destroy(&mut self, cookie: Cookie) -> Vec<Counters>;
+    /// A connection came, changed or went.
+    fn connection(&mut self, change: &Change);
+    /// A packet went through software.
+    fn walk(&mut self, walk: Walk, now: u64);
+    /// A frame arrives.
+    fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled>;
+    /// What merged filters counted for each action of a filter.
+    fn stats(&mut self, cookie: Cookie) -> Vec<Counters>;
+}
+
+/// No hardware.
+pub struct Nothing;
+
+impl Offload for Nothing {
+    fn add(&mut self, _: Cookie, _: &Filter, _: bool) {}
+    fn replace(&mut self, _: Cookie, _: Cookie, _: &Filter) {}
+    fn destroy(&mut self, _: Cookie) -> Vec<Counters> {
+        Vec::new()
+    }
+    fn connection(&mut self, _: &Change) {}
+    fn walk(&mut self, _: Walk, _: u64) {}
+    fn receive(&mut self, _: Port, _: &[u8], _: u64) -> Option<Handled> {
+        None
+    }
+    fn stats(&mut self, _: Cookie) -> Vec<Counters> {
+        Vec::new()
+    }
+}

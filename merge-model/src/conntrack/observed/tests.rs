@@ -1,0 +1,153 @@
+use super::*;
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+fn tuple(proto: u8) -> Tuple {
+    Tuple {
+        src: [10, 0, 0, 1].into(),
+        dst: [10, 0, 0, 2].into(),
+        proto,
+        src_port: 1000,
+        dst_port: 80,
+    }
+}
+
+fn shown(tuple: Tuple, flags: u8) -> Shown {
+    Shown {
+        tuple,
+        tcp: (tuple.proto == proto::TCP).then_some(Segment {
+            flags,
+            seq: 0,
+            ack: 0,
+            end: 0,
+        }),
+        inner: None,
+    }
+}
+
+fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
+    Report {
+        event,
+        by_hand: false,
+        connection: ConnectionMessage {
+            zone,
+            original,
+            reply: original.inverse(),
+            id: None,
+            status: None,
+            tcp: None,
+            timeout: None,
+            mark: None,
+            labels: None,
+            helper: None,
+            master: None,
+            has_seqadj: false,
+            counters: Default::default(),
+        },
+    }
+}
+
+fn at(at: usize, report: Report) -> Reported {
+    Reported {
+        at,
+        time: at as u64 * 1000,
+        report,
+    }
+}
+
+fn entry(tracked: Tracked) -> (EntryId, Info) {
+    match tracked {
+        Tracked::Entry(id, info) => (id, info),
+        Tracked::Invalid => panic!("invalid"),
+    }
+}
+
+#[test]
+fn the_translation_comes_from_the_report_behind_the_frame() {
+    let t = tuple(proto::TCP);
+    let mut born = report(ConnectionEvent::New, 3, t);
+    born.connection.reply.dst = [10, 0, 0, 100].into();
+    born.connection.reply.dst_port = 4242;
+    let mut tracker = Tracker::new([], [at(1, born.clone())]);
+    tracker.begin(0, 0, 2);
+    let (id, info) = entry(tracker.track(3, &shown(t, SYN)));
+    assert_eq!((info, tracker.is_confirmed(id)), (Info::New, false));
+    let nat = Nat {
+        side: Some(NatSide::Src),
+        ..Nat::default()
+    };
+    tracker.translate(id, &nat);
+    assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, 4242);
+    assert!(tracker.commit(id, Some((7, 0xff)), None));
+    tracker.begin(2, 2000, 3);
+    let (same, info) = entry(tracker.track(3, &shown(born.connection.reply, SYN | ACK)));
+    assert_eq!((same, info), (id, Info::EstablishedReply));
+    // The other zone knows nothing of it.
+    assert_eq!(
+        tracker.track(4, &shown(born.connection.reply, SYN | ACK)),
+        Tracked::Invalid
+    );
+    let kinds: Vec<_> = tracker.changes().iter().map(|c| c.kind).collect();
+    assert_eq!(kinds[0], ChangeKind::Created);
+    assert!(kinds[1..].iter().all(|&k| k == ChangeKind::Updated));
+}
+
+#[test]
+fn an_expired_connection_is_another_one() {
+    let t = tuple(proto::UDP);
+    let gone = report(ConnectionEvent::Destroy, 5, t);
+    let mut dump = report(ConnectionEvent::New, 5, t);
+    dump.connection.status = Some(status::SEEN_REPLY);
+    let mut tracker = Tracker::new([dump], [at(1, gone), at(2, report(ConnectionEvent::New, 5, t))]);
+    let (&old, _) = tracker.entries.iter().next().unwrap();
+    tracker.begin(0, 0, 3);
+    let (id, info) = entry(tracker.track(5, &shown(t, 0)));
+    assert_eq!(info, Info::New);
+    assert_ne!(id, old);
+    assert!(tracker.commit(id, None, None));
+    tracker.begin(3, 3000, 4);
+    assert_eq!(tracker.find(5, t), Some((id, Direction::Original)));
+}
+
+#[test]
+fn a_missed_frame_moves_each_connection_once() {
+    // OVS commits the SYN's connection; the FIN is tracked by TC, missed, and comes out again.
+    let t = tuple(proto::TCP);
+    let mut tracker = Tracker::new([], [at(1, report(ConnectionEvent::New, 5, t))]);
+    tracker.begin(0, 0, 1);
+    let (first, _) = entry(tracker.track(5, &shown(t, SYN)));
+    tracker.missed();
+    tracker.begin(2, 2000, 3);
+    let (id, _) = entry(tracker.track(5, &shown(t.inverse(), SYN | ACK)));
+    assert_eq!(id, first);
+    tracker.track(5, &shown(t, ACK));
+    let passage = {
+        tracker.begin(3, 3000, 4);
+        tracker.track(5, &shown(t, ACK | 1));
+        tracker.missed()
+    };
+    tracker.resume(&passage, 4, 4000, 5);
+    tracker.track(5, &shown(t, ACK | 1));
+    assert_eq!(tracker.connection(id).tcp, Some(TcpState::FinWait));
+    assert!(tracker.connection(id).assured);
+}
+
+#[test]
+fn an_icmp_error_is_related_to_what_it_is_about() {
+    let t = tuple(proto::UDP);
+    let mut tracker = Tracker::new([report(ConnectionEvent::New, 5, t)], []);
+    tracker.begin(0, 0, 1);
+    let unreachable = Tuple {
+        src: t.dst,
+        dst: t.src,
+        proto: proto::ICMP,
+        src_port: 0,
+        dst_port: 0x0303,
+    };
+    let mut error = shown(unreachable, 0);
+    error.inner = Some(t);
+    assert_eq!(entry(tracker.track(5, &error)).1, Info::RelatedReply);
+    error.tuple.dst = [10, 0, 0, 9].into();
+    assert_eq!(tracker.track(5, &error), Tracked::Invalid);
+}
