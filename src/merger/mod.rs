@@ -11,7 +11,7 @@ pub use settings::{Limits, Turned};
 
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{ActionKind, Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
+    flower::{Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
     hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
     merge::{self, Met, Order, Path, Ports, Refusal, Scene, Scope, Step},
     table::{Connections, CtKey, Inserted, Merged, Table, WayKey, overlap},
