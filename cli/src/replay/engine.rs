@@ -264,7 +264,8 @@ impl Engine<'_> {
         let passes = match &outcome.verdict {
             Verdict::Decided(terminal) => {
                 received.fate = Fate::Decided;
-                *terminal == Terminal::Pass
+                // A fragment that was held goes where the whole packet goes, maybe into a miss.
+                matches!(terminal, Terminal::Pass | Terminal::Held)
             }
             Verdict::Missed { .. } | Verdict::Passed(_) => true,
             Verdict::Undecidable { filter, why } => {
