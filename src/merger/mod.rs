@@ -1,1 +1,612 @@
-//! merger
+//! The façade that a driver holds: filters and connections go in as TC and conntrack tell of them, walks as the datapath
+//! finishes them; merged filters go to the hardware, their counts back to the filters.
+//!
+//! Single-threaded: the caller hands walks to [`Merger::walk`] and lets [`Merger::drain`] merge them. Everything that
+//! takes merged filters out (a filter destroyed or replaced, a new shadow, a connection that leaves established) does so
+//! before it returns, with the last reading handed to the parents first.
+
+mod settings;
+
+pub use settings::{Limits, Turned};
+
+use crate::{
+    conntrack::{Connection, ConnectionId},
+    flower::{Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
+    hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
+    merge::{self, Met, Order, Path, Ports, Refusal, Scene, Scope, Step},
+    table::{Connections, CtKey, Inserted, Merged, Table, WayKey, overlap},
+    walk::Walk,
+};
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+
+/// What became of a walk.
+pub type Outcome = Result<Merge, Refusal>;
+
+/// A walk that is in hardware now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// The merged filter that handles packets like this one.
+    pub id: MergedId,
+    /// Whether it was installed for this walk, rather than there already.
+    pub installed: bool,
+}
+
+/// The ticket of a walk handed in, told again with its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What conntrack tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionEvent {
+    /// There is a connection, or it changed.
+    Is(ConnectionId, Connection),
+    /// It is gone.
+    Gone(ConnectionId),
+}
+
+/// Merged filters that the hardware did not remove. They are tracked on, and each `drain` tries again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not removed from hardware, and tried again: {}", .0.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; "))]
+pub struct NotRemoved(pub Vec<HardwareError>);
+
+/// What `replace` did not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceError {
+    /// The filter is entered, but what it takes the place of is still in hardware.
+    #[error(transparent)]
+    NotRemoved(#[from] NotRemoved),
+    /// A `skip_sw` filter that cannot go into hardware. It is not entered: nobody would look at it.
+    #[error("a skip_sw filter that cannot go into hardware: {0}")]
+    SkipSw(Refusal),
+}
+
+/// The library's façade.
+pub struct Merger<H> {
+    hardware: H,
+    mend: bool,
+    counts: Counts,
+    limits: Limits,
+    turned: Turned,
+    table: Table,
+    blocks: HashMap<Port, HashSet<u32>>,
+    queue: VecDeque<(Ticket, Walk)>,
+    tickets: u64,
+    ids: u64,
+    /// Entries that the hardware would not give up.
+    stuck: Vec<Entry>,
+}
+
+impl<H: Hardware> Merger<H> {
+    /// A merger for this hardware, with default limits.
+    pub fn new(hardware: H) -> Merger<H> {
+        Merger::with_limits(hardware, Limits::default())
+    }
+
+    /// A merger for this hardware.
+    pub fn with_limits(hardware: H, limits: Limits) -> Merger<H> {
+        let capabilities = hardware.capabilities();
+        Merger {
+            mend: capabilities.abilities.contains(capabilities::Abilities::MEND),
+            counts: capabilities.counts,
+            hardware,
+            limits,
+            turned: Turned::default(),
+            table: Table::default(),
+            blocks: HashMap::new(),
+            queue: VecDeque::new(),
+            tickets: 0,
+            ids: 0,
+            stuck: Vec::new(),
+        }
+    }
+
+    /// The hardware.
+    pub fn hardware(&mut self) -> &mut H {
+        &mut self.hardware
+    }
+
+    /// What the limits turned away.
+    pub fn turned(&self) -> Turned {
+        self.turned
+    }
+
+    /// TC has a filter, new or in place of one of the same cookie or the same identity. What derived from that one, and
+    /// what the new one shadows, leaves the hardware. Its counters begin at 0. A `skip_sw` filter, which no walk will ever
+    /// name, is installed at once.
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter, or a `skip_sw` filter cannot be installed.
+    pub fn replace(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted) -> Result<(), ReplaceError> {
+        let mut failed = Vec::new();
+        let same = |e: &Filter| e.id == filter.id;
+        let instead = self
+            .table
+            .chains
+            .members(filter.id.hook, filter.id.chain)
+            .find(|&c| c == cookie || self.table.filter(c).is_some_and(|e| same(&e.filter)));
+        for old in [Some(cookie), instead].into_iter().flatten() {
+            self.remove(self.table.derived_from_filter(old), &mut failed);
+            let keep_place = Some(old) == instead && self.table.filter(old).is_some_and(|e| same(&e.filter));
+            self.table.remove_filter(old, keep_place);
+        }
+        self.table.insert_filter(cookie, filter, inserted, instead);
+        let (merged, behind) = self.table.shadowed_by(cookie);
+        self.remove(merged, &mut failed);
+        for other in behind {
+            self.table.forget_ways(other);
+        }
+        told(failed)?;
+        if self.table.filter(cookie).is_some_and(|e| e.filter.skip_sw) {
+            self.install_alone(cookie).map_err(|refusal| {
+                self.table.remove_filter(cookie, false);
+                ReplaceError::SkipSw(refusal)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Installs a filter that software never looks at, as it is.
+    fn install_alone(&mut self, cookie: Cookie) -> Result<(), Refusal> {
+        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
+            return Ok(());
+        };
+        let id = filter.id;
+        let ports: Vec<Port> = match id.hook {
+            Hook::Ingress(port) => vec![port],
+            Hook::Block(block) => self
+                .blocks
+                .iter()
+                .filter(|(_, b)| b.contains(&block))
+                .map(|(&p, _)| p)
+                .collect(),
+            Hook::Egress(port) => return Err(Refusal::EgressFilters { filter: id, port }),
+        };
+        // A packet that is to have a filter in front of this one would be taken by the hardware first.
+        for other in self.table.chains.members(id.hook, id.chain) {
+            let Some(shadow) = self.table.filter(other).map(|e| &e.filter) else {
+                continue;
+            };
+            if shadow.id.prio <= id.prio && overlap(&shadow.matches, &filter.matches) {
+                return Err(Refusal::Stale {
+                    filter: id,
+                    shadow: shadow.id,
+                });
+            }
+        }
+        let mut key = filter.matches.key;
+        for (field, range) in filter.matches.ranges() {
+            key.set(field, range.min as u128);
+        }
+        for port in ports {
+            let step = Step {
+                cookie,
+                filter: &filter,
+                in_front: Vec::new(),
+                met: Vec::new(),
+            };
+            let tell_tag = self.counts == Counts::Frame;
+            let scene = Scene {
+                port,
+                key: &key,
+                steps: vec![step],
+                connections: Vec::new(),
+                tell_tag,
+            };
+            let path = merge::fold(&scene, self)?;
+            let matches = path.matches(&[]).ok_or(Refusal::Changed)?;
+            let way = self.table.way(WayKey {
+                port,
+                steps: vec![(cookie, SmallVec::new())],
+            });
+            let path = self.table.add_path(way, path);
+            self.install(port, path, Connections::new(), matches)?;
+        }
+        Ok(())
+    }
+
+    /// TC removed a filter. When this returns nothing derived from it is in hardware, and its last counts are returned.
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter.
+    pub fn destroy(&mut self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
+        let mut failed = Vec::new();
+        self.remove(self.table.derived_from_filter(cookie), &mut failed);
+        let entry = self.table.remove_filter(cookie, false);
+        told(failed)?;
+        Ok(entry.map(|e| e.counters).unwrap_or_default())
+    }
+
+    /// What merged filters counted for each action of a filter, read from the hardware now.
+    pub fn stats(&mut self, cookie: Cookie) -> Vec<Counters> {
+        for id in self.table.derived_from_filter(cookie) {
+            self.read(id);
+        }
+        self.table
+            .filter(cookie)
+            .map(|e| e.counters.clone())
+            .unwrap_or_default()
+    }
+
+    /// A shared block's filters see the port's packets from now on.
+    pub fn bind(&mut self, port: Port, block: u32) {
+        self.blocks.entry(port).or_default().insert(block);
+    }
+
+    /// They no longer do. What came in on the port through the block's filters leaves the hardware.
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter.
+    pub fn unbind(&mut self, port: Port, block: u32) -> Result<(), NotRemoved> {
+        if let Some(blocks) = self.blocks.get_mut(&port) {
+            blocks.remove(&block);
+        }
+        let of_block = |c: Cookie| {
+            self.table
+                .filter(c)
+                .is_some_and(|e| e.filter.id.hook == Hook::Block(block))
+        };
+        let leaves = |m: &Merged| {
+            let path = self.table.path_of(m);
+            path.parents.iter().any(|p| of_block(p.cookie)) && path.port == port
+        };
+        let leaving = self
+            .table
+            .all_merged()
+            .filter(|(_, m)| leaves(m))
+            .map(|(id, _)| id)
+            .collect();
+        let mut failed = Vec::new();
+        self.remove(leaving, &mut failed);
+        told(failed)
+    }
+
+    /// Conntrack tells of a connection. Whatever rested on what it was leaves the hardware.
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter.
+    pub fn connection(&mut self, event: ConnectionEvent) -> Result<(), NotRemoved> {
+        let mut failed = Vec::new();
+        match event {
+            ConnectionEvent::Is(id, now) => {
+                if self
+                    .table
+                    .connection(id)
+                    .is_some_and(|before| rests_on_change(before, &now))
+                {
+                    self.remove(self.table.derived_from_connection(id), &mut failed);
+                }
+                self.table.insert_connection(id, now);
+            }
+            ConnectionEvent::Gone(id) => {
+                self.remove(self.table.derived_from_connection(id), &mut failed);
+                self.table.remove_connection(id);
+            }
+        }
+        told(failed)
+    }
+
+    /// A finished walk. It is merged by the next [`drain`](Merger::drain); `None` if the queue is full and it was dropped.
+    pub fn walk(&mut self, walk: Walk) -> Option<Ticket> {
+        if self.queue.len() >= self.limits.queue {
+            self.turned.queue += 1;
+            return None;
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.queue.push_back((ticket, walk));
+        Some(ticket)
+    }
+
+    /// Tries again what the hardware would not remove, then merges the walks handed in.
+    pub fn drain(&mut self) -> Vec<(Ticket, Outcome)> {
+        let hardware = &mut self.hardware;
+        self.stuck
+            .retain(|e| !matches!(hardware.remove(e.id), Ok(_) | Err(HardwareError::Missing { .. })));
+        let mut done = Vec::with_capacity(self.queue.len());
+        while let Some((ticket, walk)) = self.queue.pop_front() {
+            let outcome = self.merge(&walk);
+            done.push((ticket, outcome));
+        }
+        done
+    }
+
+    /// All merged filters in hardware.
+    pub fn merged(&self) -> impl Iterator<Item = (MergedId, &Merged)> {
+        self.table.all_merged()
+    }
+
+    /// The table, to look things up in.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Reads all merged filters' counters and hands them to their parents.
+    pub fn read_all(&mut self) {
+        let all: Vec<_> = self.table.all_merged().map(|(id, _)| id).collect();
+        for id in all {
+            self.read(id);
+        }
+    }
+
+    fn merge(&mut self, walk: &Walk) -> Outcome {
+        let connections = distinct(walk);
+        let key = self.way_key(walk, &connections)?;
+        let way = self.table.way(key);
+        if let Some(refusal) = self.table.refusal(way) {
+            return Err(refusal.clone());
+        }
+        self.gate(walk)?;
+        let filled = |table: &Table, path: &Path| {
+            let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| table.connection(c)).collect();
+            path.matches(&known).filter(|m| m.fits(&walk.key))
+        };
+        let table = &self.table;
+        let found = table.paths(way).find_map(|(id, path)| Some((id, filled(table, path)?)));
+        let (path, matches) = match found {
+            Some(found) => found,
+            None => {
+                if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
+                    self.turned.merged_per_way += 1;
+                    return Err(Refusal::TooMany {
+                        limit: self.limits.merged_per_way,
+                    });
+                }
+                let folded = merge::fold(&self.scene(walk, &connections), self);
+                let path = folded.inspect_err(|refusal| {
+                    if refusal.scope() == Scope::Way {
+                        self.table.refuse(way, refusal.clone());
+                    }
+                })?;
+                let matches = filled(&self.table, &path).ok_or(Refusal::Changed)?;
+                (self.table.add_path(way, path), matches)
+            }
+        };
+        if let Some(id) = self.table.merged_of(path, &connections) {
+            return Ok(Merge { id, installed: false });
+        }
+        self.install(walk.port, path, connections, matches)
+    }
+
+    fn install(
+        &mut self,
+        port: Port,
+        path: crate::table::PathId,
+        connections: Connections,
+        matches: crate::flower::Match,
+    ) -> Outcome {
+        self.ids += 1;
+        let id = MergedId(self.ids);
+        let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
+        let (actions, trim) = self.table.path(path).actions(&known, self.mend);
+        drop(known);
+        let entry = Entry {
+            id,
+            port,
+            matches,
+            actions,
+            trim,
+        };
+        let refused = |why: String| Refusal::Hardware { why };
+        if let Some(stuck) = self
+            .stuck
+            .iter()
+            .find(|e| e.port == port && overlap(&e.matches, &matches))
+        {
+            return Err(refused(format!(
+                "{} should be gone, is not, and matches the same packets",
+                stuck.id
+            )));
+        }
+        if self.table.merged_count() >= self.limits.merged {
+            self.turned.merged += 1;
+            return Err(Refusal::Hardware {
+                why: format!("{} merged filters are the limit", self.limits.merged),
+            });
+        }
+        self.hardware.install(&entry).map_err(|e| refused(e.to_string()))?;
+        self.table.insert_merged(id, path, connections, matches, entry.actions);
+        Ok(Merge { id, installed: true })
+    }
+
+    /// Takes merged filters out of hardware, their last readings to their parents.
+    fn remove(&mut self, merged: Vec<MergedId>, failed: &mut Vec<HardwareError>) {
+        for id in merged {
+            match self.hardware.remove(id) {
+                Ok(reading) => self.count(id, reading),
+                Err(HardwareError::Missing { .. }) => {}
+                Err(error) => {
+                    failed.push(error);
+                    if let Some(m) = self.table.merged(id) {
+                        let port = self.table.path_of(m).port;
+                        let (matches, actions) = (m.matches, m.actions.clone());
+                        self.stuck.push(Entry {
+                            id,
+                            port,
+                            matches,
+                            actions,
+                            trim: Default::default(),
+                        });
+                    }
+                }
+            }
+            self.table.remove_merged(id);
+        }
+    }
+
+    fn read(&mut self, id: MergedId) {
+        if let Ok(reading) = self.hardware.read(id) {
+            self.count(id, reading);
+        }
+    }
+
+    fn count(&mut self, id: MergedId, reading: Reading) {
+        let counts = self.counts;
+        self.table.count(id, reading, |path, since| match counts {
+            Counts::Ingress => since.bytes,
+            Counts::Frame => since.bytes - since.packets * overhead(path),
+        });
+    }
+
+    /// The walk's way, if its filters and connections are all there.
+    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<WayKey, Refusal> {
+        let mut steps = Vec::with_capacity(walk.hits.len());
+        if walk.hits.len() > self.limits.hits {
+            return Err(Refusal::TooLong {
+                hits: walk.hits.len(),
+                limit: self.limits.hits,
+            });
+        }
+        for (hit, h) in walk.hits.iter().enumerate() {
+            let cookie = h.filter;
+            let filter = self
+                .table
+                .filter(cookie)
+                .ok_or(Refusal::UnknownFilter { hit, cookie })?
+                .filter
+                .id;
+            let mut found = SmallVec::new();
+            for f in &h.found {
+                let Some(f) = f else {
+                    found.push(None);
+                    continue;
+                };
+                let unknown = Refusal::UnknownConnection {
+                    filter,
+                    connection: f.connection.0,
+                };
+                let connection = self.table.connection(f.connection).ok_or(unknown)?;
+                found.push(Some(CtKey {
+                    index: index(connections, f.connection),
+                    direction: f.direction,
+                    ipv6: connection.original.src.is_ipv6(),
+                    proto: connection.original.proto,
+                    changes: merge::changes(connection, f.direction),
+                }));
+            }
+            steps.push((cookie, found));
+        }
+        Ok(WayKey { port: walk.port, steps })
+    }
+
+    /// Each connection must qualify before anything is folded.
+    fn gate(&self, walk: &Walk) -> Result<(), Refusal> {
+        for hit in &walk.hits {
+            let Some(filter) = self.table.filter(hit.filter).map(|e| e.filter.id) else {
+                continue;
+            };
+            for found in hit.found.iter().flatten() {
+                if let Some(connection) = self.table.connection(found.connection) {
+                    connection
+                        .qualifies()
+                        .map_err(|why| Refusal::NotQualified { filter, why })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections) -> Scene<'a> {
+        let mut steps = Vec::new();
+        let mut before: Option<&Filter> = None;
+        for hit in &walk.hits {
+            let Some(entry) = self.table.filter(hit.filter) else {
+                continue;
+            };
+            let id = entry.filter.id;
+            // After `continue` TC goes on behind the priority of the hit before; else it begins at the first.
+            let continued = before.is_some_and(|f| {
+                (f.id.hook, f.id.chain) == (id.hook, id.chain)
+                    && merge::sequence(&f.actions).is_some_and(|(_, end)| end == crate::flower::Control::Continue)
+            });
+            let from = if continued {
+                before.map_or(0, |f| f.id.prio.saturating_add(1))
+            } else {
+                0
+            };
+            let in_front: Vec<(&Filter, Order)> = self
+                .table
+                .chains
+                .in_front(hit.filter, &entry.filter, from)
+                .into_iter()
+                .filter_map(|(c, order)| Some((&self.table.filter(c)?.filter, order)))
+                .collect();
+            let met = hit.found.iter().map(|f| {
+                let f = (*f)?;
+                let connection = self.table.connection(f.connection)?;
+                Some(Met {
+                    index: index(connections, f.connection),
+                    direction: f.direction,
+                    connection,
+                })
+            });
+            steps.push(Step {
+                cookie: hit.filter,
+                filter: &entry.filter,
+                in_front,
+                met: met.collect(),
+            });
+            before = Some(&entry.filter);
+        }
+        Scene {
+            port: walk.port,
+            key: &walk.key,
+            steps,
+            connections: connections.iter().filter_map(|&c| self.table.connection(c)).collect(),
+            tell_tag: self.counts == Counts::Frame,
+        }
+    }
+}
+
+impl<H> Ports for Merger<H> {
+    fn has_egress_filters(&self, port: Port) -> bool {
+        self.table.chains.any(Hook::Egress(port))
+    }
+
+    fn has_ingress_filters(&self, port: Port) -> bool {
+        let blocks = self.blocks.get(&port).into_iter().flatten();
+        self.table.chains.any(Hook::Ingress(port)) || blocks.into_iter().any(|&b| self.table.chains.any(Hook::Block(b)))
+    }
+}
+
+fn told(failed: Vec<HardwareError>) -> Result<(), NotRemoved> {
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(NotRemoved(failed))
+    }
+}
+
+/// The connections of a walk, each once, in the order in which it meets them.
+fn distinct(walk: &Walk) -> Connections {
+    let mut out = Connections::new();
+    for found in walk.hits.iter().flat_map(|h| &h.found).flatten() {
+        if !out.contains(&found.connection) {
+            out.push(found.connection);
+        }
+    }
+    out
+}
+
+fn index(connections: &Connections, id: ConnectionId) -> u8 {
+    connections.iter().position(|&c| c == id).unwrap_or_default() as u8
+}
+
+/// Whether merged filters that rest on a connection must go when it becomes this.
+fn rests_on_change(before: &Connection, now: &Connection) -> bool {
+    now.qualifies().is_err()
+        || (before.zone, before.original, before.reply) != (now.zone, now.original, now.reply)
+        || (before.mark, before.labels) != (now.mark, now.labels)
+}
+
+/// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
+fn overhead(path: &Path) -> u64 {
+    match path.template.known.key.get(Field::Protocol) {
+        0x8100 | 0x88a8 => 18,
+        _ => 14,
+    }
+}
+
+#[cfg(test)]
+mod tests;

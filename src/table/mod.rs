@@ -1,1 +1,441 @@
-//! table
+//! What is known and what was made of it: filters, connections, ways, paths, merged filters, and the links between parents
+//! and what derives from them.
+//!
+//! ```text
+//! filter ──< way ──< path ──< merged filter >── connection
+//! ```
+//!
+//! A *way* is the list of filters with what each `ct` found (direction, protocol, which parts `nat` changes); its paths differ
+//! by their cut. A cascade follows the links to the right: a filter takes its ways with it, a way its paths, a path its merged
+//! filters; a connection takes its merged filters. Nothing here talks to the hardware: what must go is handed out, and what
+//! is gone is told.
+
+pub mod chain;
+
+pub use chain::{Chains, Inserted};
+
+use crate::{
+    conntrack::{Connection, ConnectionId, Direction},
+    flower::{Action, Cookie, Counters, Filter, Match, Port},
+    hardware::{MergedId, Reading},
+    merge::{Path, Refusal},
+};
+use hashbrown::{HashMap, HashSet};
+use slab::Slab;
+use smallvec::SmallVec;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The connections of a merged filter, in the order in which the way meets them.
+pub type Connections = SmallVec<[ConnectionId; 2]>;
+
+/// What a `ct` action of a way found, as far as all its walks share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CtKey {
+    /// Which of the walk's connections.
+    pub index: u8,
+    /// The packet's direction in it.
+    pub direction: Direction,
+    /// IPv6 rather than IPv4.
+    pub ipv6: bool,
+    /// IP protocol.
+    pub proto: u8,
+    /// Which of source address, destination address, source port and destination port `nat` changes.
+    pub changes: [bool; 4],
+}
+
+/// What walks of one way share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WayKey {
+    /// Where their packets come in.
+    pub port: Port,
+    /// The filters, and what each `ct` that ran found.
+    pub steps: Vec<(Cookie, SmallVec<[Option<CtKey>; 2]>)>,
+}
+
+/// A filter and what hangs on it.
+#[derive(Clone, Debug)]
+pub struct FilterEntry {
+    /// The filter.
+    pub filter: Filter,
+    /// What its actions were given by merged filters.
+    pub counters: Vec<Counters>,
+    ways: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Way {
+    key: WayKey,
+    paths: Vec<usize>,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Clone, Debug)]
+struct PathEntry {
+    path: Path,
+    way: usize,
+    merged: Map<Connections, MergedId>,
+}
+
+#[derive(Clone, Debug)]
+struct ConnectionEntry {
+    connection: Connection,
+    merged: HashSet<MergedId, foldhash::fast::RandomState>,
+}
+
+/// A merged filter that is in hardware.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// Its match, as installed.
+    pub matches: Match,
+    /// Its actions, as installed.
+    pub actions: Vec<Action>,
+    /// The connections it was filled in with.
+    pub connections: Connections,
+    /// What it has counted in all, as TC would have.
+    pub counters: Counters,
+    path: usize,
+    last: Reading,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Table {
+    filters: Map<Cookie, FilterEntry>,
+    /// Order of classification.
+    pub chains: Chains,
+    connections: Map<ConnectionId, ConnectionEntry>,
+    ways: Slab<Way>,
+    way_of: Map<WayKey, usize>,
+    paths: Slab<PathEntry>,
+    merged: Map<MergedId, Merged>,
+}
+
+/// A path of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathId(usize);
+
+/// A way of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WayId(usize);
+
+impl Table {
+    /// The filter with this cookie.
+    pub fn filter(&self, cookie: Cookie) -> Option<&FilterEntry> {
+        self.filters.get(&cookie)
+    }
+
+    /// All filters.
+    pub fn filters(&self) -> impl Iterator<Item = (Cookie, &FilterEntry)> {
+        self.filters.iter().map(|(&c, e)| (c, e))
+    }
+
+    /// Puts a filter in. What derived from one of this cookie, or from the one it replaces, must be gone.
+    pub fn insert_filter(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted, instead: Option<Cookie>) {
+        if !filter.skip_sw {
+            self.chains.insert(cookie, &filter, inserted, instead);
+        }
+        let counters = vec![Counters::default(); filter.actions.len()];
+        self.filters.insert(
+            cookie,
+            FilterEntry {
+                filter,
+                counters,
+                ways: Vec::new(),
+            },
+        );
+    }
+
+    /// Takes a filter out, with its ways. Their merged filters must be gone. `keep_place` leaves its place in the order of
+    /// classification to a successor.
+    pub fn remove_filter(&mut self, cookie: Cookie, keep_place: bool) -> Option<FilterEntry> {
+        let ways = self.filters.get_mut(&cookie).map(|e| std::mem::take(&mut e.ways))?;
+        for way in ways {
+            self.remove_way(way);
+        }
+        let entry = self.filters.remove(&cookie)?;
+        if !keep_place {
+            self.chains.remove(cookie, &entry.filter);
+        }
+        Some(entry)
+    }
+
+    fn remove_way(&mut self, way: usize) {
+        let Some(Way { key, paths, .. }) = self.ways.try_remove(way) else {
+            return;
+        };
+        self.way_of.remove(&key);
+        for path in paths {
+            let gone = self.paths.remove(path);
+            debug_assert!(gone.merged.is_empty(), "merged filters are removed before their way");
+        }
+        for (cookie, _) in &key.steps {
+            if let Some(entry) = self.filters.get_mut(cookie) {
+                entry.ways.retain(|&w| w != way);
+            }
+        }
+    }
+
+    /// The way of these filters and findings, made if it is new. All its filters must exist.
+    pub fn way(&mut self, key: WayKey) -> WayId {
+        if let Some(&way) = self.way_of.get(&key) {
+            return WayId(way);
+        }
+        let way = self.ways.insert(Way {
+            key: key.clone(),
+            paths: Vec::new(),
+            refusal: None,
+        });
+        for (cookie, _) in &key.steps {
+            if let Some(entry) = self.filters.get_mut(cookie).filter(|e| !e.ways.contains(&way)) {
+                entry.ways.push(way);
+            }
+        }
+        self.way_of.insert(key, way);
+        WayId(way)
+    }
+
+    /// Why no walk of the way is merged, if that was found out.
+    pub fn refusal(&self, way: WayId) -> Option<&Refusal> {
+        self.ways[way.0].refusal.as_ref()
+    }
+
+    /// Remembers why no walk of the way is merged, until one of its filters changes.
+    pub fn refuse(&mut self, way: WayId, refusal: Refusal) {
+        self.ways[way.0].refusal = Some(refusal);
+    }
+
+    /// The paths of a way.
+    pub fn paths(&self, way: WayId) -> impl Iterator<Item = (PathId, &Path)> {
+        self.ways[way.0].paths.iter().map(|&p| (PathId(p), &self.paths[p].path))
+    }
+
+    /// Adds a path to a way.
+    pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
+        let id = self.paths.insert(PathEntry {
+            path,
+            way: way.0,
+            merged: Map::default(),
+        });
+        self.ways[way.0].paths.push(id);
+        PathId(id)
+    }
+
+    /// Drops a path that has no merged filters.
+    pub fn drop_path(&mut self, path: PathId) {
+        let PathEntry { way, .. } = self.paths.remove(path.0);
+        self.ways[way].paths.retain(|&p| p != path.0);
+    }
+
+    /// The path.
+    pub fn path(&self, path: PathId) -> &Path {
+        &self.paths[path.0].path
+    }
+
+    /// The merged filter of a path and these connections.
+    pub fn merged_of(&self, path: PathId, connections: &Connections) -> Option<MergedId> {
+        self.paths[path.0].merged.get(connections).copied()
+    }
+
+    /// How many merged filters a way has for these connections.
+    pub fn merged_of_way(&self, way: WayId, connections: &Connections) -> usize {
+        self.ways[way.0]
+            .paths
+            .iter()
+            .filter(|&&p| self.paths[p].merged.contains_key(connections))
+            .count()
+    }
+
+    /// Enters a merged filter that was installed.
+    pub fn insert_merged(
+        &mut self,
+        id: MergedId,
+        path: PathId,
+        connections: Connections,
+        matches: Match,
+        actions: Vec<Action>,
+    ) {
+        for connection in &connections {
+            if let Some(entry) = self.connections.get_mut(connection) {
+                entry.merged.insert(id);
+            }
+        }
+        self.paths[path.0].merged.insert(connections.clone(), id);
+        let merged = Merged {
+            matches,
+            actions,
+            connections,
+            counters: Counters::default(),
+            path: path.0,
+            last: Reading::default(),
+        };
+        self.merged.insert(id, merged);
+    }
+
+    /// Takes out a merged filter that is gone from hardware.
+    pub fn remove_merged(&mut self, id: MergedId) -> Option<Merged> {
+        let merged = self.merged.remove(&id)?;
+        self.paths[merged.path].merged.remove(&merged.connections);
+        for connection in &merged.connections {
+            if let Some(entry) = self.connections.get_mut(connection) {
+                entry.merged.remove(&id);
+            }
+        }
+        Some(merged)
+    }
+
+    /// The merged filter.
+    pub fn merged(&self, id: MergedId) -> Option<&Merged> {
+        self.merged.get(&id)
+    }
+
+    /// All merged filters.
+    pub fn all_merged(&self) -> impl Iterator<Item = (MergedId, &Merged)> {
+        self.merged.iter().map(|(&id, m)| (id, m))
+    }
+
+    /// How many merged filters there are.
+    pub fn merged_count(&self) -> usize {
+        self.merged.len()
+    }
+
+    /// The path of a merged filter.
+    pub fn path_of(&self, merged: &Merged) -> &Path {
+        &self.paths[merged.path].path
+    }
+
+    /// Hands what a merged filter has counted since the last reading to its parents: each action that the way runs counts
+    /// it. `bytes` turns the difference of two readings into bytes as TC counts them.
+    pub fn count(&mut self, id: MergedId, reading: Reading, bytes: impl Fn(&Path, Reading) -> u64) {
+        let Some(merged) = self.merged.get_mut(&id) else { return };
+        let since = Reading {
+            packets: reading.packets.saturating_sub(merged.last.packets),
+            bytes: reading.bytes.saturating_sub(merged.last.bytes),
+            last_used: reading.last_used,
+        };
+        merged.last = reading;
+        if since.packets == 0 {
+            return;
+        }
+        let path = &self.paths[merged.path].path;
+        let counters = Counters {
+            packets: since.packets,
+            bytes: bytes(path, since),
+            last_used: since.last_used,
+        };
+        merged.counters.add(counters);
+        for parent in &path.parents {
+            let Some(entry) = self.filters.get_mut(&parent.cookie) else {
+                continue;
+            };
+            for (i, action) in entry.counters.iter_mut().enumerate() {
+                if parent.ran >> i & 1 == 1 {
+                    action.add(counters);
+                }
+            }
+        }
+    }
+
+    /// The merged filters that derive from a filter.
+    pub fn derived_from_filter(&self, cookie: Cookie) -> Vec<MergedId> {
+        let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
+        ways.flat_map(|&w| &self.ways[w].paths)
+            .flat_map(|&p| self.paths[p].merged.values().copied())
+            .collect()
+    }
+
+    /// The merged filters that a new filter could take packets from: those of ways that hit a filter of its chain behind
+    /// which it does not stand, unless the two contradict each other. Also the ways themselves: their paths do not know the
+    /// new shadow.
+    pub fn shadowed_by(&self, cookie: Cookie) -> (Vec<MergedId>, Vec<Cookie>) {
+        let Some(new) = self.filters.get(&cookie) else {
+            return Default::default();
+        };
+        let id = new.filter.id;
+        let mut behind = Vec::new();
+        for other in self.chains.members(id.hook, id.chain).filter(|&c| c != cookie) {
+            let Some(entry) = self.filters.get(&other).filter(|e| !e.ways.is_empty()) else {
+                continue;
+            };
+            let in_front = self
+                .chains
+                .in_front(other, &entry.filter, 0)
+                .iter()
+                .any(|(c, _)| *c == cookie);
+            if in_front && overlap(&new.filter.matches, &entry.filter.matches) {
+                behind.push(other);
+            }
+        }
+        let merged = behind.iter().flat_map(|&c| self.derived_from_filter(c)).collect();
+        (merged, behind)
+    }
+
+    /// Forgets the ways of a filter, whose merged filters must be gone.
+    pub fn forget_ways(&mut self, cookie: Cookie) {
+        let ways = self.filters.get(&cookie).map(|e| e.ways.clone()).unwrap_or_default();
+        for way in ways {
+            self.remove_way(way);
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(&id).map(|e| &e.connection)
+    }
+
+    /// Enters a connection, or what it is now.
+    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection) {
+        match self.connections.get_mut(&id) {
+            Some(entry) => entry.connection = connection,
+            None => {
+                self.connections.insert(
+                    id,
+                    ConnectionEntry {
+                        connection,
+                        merged: HashSet::default(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Takes a connection out. Its merged filters must be gone.
+    pub fn remove_connection(&mut self, id: ConnectionId) -> Option<Connection> {
+        let entry = self.connections.remove(&id)?;
+        debug_assert!(
+            entry.merged.is_empty(),
+            "merged filters are removed before their connection"
+        );
+        Some(entry.connection)
+    }
+
+    /// The merged filters that derive from a connection.
+    pub fn derived_from_connection(&self, id: ConnectionId) -> Vec<MergedId> {
+        self.connections
+            .get(&id)
+            .into_iter()
+            .flat_map(|e| e.merged.iter().copied())
+            .collect()
+    }
+
+    /// How many paths there are.
+    pub fn path_count(&self) -> usize {
+        self.paths.len()
+    }
+}
+
+/// Whether a packet could match both.
+pub fn overlap(a: &Match, b: &Match) -> bool {
+    if !a.key.agrees(&b.key, &a.mask.and(&b.mask)) {
+        return false;
+    }
+    let meet = |x: &Match, y: &Match| {
+        x.ranges().all(|(field, range)| {
+            let (key, mask) = (y.key.get(field), y.mask.get(field));
+            let (low, high) = ((key & mask) as u16, (key | !mask & 0xffff) as u16);
+            let other = y.ranges().find(|r| r.0 == field).map_or(range, |r| r.1);
+            low <= range.max && range.min <= high && other.min <= range.max && range.min <= other.max
+        })
+    };
+    meet(a, b) && meet(b, a)
+}

@@ -1,0 +1,490 @@
+//! The fold: runs a walk's filters symbolically, once, and leaves a path.
+
+use super::{
+    path::{Parent, Path},
+    refusal::Refusal,
+    shadow::{self, Order, Shadow},
+    state::{State, Want, ethertype},
+    symbol::{Param, Part, Value},
+    template::{Condition, Is},
+};
+use crate::{
+    conntrack::{Connection, Direction, Tuple, proto, tuple::address_bits},
+    flower::{
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
+        action::{Ct, Mirred},
+        field::{addr_type, ct_state, ip_flags, tcp_flags},
+    },
+};
+
+/// Most actions that TC lets a filter have (`TCA_ACT_MAX_PRIO`).
+const MAX_ACTIONS: usize = 32;
+
+/// What the fold has to know of ports.
+pub trait Ports {
+    /// Whether filters hang at the port's egress hook.
+    fn has_egress_filters(&self, port: Port) -> bool;
+    /// Whether filters hang at the port's ingress hook.
+    fn has_ingress_filters(&self, port: Port) -> bool;
+}
+
+/// A connection that a `ct` action found.
+#[derive(Clone, Copy, Debug)]
+pub struct Met<'a> {
+    /// Which of the walk's connections.
+    pub index: u8,
+    /// The packet's direction in it.
+    pub direction: Direction,
+    /// The connection.
+    pub connection: &'a Connection,
+}
+
+/// One hit, with all that merging has to know of it.
+#[derive(Clone, Debug)]
+pub struct Step<'a> {
+    /// The driver's name for the filter.
+    pub cookie: Cookie,
+    /// The filter hit.
+    pub filter: &'a Filter,
+    /// The filters that TC tries before it, since the hit before.
+    pub in_front: Vec<(&'a Filter, Order)>,
+    /// What each `ct` action that ran found.
+    pub met: Vec<Option<Met<'a>>>,
+}
+
+/// A walk with all that merging has to know of it.
+#[derive(Clone, Debug)]
+pub struct Scene<'a> {
+    /// Where the packet came in.
+    pub port: Port,
+    /// The packet as it arrived.
+    pub key: &'a Key,
+    /// The hits.
+    pub steps: Vec<Step<'a>>,
+    /// The connections, by `Met::index`.
+    pub connections: Vec<&'a Connection>,
+    /// Whether the outer tag must be told: hardware that counts whole frames has counts that are converted by it.
+    pub tell_tag: bool,
+}
+
+/// The actions that a packet runs, by position, and the control that ends them. `None` where they would not end, or where
+/// that depends on more than the packet.
+pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
+    let mut ran = Vec::new();
+    let mut at = 0;
+    while let Some(action) = actions.get(at) {
+        if ran.len() >= MAX_ACTIONS || matches!(action.kind, ActionKind::Gact { random: Some(_) }) {
+            return None;
+        }
+        ran.push(at);
+        at = match action.control {
+            Control::Pipe => at + 1,
+            Control::Jump(skip) => skip as usize,
+            Control::Repeat | Control::Other(_) => return None,
+            end => return Some((ran, end)),
+        };
+    }
+    // A list that runs out passes the packet.
+    Some((ran, Control::Ok))
+}
+
+/// Folds a walk into a path that describes it and every walk like it.
+pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
+    let mut fold = Fold {
+        state: State::new(scene.port, scene.key),
+        ports,
+        current: None,
+        shadows: Vec::new(),
+        parents: Vec::new(),
+        at: Some(Place {
+            chain: 0,
+            port: Some(scene.port),
+        }),
+        ended: None,
+    };
+    if let (true, Some(first)) = (scene.tell_tag, scene.steps.first()) {
+        fold.state.decide(first.filter.id, Field::Protocol)?;
+    }
+    for step in &scene.steps {
+        fold.hit(step)?;
+    }
+    let end = fold.ended.ok_or(Refusal::NoTerminal)?;
+    let mut template = fold.state.template;
+    if !template.settle_ranges() {
+        return Err(Refusal::NoTerminal);
+    }
+    // Before the cut is chosen by the packet: a packet that software must go on seeing says nothing about the others.
+    match &template.fill(&scene.connections) {
+        Some(filled) if filled.fits(scene.key) => {}
+        filled => return Err(off_its_own_path(filled.as_ref(), scene.key)),
+    }
+    shadow::keep_out(&fold.shadows, &mut template, scene.key, &scene.connections)?;
+    Ok(Path {
+        port: scene.port,
+        template,
+        program: fold.state.program.finish(end),
+        parents: fold.parents,
+    })
+}
+
+/// Why a packet does not match what its own walk asks.
+fn off_its_own_path(asked: Option<&Match>, key: &Key) -> Refusal {
+    let differ = |m: &Match, f| (m.key.get(f) ^ key.get(f)) & m.mask.get(f) != 0;
+    let field = [Field::IpFlags, Field::TcpFlags]
+        .into_iter()
+        .find(|&f| asked.is_some_and(|m| differ(m, f)));
+    field.map_or(Refusal::Changed, |field| Refusal::Excluded { field })
+}
+
+/// Where classification goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    chain: u32,
+    /// Set where the hook changes: the port whose ingress hook comes next.
+    port: Option<Port>,
+}
+
+/// The `ct` state that a packet carries.
+#[derive(Clone, Copy)]
+struct Current {
+    zone: u16,
+    index: u8,
+    direction: Direction,
+    /// What the tuple's fields held when the connection was found.
+    pinned: [Value; 4],
+}
+
+struct Fold<'a> {
+    state: State<'a>,
+    ports: &'a dyn Ports,
+    current: Option<Current>,
+    shadows: Vec<Shadow>,
+    parents: Vec<Parent>,
+    /// `None` after a terminal.
+    at: Option<Place>,
+    ended: Option<Control>,
+}
+
+impl<'a> Fold<'a> {
+    fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {
+        let Filter {
+            id: filter,
+            matches,
+            actions,
+            ..
+        } = step.filter;
+        let filter = *filter;
+        let at = self.at.take().ok_or(Refusal::Broken { filter })?;
+        let elsewhere = match (at.port, filter.hook) {
+            (Some(port), Hook::Ingress(hook)) => port != hook,
+            (_, Hook::Egress(_)) => true,
+            _ => false,
+        };
+        if elsewhere || at.chain != filter.chain {
+            return Err(Refusal::Broken { filter });
+        }
+        if let Kind::Other(kind) = &step.filter.kind {
+            return Err(Refusal::Undecoded {
+                filter,
+                what: kind.clone(),
+            });
+        }
+        if let Some(what) = step.filter.undecoded.first() {
+            return Err(Refusal::Undecoded {
+                filter,
+                what: what.clone(),
+            });
+        }
+        for (other, order) in &step.in_front {
+            self.shadows.extend(Shadow::new(&self.state, filter, other, *order));
+        }
+        for (field, value, mask) in matches.terms() {
+            self.state.require(filter, field, mask, Want::Known(value))?;
+        }
+        for (field, range) in matches.ranges() {
+            self.state.require_range(filter, field, range)?;
+        }
+        self.act(step, filter, actions)
+    }
+
+    fn act(&mut self, step: &Step<'a>, filter: FilterId, actions: &'a [Action]) -> Result<(), Refusal> {
+        let Some((ran, end)) = sequence(actions) else {
+            let why = "where it goes on does not follow from the packet alone";
+            let action = actions
+                .iter()
+                .map(|a| a.name())
+                .next_back()
+                .unwrap_or("none")
+                .to_string();
+            return Err(Refusal::Action { filter, action, why });
+        };
+        let mut mask = 0u32;
+        let mut met = step.met.iter();
+        let mut into = None;
+        for &i in &ran {
+            mask |= 1 << i.min(31);
+            let action = &actions[i];
+            let refuse = |why| {
+                Err(Refusal::Action {
+                    filter,
+                    action: action.name().to_string(),
+                    why,
+                })
+            };
+            match &action.kind {
+                ActionKind::Gact { .. } => {}
+                ActionKind::Skbedit(edit) => self.state.program.edit(*edit),
+                ActionKind::Vlan(vlan) => self.state.vlan(filter, *vlan)?,
+                ActionKind::Pedit(pedit) => self.state.pedit(filter, pedit)?,
+                ActionKind::Csum(flags) => self.state.program.checksum(*flags),
+                ActionKind::Ct(ct) => {
+                    let met = met.next().copied().ok_or(Refusal::Broken { filter })?;
+                    self.ct(filter, ct, met)?;
+                }
+                ActionKind::Mirred(mirred) => {
+                    let redirect = !mirred.mirror && matches!(action.control, Control::Stolen | Control::Queued);
+                    if redirect && mirred.ingress && self.ports.has_ingress_filters(mirred.port) {
+                        into = Some(mirred.port);
+                    } else {
+                        self.send(filter, *mirred)?;
+                    }
+                }
+                ActionKind::Other(_) => return refuse("flowmerge does not know this kind"),
+            }
+        }
+        self.parents.push(Parent {
+            cookie: step.cookie,
+            ran: mask,
+        });
+        if let Some(port) = into {
+            self.enter(port);
+            return Ok(());
+        }
+        match end {
+            Control::Goto(chain) => self.at = Some(Place { chain, port: None }),
+            Control::Continue => {
+                self.at = Some(Place {
+                    chain: filter.chain,
+                    port: None,
+                })
+            }
+            Control::Reclassify => self.at = Some(Place { chain: 0, port: None }),
+            Control::Shot | Control::Stolen | Control::Queued => self.ended = Some(Control::Shot),
+            Control::Trap => self.ended = Some(Control::Trap),
+            _ => self.ended = Some(Control::Ok),
+        }
+        Ok(())
+    }
+
+    /// The packet goes on in another port's ingress hook, without its conntrack state.
+    fn enter(&mut self, port: Port) {
+        for &field in Field::ALL.iter().filter(|f| f.is_conntrack()) {
+            self.state.set(field, Value::known(0));
+        }
+        self.state.set(Field::Indev, Value::known(port.0 as u128));
+        self.current = None;
+        self.at = Some(Place {
+            chain: 0,
+            port: Some(port),
+        });
+    }
+
+    fn send(&mut self, filter: FilterId, mirred: Mirred) -> Result<(), Refusal> {
+        let port = mirred.port;
+        if !mirred.ingress && self.ports.has_egress_filters(port) {
+            return Err(Refusal::EgressFilters { filter, port });
+        }
+        if mirred.ingress && self.ports.has_ingress_filters(port) {
+            return Err(Refusal::Forks { filter, port });
+        }
+        self.state.program.send(port, mirred.ingress);
+        Ok(())
+    }
+
+    fn ct(&mut self, filter: FilterId, ct: &Ct, met: Option<Met<'a>>) -> Result<(), Refusal> {
+        if ct.clear {
+            for &field in Field::ALL.iter().filter(|f| f.is_conntrack()) {
+                self.state.set(field, Value::known(0));
+            }
+            self.current = None;
+            return Ok(());
+        }
+        let family = self.state.network(filter)?;
+        if !matches!(family, ethertype::IPV4 | ethertype::IPV6) {
+            let why = "it drops what is not IP";
+            return Err(Refusal::Action {
+                filter,
+                action: "ct".into(),
+                why,
+            });
+        }
+        let met = met.ok_or(Refusal::NoConnection { filter })?;
+        met.connection
+            .qualifies()
+            .map_err(|why| Refusal::NotQualified { filter, why })?;
+        if met.connection.zone != ct.zone {
+            return Err(Refusal::Broken { filter });
+        }
+        self.state.program.trim();
+        let parts = Parts::new(family);
+        let cached = self.current.filter(|c| c.zone == ct.zone);
+        match cached {
+            Some(c) if (c.index, c.direction) != (met.index, met.direction) => return Err(Refusal::Broken { filter }),
+            Some(c) if ct.force && c.direction == Direction::Reply => {
+                let why = "with force it ends the connection that the packet belongs to";
+                return Err(Refusal::Action {
+                    filter,
+                    action: "ct".into(),
+                    why,
+                });
+            }
+            Some(_) => {}
+            None => self.pin(filter, &met, &parts)?,
+        }
+        let pinned = cached.map_or_else(|| parts.all.map(|(field, ..)| self.state.view(field)), |c| c.pinned);
+        self.current = Some(Current {
+            zone: ct.zone,
+            index: met.index,
+            direction: met.direction,
+            pinned,
+        });
+        let reply = if met.direction == Direction::Reply {
+            ct_state::REPLY
+        } else {
+            0
+        };
+        let state = ct_state::TRACKED | ct_state::ESTABLISHED | reply;
+        self.state.set(Field::CtState, Value::known(state));
+        self.state.set(Field::CtZone, Value::known(ct.zone as u128));
+        let part = |part| Param {
+            connection: met.index,
+            direction: met.direction,
+            part,
+        };
+        self.state
+            .set(Field::CtMark, Value::param(part(Part::Mark), Field::CtMark));
+        self.state
+            .set(Field::CtLabels, Value::param(part(Part::Labels), Field::CtLabels));
+        if ct.nat.is_some() {
+            self.translate(&met, &parts, &pinned);
+        }
+        if ct.commit {
+            self.commit(filter, ct, &met)?;
+        }
+        Ok(())
+    }
+
+    /// Pins the connection's tuple as it is at this point, and what software must go on seeing stays out.
+    fn pin(&mut self, filter: FilterId, met: &Met, parts: &Parts) -> Result<(), Refusal> {
+        let known = |state: &mut State, field, mask, value| state.require(filter, field, mask, Want::Known(value));
+        let excluded = |field| move |_| Refusal::Excluded { field };
+        let l4 = met.connection.original.proto;
+        known(&mut self.state, Field::EthType, 0xffff, parts.family as u128)?;
+        known(&mut self.state, Field::AddrType, 0xffff, parts.addr_type)?;
+        known(&mut self.state, Field::IpProto, 0xff, l4 as u128)?;
+        known(&mut self.state, Field::IpFlags, ip_flags::FRAG, 0).map_err(excluded(Field::IpFlags))?;
+        if l4 == proto::TCP {
+            let watched = tcp_flags::ACK | tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+            known(&mut self.state, Field::TcpFlags, watched, tcp_flags::ACK).map_err(excluded(Field::TcpFlags))?;
+        }
+        for (field, part, _) in parts.all {
+            let param = Param {
+                connection: met.index,
+                direction: met.direction,
+                part,
+            };
+            self.state.require(filter, field, field.ones(), Want::Param(param))?;
+        }
+        Ok(())
+    }
+
+    /// `ct nat` on a connection: writes address and port of each end that is translated. What neither the translation nor
+    /// an action since the lookup changed is left alone.
+    fn translate(&mut self, met: &Met, parts: &Parts, pinned: &[Value; 4]) {
+        let changes = changes(met.connection, met.direction);
+        for (i, (field, _, new)) in parts.all.into_iter().enumerate() {
+            let end_changes = changes[i] || changes[(i + 2) % 4];
+            let param = Param {
+                connection: met.index,
+                direction: met.direction,
+                part: new,
+            };
+            let value = Value::param(param, field);
+            let now = self.state.view(field);
+            if end_changes && now != value && (changes[i] || now != pinned[i]) {
+                self.state.program.translate(field, param);
+                self.state.set(field, value);
+            }
+        }
+    }
+
+    /// `ct commit` on an established connection must leave its mark and labels as they are.
+    fn commit(&mut self, filter: FilterId, ct: &Ct, met: &Met) -> Result<(), Refusal> {
+        let mark = ct.mark.filter(|m| m.1 != 0).map(|(v, m)| (v as u128, (m | v) as u128));
+        let labels = ct.labels.filter(|l| l.1 != 0);
+        for (set, part, field) in [
+            (mark, Part::Mark, Field::CtMark),
+            (labels, Part::Labels, Field::CtLabels),
+        ] {
+            let Some((value, mask)) = set else { continue };
+            let is = Is::Bits {
+                param: Param {
+                    connection: met.index,
+                    direction: met.direction,
+                    part,
+                },
+                mask,
+                value,
+            };
+            let now = match part {
+                Part::Mark => met.connection.mark as u128,
+                _ => met.connection.labels,
+            };
+            if value & !mask != 0 || now & mask != value {
+                return Err(Refusal::ChangesConnection { filter, field });
+            }
+            self.state.template.conditions.push(Condition::Holds(is));
+        }
+        Ok(())
+    }
+}
+
+/// The fields of a tuple, with the parts of a connection that they are before and after translation.
+struct Parts {
+    family: u16,
+    addr_type: u128,
+    all: [(Field, Part, Part); 4],
+}
+
+impl Parts {
+    fn new(family: u16) -> Parts {
+        let (src, dst, addr_type) = match family {
+            ethertype::IPV4 => (Field::Ipv4Src, Field::Ipv4Dst, addr_type::IPV4),
+            _ => (Field::Ipv6Src, Field::Ipv6Dst, addr_type::IPV6),
+        };
+        let all = [
+            (src, Part::Src, Part::NewSrc),
+            (dst, Part::Dst, Part::NewDst),
+            (Field::SrcPort, Part::SrcPort, Part::NewSrcPort),
+            (Field::DstPort, Part::DstPort, Part::NewDstPort),
+        ];
+        Parts { family, addr_type, all }
+    }
+}
+
+/// Which of source address, destination address, source port and destination port `nat` changes in a direction.
+pub fn changes(connection: &Connection, direction: Direction) -> [bool; 4] {
+    let parts = |t: Tuple| {
+        [
+            address_bits(t.src),
+            address_bits(t.dst),
+            t.src_port as u128,
+            t.dst_port as u128,
+        ]
+    };
+    let (old, new) = (
+        parts(connection.tuple(direction)),
+        parts(connection.translated(direction)),
+    );
+    std::array::from_fn(|i| old[i] != new[i])
+}

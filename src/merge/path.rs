@@ -1,0 +1,46 @@
+//! A path: what walks share, folded. A merged filter is a path and its connections.
+
+use super::{
+    program::{self, Program},
+    template::Template,
+};
+use crate::{
+    conntrack::Connection,
+    flower::{Action, Cookie, Match, Port},
+    packet::apply::Trim,
+};
+
+/// A filter of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// The filter.
+    pub cookie: Cookie,
+    /// Which of its actions the way runs: bit n is action n. These are the ones that count.
+    pub ran: u32,
+}
+
+/// A way and its cut, ready to be filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Where its packets come in.
+    pub port: Port,
+    /// What they are.
+    pub template: Template,
+    /// What is done to them.
+    pub program: Program,
+    /// The filters, in the order of the hits.
+    pub parents: Vec<Parent>,
+}
+
+impl Path {
+    /// The match for these connections; `None` if they do not meet the path's conditions.
+    pub fn matches(&self, connections: &[&Connection]) -> Option<Match> {
+        self.template.fill(connections)
+    }
+
+    /// The actions for these connections, and when to trim. `mend`: checksums can be mended; else they are computed anew
+    /// after each translation.
+    pub fn actions(&self, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
+        program::actions(&self.program, connections, mend)
+    }
+}

@@ -1,0 +1,474 @@
+//! What a merged filter does: the fewest actions that send the frames that the walk sends.
+//!
+//! The fold reports what happens to the packet in the order of the walk; nothing is emitted until something is sent. Then
+//! the changes since the last send come out in one canonical order: tags off, words rewritten (writes to one word joined,
+//! overwritten ones dropped), checksums, tags on. What is never sent is never done.
+
+use super::symbol::{Param, Value};
+use crate::{
+    conntrack::Connection,
+    flower::{
+        Action, ActionKind, Control, Field, Port,
+        action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
+        field::{Header, Place},
+    },
+    packet::apply::Trim,
+};
+
+/// One step of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instruction {
+    /// An action that is the same for every connection.
+    Fixed(ActionKind, Control),
+    /// Rewrites addresses and ports to parameters, checksums mended.
+    Translate(Vec<(Field, Param)>),
+}
+
+/// A rewrite or checksum since the last send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Write {
+    Key(PeditKey),
+    Translate(Field, Param),
+    Csum(CsumFlags),
+}
+
+/// Collects what the walk does, and emits it when something is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    done: Vec<Instruction>,
+    pops: usize,
+    modified: Option<(u16, u16, Option<u8>)>,
+    pushes: Vec<(u16, u16, u8)>,
+    writes: Vec<Write>,
+    edits: Vec<Skbedit>,
+    trim: Option<usize>,
+}
+
+/// What a merged filter does, before a connection's values are filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// In order.
+    pub instructions: Vec<Instruction>,
+    /// Before which of them software cuts off what follows the IP datagram: a `ct` stood there.
+    pub trim: Option<usize>,
+}
+
+impl Builder {
+    /// A word is rewritten; `key.header` names the real header.
+    pub fn rewrite(&mut self, key: PeditKey) {
+        self.writes.push(Write::Key(key));
+    }
+
+    /// An address or port is translated, checksums mended.
+    pub fn translate(&mut self, field: Field, to: Param) {
+        self.writes.push(Write::Translate(field, to));
+    }
+
+    /// Checksums are computed anew.
+    pub fn checksum(&mut self, flags: CsumFlags) {
+        self.writes.push(Write::Csum(flags));
+    }
+
+    /// A tag comes off.
+    pub fn pop(&mut self) {
+        if self.pushes.pop().is_none() {
+            self.modified = None;
+            self.pops += 1;
+        }
+    }
+
+    /// A tag goes on.
+    pub fn push(&mut self, protocol: u16, id: u16, prio: u8) {
+        self.pushes.push((protocol, id, prio));
+    }
+
+    /// The outer tag, which is there, changes.
+    pub fn modify(&mut self, protocol: u16, id: u16, prio: Option<u8>) {
+        match self.pushes.last_mut() {
+            Some(tag) => *tag = (protocol, id, prio.unwrap_or(tag.2)),
+            None => {
+                let before = self.modified.and_then(|(_, _, prio)| prio);
+                self.modified = Some((protocol, id, prio.or(before)));
+            }
+        }
+    }
+
+    /// A `ct` cuts off what follows the IP datagram.
+    pub fn trim(&mut self) {
+        self.trim.get_or_insert(self.done.len());
+    }
+
+    /// Metadata changes.
+    pub fn edit(&mut self, edit: Skbedit) {
+        self.edits.push(edit);
+    }
+
+    /// A copy goes out of the port, or into it.
+    pub fn send(&mut self, port: Port, ingress: bool) {
+        self.flush(ingress);
+        self.fixed(ActionKind::Mirred(Mirred {
+            port,
+            ingress,
+            mirror: true,
+        }));
+    }
+
+    /// The end: with `Ok` what is left of the packet goes to the stack as it is now, with `Shot` nothing does, with `Trap`
+    /// it goes to the stack of the switch.
+    pub fn finish(mut self, control: Control) -> Program {
+        if control == Control::Shot {
+            if let Some(Instruction::Fixed(ActionKind::Mirred(last), control)) = self.done.last_mut() {
+                last.mirror = false;
+                *control = Control::Stolen;
+                return Program {
+                    instructions: self.done,
+                    trim: self.trim,
+                };
+            }
+        } else {
+            self.flush(true);
+        }
+        self.done
+            .push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
+        Program {
+            instructions: self.done,
+            trim: self.trim,
+        }
+    }
+
+    fn fixed(&mut self, kind: ActionKind) {
+        self.done.push(Instruction::Fixed(kind, Control::Pipe));
+    }
+
+    fn flush(&mut self, to_stack: bool) {
+        for _ in 0..std::mem::take(&mut self.pops) {
+            self.fixed(ActionKind::Vlan(Vlan::Pop));
+        }
+        if let Some((protocol, id, prio)) = self.modified.take() {
+            self.fixed(ActionKind::Vlan(Vlan::Modify { protocol, id, prio }));
+        }
+        for instruction in fewest(std::mem::take(&mut self.writes)) {
+            self.done.push(instruction);
+        }
+        for (protocol, id, prio) in std::mem::take(&mut self.pushes) {
+            self.fixed(ActionKind::Vlan(Vlan::Push { protocol, id, prio }));
+        }
+        // The packet type matters to the stack alone, and only to the next one that sees the packet.
+        let mut edit = Skbedit::default();
+        for e in std::mem::take(&mut self.edits) {
+            edit = Skbedit {
+                queue: e.queue.or(edit.queue),
+                priority: e.priority.or(edit.priority),
+                mark: e.mark.or(edit.mark),
+                ptype: e.ptype.or(edit.ptype),
+                inherit_dsfield: e.inherit_dsfield || edit.inherit_dsfield,
+            };
+        }
+        if !to_stack {
+            edit.ptype = None;
+        }
+        if edit != Skbedit::default() {
+            self.fixed(ActionKind::Skbedit(edit));
+        }
+    }
+}
+
+/// The fewest instructions that leave the same bytes as these writes.
+fn fewest(mut writes: Vec<Write>) -> Vec<Instruction> {
+    // A checksum that a later one computes again is for nothing, unless somebody wrote to what that one depends on.
+    let mut later = CsumFlags::empty();
+    for write in writes.iter_mut().rev() {
+        match write {
+            Write::Csum(flags) => {
+                let all = *flags;
+                *flags = all - later;
+                later |= all;
+            }
+            Write::Key(key) if decides_checksum(key) => later = CsumFlags::empty(),
+            _ => {}
+        }
+    }
+    writes.retain(|w| *w != Write::Csum(CsumFlags::empty()));
+
+    let mut out = Vec::new();
+    let mut rest = writes.into_iter().peekable();
+    while rest.peek().is_some() {
+        let mut keys: Vec<PeditKey> = Vec::new();
+        let mut translated: Vec<(Field, Param)> = Vec::new();
+        while let Some(write) = rest.next_if(|w| match w {
+            Write::Csum(_) => false,
+            // A word written after its translation must stay after it.
+            Write::Key(key) => !translated.iter().any(|&(field, _)| overlaps(key, field)),
+            Write::Translate(..) => true,
+        }) {
+            match write {
+                Write::Key(key) => join(&mut keys, key),
+                Write::Translate(field, to) => {
+                    translated.retain(|&(f, _)| f != field);
+                    translated.push((field, to));
+                }
+                Write::Csum(_) => unreachable!("not taken"),
+            }
+        }
+        if !keys.is_empty() {
+            let pedit = Pedit { keys, mend: false };
+            out.push(Instruction::Fixed(ActionKind::Pedit(pedit), Control::Pipe));
+        }
+        if !translated.is_empty() {
+            out.push(Instruction::Translate(translated));
+        }
+        if let Some(Write::Csum(flags)) = rest.next_if(|w| matches!(w, Write::Csum(_))) {
+            out.push(Instruction::Fixed(ActionKind::Csum(flags), Control::Pipe));
+        }
+    }
+    out
+}
+
+/// Adds a word's rewrite to those before it: two sets of one word become one, and what a set overwrites is dropped.
+fn join(keys: &mut Vec<PeditKey>, key: PeditKey) {
+    let same = |k: &PeditKey| (k.header, k.offset) == (key.header, key.offset);
+    if key.mask == [0xff; 4] && key.value == [0; 4] {
+        return; // leaves the word as it is
+    }
+    if !key.add {
+        // What it writes, whatever was there.
+        let fresh: [u8; 4] = key.mask.map(|m| !m);
+        keys.retain(|k| !(same(k) && k.add && std::iter::zip(k.mask, fresh).all(|(m, f)| !m & !f == 0)));
+        if let Some(before) = keys.iter().rposition(same).filter(|&i| !keys[i].add) {
+            let k = &mut keys[before];
+            for i in 0..4 {
+                k.value[i] = k.value[i] & key.mask[i] ^ key.value[i];
+                k.mask[i] &= key.mask[i];
+            }
+            return;
+        }
+    }
+    keys.push(key);
+}
+
+/// Whether a write changes a checksum itself, or a length that decides what `csum` does.
+fn decides_checksum(key: &PeditKey) -> bool {
+    let bytes: std::ops::Range<i32> = match key.header {
+        PeditHeader::Tcp => 16..18,
+        PeditHeader::Udp => 4..8,
+        PeditHeader::Ipv4 => 10..12,
+        _ => return false,
+    };
+    (0..4).any(|i| bytes.contains(&(key.offset + i)) && (key.mask[i as usize] != 0xff || key.value[i as usize] != 0))
+}
+
+fn overlaps(key: &PeditKey, field: Field) -> bool {
+    field.row().places.iter().any(|place| {
+        pedit_header(place.header) == Some(key.header)
+            && key.offset * 8 < (place.bit + field.row().bits as u16) as i32
+            && (place.bit as i32) < key.offset * 8 + 32
+    })
+}
+
+/// The pedit header for a header of the field table.
+pub fn pedit_header(header: Header) -> Option<PeditHeader> {
+    Some(match header {
+        Header::Ethernet => PeditHeader::Ethernet,
+        Header::Ipv4 => PeditHeader::Ipv4,
+        Header::Ipv6 => PeditHeader::Ipv6,
+        Header::Tcp => PeditHeader::Tcp,
+        Header::Udp => PeditHeader::Udp,
+        Header::Sctp | Header::Icmp => return None,
+    })
+}
+
+/// The effect of a set of one word on a field: `(old & mask) ^ value`, both over the field's width.
+pub fn effect(key: &PeditKey, field: Field, place: Place) -> Option<(u128, u128)> {
+    let (word_from, word_to) = (key.offset * 8, key.offset * 8 + 32);
+    let (from, to) = (place.bit as i32, place.bit as i32 + field.row().bits as i32);
+    if word_to <= from || to <= word_from {
+        return None;
+    }
+    // Align the last bit of the word with the last bit of the field.
+    let align = |word: [u8; 4]| {
+        let word = u32::from_be_bytes(word) as u128;
+        match to - word_to {
+            left if left >= 0 => word << left,
+            right => word >> -right,
+        }
+    };
+    let cleared = align(key.mask.map(|m| !m)) & field.ones();
+    Some((field.ones() & !cleared, align(key.value) & field.ones()))
+}
+
+/// The words that set a whole field, at this place, to a value.
+pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Vec<PeditKey> {
+    let (from, bits) = (place.bit as u32, field.row().bits as u32);
+    let (first, last) = (from / 32, (from + bits - 1) / 32);
+    (first..=last)
+        .map(|word| {
+            let end = (word + 1) * 32;
+            let align = |v: u128| {
+                let v = match from + bits >= end {
+                    true => v >> (from + bits - end),
+                    false => v << (end - from - bits),
+                };
+                (v as u32).to_be_bytes()
+            };
+            let mask = align(field.ones()).map(|m| !m);
+            PeditKey {
+                header,
+                offset: word as i32 * 4,
+                mask,
+                value: align(value),
+                add: false,
+                dynamic: None,
+            }
+        })
+        .collect()
+}
+
+/// The actions of a merged filter for these connections, and when to trim.
+pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
+    let mut out = Vec::new();
+    let mut trim = Trim::Never;
+    for (i, instruction) in program.instructions.iter().enumerate() {
+        if program.trim == Some(i) {
+            trim = Trim::Before(out.len());
+        }
+        let mut push = |kind, control| {
+            out.push(Action {
+                kind,
+                control,
+                index: 0,
+                cookie: Vec::new(),
+            })
+        };
+        match instruction {
+            Instruction::Fixed(kind, control) => push(kind.clone(), *control),
+            Instruction::Translate(fields) => {
+                let mut keys = Vec::new();
+                let mut csum = CsumFlags::empty();
+                for &(field, param) in fields {
+                    let tcp = connections[param.connection as usize].original.proto == crate::conntrack::proto::TCP;
+                    let l4 = if tcp { Header::Tcp } else { Header::Udp };
+                    csum |= if tcp { CsumFlags::TCP } else { CsumFlags::UDP };
+                    let places = field.row().places;
+                    let place = places.iter().find(|p| p.header == l4).or(places.first());
+                    let place = *place.expect("addresses and ports have places");
+                    if place.header == Header::Ipv4 {
+                        csum |= CsumFlags::IPV4;
+                    }
+                    let header = pedit_header(place.header).expect("IP, TCP and UDP have a pedit header");
+                    for key in words(field, place, header, param.value(connections)) {
+                        join(&mut keys, key);
+                    }
+                }
+                push(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe);
+                if !mend {
+                    push(ActionKind::Csum(csum), Control::Pipe);
+                }
+            }
+        }
+    }
+    (out, trim)
+}
+
+/// A value after a write to a field, for callers that hold a place.
+pub fn write(value: Value, key: &PeditKey, field: Field, place: Place) -> Value {
+    match effect(key, field, place) {
+        Some((mask, xor)) => value.written(mask, xor),
+        None => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> PeditKey {
+        PeditKey {
+            header,
+            offset,
+            mask,
+            value,
+            add: false,
+            dynamic: None,
+        }
+    }
+
+    #[test]
+    fn a_field_is_written_through_its_words() {
+        let place = Field::EthSrc.row().places[0];
+        let keys = words(Field::EthSrc, place, PeditHeader::Ethernet, 0x0102_0304_0506);
+        assert_eq!(
+            keys,
+            [
+                set(PeditHeader::Ethernet, 4, [0xff, 0xff, 0, 0], [0, 0, 1, 2]),
+                set(PeditHeader::Ethernet, 8, [0; 4], [3, 4, 5, 6]),
+            ]
+        );
+        let mut v = Value::arrived(Field::EthSrc);
+        for key in &keys {
+            v = write(v, key, Field::EthSrc, place);
+        }
+        assert_eq!(v.constant(), Some(0x0102_0304_0506));
+    }
+
+    #[test]
+    fn every_placed_field_survives_its_own_words() {
+        for &field in Field::ALL {
+            for &place in field.row().places {
+                let Some(header) = pedit_header(place.header) else {
+                    continue;
+                };
+                let value = 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978 & field.ones();
+                let mut v = Value::arrived(field);
+                for key in words(field, place, header, value) {
+                    v = write(v, &key, field, place);
+                }
+                assert_eq!(v.constant(), Some(value), "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
+        let ttl = PeditKey {
+            add: true,
+            ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0])
+        };
+        let mut builder = Builder::default();
+        builder.rewrite(set(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]));
+        builder.rewrite(ttl);
+        builder.checksum(CsumFlags::IPV4);
+        builder.rewrite(set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 90]));
+        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]));
+        builder.checksum(CsumFlags::IPV4 | CsumFlags::TCP);
+        builder.send(Port(2), false);
+        let program = builder.finish(Control::Shot);
+        let keys = vec![
+            set(PeditHeader::Tcp, 0, [0; 4], [0, 80, 0, 90]),
+            set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]),
+        ];
+        let redirect = Mirred {
+            port: Port(2),
+            ingress: false,
+            mirror: false,
+        };
+        assert_eq!(
+            program.instructions,
+            [
+                Instruction::Fixed(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe),
+                Instruction::Fixed(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP), Control::Pipe),
+                Instruction::Fixed(ActionKind::Mirred(redirect), Control::Stolen),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_never_sent_is_never_done() {
+        let mut builder = Builder::default();
+        builder.push(0x8100, 5, 0);
+        builder.pop();
+        builder.send(Port(2), false);
+        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]));
+        builder.push(0x8100, 6, 0);
+        assert_eq!(builder.finish(Control::Shot).instructions.len(), 1);
+    }
+}

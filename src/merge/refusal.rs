@@ -1,0 +1,216 @@
+//! Why a walk was not merged: one enum, each variant with the filter and the field or action it concerns, each printing
+//! as a sentence for the engineer who reads it at night.
+
+use crate::{
+    conntrack::NotQualified,
+    flower::{Cookie, Field, FilterId, Port},
+};
+
+/// Why a walk was not merged. The packet stays in software, which is always right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// A hit names a filter that is not there (any more).
+    #[error("hit {hit} names filter cookie {:#x}, which does not exist (any more)", cookie.0)]
+    UnknownFilter {
+        /// Position in the walk.
+        hit: usize,
+        /// The cookie.
+        cookie: Cookie,
+    },
+    /// A `ct` in the walk names a connection that is not there (any more).
+    #[error("{filter}: ct names connection {connection}, which does not exist (any more)")]
+    UnknownConnection {
+        /// The filter with the `ct`.
+        filter: FilterId,
+        /// The caller's id.
+        connection: u64,
+    },
+    /// The walk has no hits, or its last hit does not decide about the packet.
+    #[error("the walk ends without a filter that decides about the packet (a miss)")]
+    NoTerminal,
+    /// Longer than the limit.
+    #[error("the walk has {hits} hits, the limit is {limit}")]
+    TooLong {
+        /// Hits of this walk.
+        hits: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A walk that does not follow from its filters: a hit where the one before leads elsewhere.
+    #[error("{filter} was hit, but the hit before it does not lead there")]
+    Broken {
+        /// The filter.
+        filter: FilterId,
+    },
+    /// Part of a filter was not understood.
+    #[error("{filter}: {what} is not understood")]
+    Undecoded {
+        /// The filter.
+        filter: FilterId,
+        /// The attribute or classifier.
+        what: String,
+    },
+    /// An action that a merged filter cannot carry.
+    #[error("{filter}: action {action} cannot be merged: {why}")]
+    Action {
+        /// The filter.
+        filter: FilterId,
+        /// The action's name.
+        action: String,
+        /// What stands against it.
+        why: &'static str,
+    },
+    /// The hardware cannot do one of the merged filter's actions, or match one of its fields.
+    #[error("the hardware refused the merged filter: {why}")]
+    Hardware {
+        /// Its reason.
+        why: String,
+    },
+    /// A packet on this walk contradicts an earlier filter or write.
+    #[error("{filter} matches on {field}, which earlier filters or writes of the walk make something else")]
+    Impossible {
+        /// The filter.
+        filter: FilterId,
+        /// The field.
+        field: Field,
+    },
+    /// A field that the walk cannot tell any more.
+    #[error("{filter} depends on {field}, which cannot be told at this point: {why}")]
+    Hidden {
+        /// The filter.
+        filter: FilterId,
+        /// The field.
+        field: Field,
+        /// What hides it.
+        why: &'static str,
+    },
+    /// The packet could have hit another filter first, so the record does not fit the filters.
+    #[error("{filter} was hit, but the packet should have hit {shadow} before it")]
+    Stale {
+        /// The filter hit.
+        filter: FilterId,
+        /// The one in front.
+        shadow: FilterId,
+    },
+    /// A filter in front of the hit is not understood, so nobody can say which packets it takes.
+    #[error("{filter} stands behind {shadow}, of which {what} is not understood")]
+    ShadowUndecoded {
+        /// The filter hit.
+        filter: FilterId,
+        /// The one in front.
+        shadow: FilterId,
+        /// The attribute or classifier.
+        what: String,
+    },
+    /// Which of two overlapping filters of one priority was inserted first was not observed.
+    #[error("{filter} and {other} overlap in one priority, and which was inserted first is not known")]
+    Unordered {
+        /// The filter hit.
+        filter: FilterId,
+        /// The other.
+        other: FilterId,
+    },
+    /// `ct` found no connection (new, invalid).
+    #[error("{filter}: ct found no established connection for the packet")]
+    NoConnection {
+        /// The filter with the `ct`.
+        filter: FilterId,
+    },
+    /// The gate.
+    #[error("{filter}: {why}")]
+    NotQualified {
+        /// The filter with the `ct`.
+        filter: FilterId,
+        /// What the gate says.
+        why: NotQualified,
+    },
+    /// `ct commit` would change the connection's mark or labels.
+    #[error("{filter}: ct commit changes the connection's {field}")]
+    ChangesConnection {
+        /// The filter with the `ct`.
+        filter: FilterId,
+        /// `ct_mark` or `ct_label`.
+        field: Field,
+    },
+    /// The packet is one of those that software must go on seeing (fragments, SYN, FIN, RST).
+    #[error(
+        "the packet's {field} keeps it in software: conntrack has to see fragments and the flags that open and close"
+    )]
+    Excluded {
+        /// `ip_flags` or `tcp_flags`.
+        field: Field,
+    },
+    /// The packet or its connections do not meet what the filters of their own walk ask.
+    #[error(
+        "the packet or its connections do not meet the filters of their own walk: something changed since the hits"
+    )]
+    Changed,
+    /// Filters at the egress hook of an output port, which the walk does not carry.
+    #[error("{filter} sends to {port}, which has filters at its egress hook")]
+    EgressFilters {
+        /// The filter.
+        filter: FilterId,
+        /// The port.
+        port: Port,
+    },
+    /// A copy into a port that has filters of its own: the walk would fork.
+    #[error("{filter} sends a copy into {port}, which has filters of its own")]
+    Forks {
+        /// The filter.
+        filter: FilterId,
+        /// The port.
+        port: Port,
+    },
+    /// More merged filters for one way and its connections than the limit.
+    #[error("the way has {limit} merged filters for these connections already, the limit")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// How far a refusal reaches, that is, what may be remembered of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every walk over these filters.
+    Way,
+    /// This packet, these connections, or this moment only.
+    Packet,
+}
+
+impl Refusal {
+    /// A short name for counting, in kebab case.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::UnknownFilter { .. } => "unknown-filter",
+            Refusal::UnknownConnection { .. } => "unknown-connection",
+            Refusal::NoTerminal => "no-terminal",
+            Refusal::TooLong { .. } => "too-long",
+            Refusal::Broken { .. } => "broken",
+            Refusal::Undecoded { .. } => "undecoded",
+            Refusal::Action { .. } => "action",
+            Refusal::Hardware { .. } => "hardware",
+            Refusal::Impossible { .. } => "impossible",
+            Refusal::Hidden { .. } => "hidden",
+            Refusal::Stale { .. } => "stale",
+            Refusal::ShadowUndecoded { .. } => "shadow-undecoded",
+            Refusal::Unordered { .. } => "unordered",
+            Refusal::NoConnection { .. } => "no-connection",
+            Refusal::NotQualified { .. } => "not-qualified",
+            Refusal::ChangesConnection { .. } => "changes-connection",
+            Refusal::Excluded { .. } => "excluded",
+            Refusal::Changed => "changed",
+            Refusal::EgressFilters { .. } => "egress-filters",
+            Refusal::Forks { .. } => "forks",
+            Refusal::TooMany { .. } => "too-many",
+        }
+    }
+
+    /// How far it reaches.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Refusal::Undecoded { .. } | Refusal::Action { .. } | Refusal::TooLong { .. } => Scope::Way,
+            _ => Scope::Packet,
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! The packet in mid-walk, symbolically: what each field holds, and what that asks of the arrived packet.
+
+use super::{
+    program::{self, Builder},
+    refusal::Refusal,
+    symbol::{Param, Source, Value},
+    template::{Condition, Is, Template},
+};
+use crate::flower::{
+    Field, FilterId, Key, Port, Range,
+    action::{Pedit, PeditHeader, PeditKey, Vlan},
+    field::{Header, ip_flags},
+};
+
+/// Ethertypes that matter here.
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+
+    /// Whether it is a VLAN tag's.
+    pub fn is_vlan(ethertype: u128) -> bool {
+        matches!(ethertype, 0x8100 | 0x88a8)
+    }
+}
+
+/// Fields that a tag on or off moves. All others lie behind the tags, or before them.
+const TAGS: [Field; 10] = [
+    Field::Protocol,
+    Field::NumOfVlans,
+    Field::VlanTpid,
+    Field::VlanId,
+    Field::VlanPrio,
+    Field::VlanEthType,
+    Field::CvlanTpid,
+    Field::CvlanId,
+    Field::CvlanPrio,
+    Field::CvlanEthType,
+];
+
+const TWO_TAGS: &str =
+    "after a tag was pushed on a tagged packet, the kernel's dissector looks for the inner headers in the wrong place";
+const THIRD_TAG: &str = "it is that of a third VLAN tag, which the arrived packet's key does not hold";
+const PARTLY_ADDED: &str = "pedit add changed more of it than one whole byte";
+
+/// What a field is compared with.
+#[derive(Clone, Copy, Debug)]
+pub enum Want {
+    /// A constant.
+    Known(u128),
+    /// A parameter.
+    Param(Param),
+}
+
+/// The state of the fold.
+pub struct State<'a> {
+    arrived: &'a Key,
+    values: [Value; Field::COUNT],
+    /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
+    pushed: Vec<([Value; TAGS.len()], bool)>,
+    /// Whether the dissector misses what is behind the tags.
+    skewed: bool,
+    /// The ethertype of the network header while it cannot be read.
+    network_before: Option<u16>,
+    /// What all this asks of the arrived packet.
+    pub template: Template,
+    /// What was done.
+    pub program: Builder,
+}
+
+impl<'a> State<'a> {
+    /// The packet as it arrived.
+    pub fn new(port: Port, arrived: &'a Key) -> State<'a> {
+        let mut values: [Value; Field::COUNT] = std::array::from_fn(|i| Value::arrived(Field::ALL[i]));
+        for &field in Field::ALL.iter().filter(|f| f.is_conntrack()) {
+            values[field as usize] = Value::known(0);
+        }
+        values[Field::Indev as usize] = Value::known(port.0 as u128);
+        State {
+            arrived,
+            values,
+            pushed: Vec::new(),
+            skewed: false,
+            network_before: None,
+            template: Template::default(),
+            program: Builder::default(),
+        }
+    }
+
+    /// What the field holds now, as flower would see it.
+    pub fn view(&self, field: Field) -> Value {
+        let behind_tags = !TAGS[..6].contains(&field)
+            && !matches!(field, Field::EthDst | Field::EthSrc | Field::Indev | Field::Hash)
+            && !field.is_conntrack()
+            && !field.name().starts_with("enc_");
+        if self.skewed && (behind_tags || field == Field::NumOfVlans) {
+            Value::hidden(TWO_TAGS, field)
+        } else {
+            self.values[field as usize]
+        }
+    }
+
+    /// Sets what the field holds.
+    pub fn set(&mut self, field: Field, value: Value) {
+        self.values[field as usize] = value;
+    }
+
+    /// Asks that `field & mask` be what is wanted, at this point of the walk.
+    pub fn require(&mut self, filter: FilterId, field: Field, mask: u128, want: Want) -> Result<(), Refusal> {
+        let impossible = Refusal::Impossible { filter, field };
+        let value = self.view(field);
+        let (kept, fixed) = (mask & value.kept, mask & !value.kept);
+        let bits = |param, mask, value| {
+            Condition::Holds(Is::Bits {
+                param,
+                mask,
+                value: value & mask,
+            })
+        };
+        let conditions = &mut self.template.conditions;
+        match want {
+            Want::Known(known) if (known ^ value.flip) & fixed != 0 => return Err(impossible),
+            Want::Param(param) if fixed != 0 => conditions.push(bits(param, fixed, value.flip)),
+            _ => {}
+        }
+        if kept == 0 {
+            return Ok(());
+        }
+        let possible = match (value.source, want) {
+            (Source::Hidden(why), _) => return Err(Refusal::Hidden { filter, field, why }),
+            (Source::Arrived(from), Want::Known(known)) => {
+                self.template.require(from, kept, (known ^ value.flip) & kept)
+            }
+            (Source::Arrived(from), Want::Param(param)) => {
+                self.template.require_param(from, kept, param, value.flip & kept);
+                true
+            }
+            (Source::Param(param), Want::Known(known)) => {
+                conditions.push(bits(param, kept, known ^ value.flip));
+                true
+            }
+            (Source::Param(a), Want::Param(b)) => {
+                if a != b || value.flip & kept != 0 {
+                    conditions.push(Condition::Same {
+                        a,
+                        b,
+                        mask: kept,
+                        flip: value.flip & kept,
+                    });
+                }
+                true
+            }
+            (Source::Sum(from, add), Want::Known(known)) => {
+                let known = (known ^ value.flip) & kept;
+                let low_bits = kept & (kept + 1) == 0;
+                if low_bits {
+                    let before = known.wrapping_sub(add as u128) & kept;
+                    self.template.require(from, kept, before)
+                } else {
+                    // High bits of a sum are no mask of what was added to: one value of the byte at a time.
+                    let byte = self.arrived.get(from);
+                    let sum = (byte as u8).wrapping_add(add) as u128;
+                    (sum ^ known) & kept == 0 && self.template.require(from, 0xff, byte)
+                }
+            }
+            (Source::Sum(..), Want::Param(_)) => {
+                return Err(Refusal::Hidden {
+                    filter,
+                    field,
+                    why: PARTLY_ADDED,
+                });
+            }
+        };
+        if possible { Ok(()) } else { Err(impossible) }
+    }
+
+    /// Asks that a port be within a range.
+    pub fn require_range(&mut self, filter: FilterId, field: Field, range: Range) -> Result<(), Refusal> {
+        let value = self.view(field);
+        let possible = match (value.source, value.kept, value.flip) {
+            (_, 0, known) => range.contains(known as u16),
+            (Source::Arrived(from), kept, 0) if kept == field.ones() => self.template.require_range(from, range),
+            (Source::Param(param), kept, 0) if kept == field.ones() => {
+                self.template
+                    .conditions
+                    .push(Condition::Holds(Is::Within { param, range }));
+                true
+            }
+            _ => range.contains(self.decide(filter, field)? as u16),
+        };
+        if possible {
+            Ok(())
+        } else {
+            Err(Refusal::Impossible { filter, field })
+        }
+    }
+
+    /// The field's value for this packet; what it depends on of the arrived packet is asked for.
+    pub fn decide(&mut self, filter: FilterId, field: Field) -> Result<u128, Refusal> {
+        let value = self.view(field);
+        let source = match value.source {
+            _ if value.kept == 0 => 0,
+            Source::Arrived(from) => self.arrived.get(from),
+            Source::Sum(from, add) => (self.arrived.get(from) as u8).wrapping_add(add) as u128,
+            Source::Param(_) => {
+                let why = "the connection decides it";
+                return Err(Refusal::Hidden { filter, field, why });
+            }
+            Source::Hidden(why) => return Err(Refusal::Hidden { filter, field, why }),
+        };
+        let now = source & value.kept ^ value.flip;
+        self.require(filter, field, field.ones(), Want::Known(now))?;
+        Ok(now)
+    }
+
+    /// The ethertype that the network header has, where `pedit` and `ct` find it: behind the outer tag only.
+    pub fn network(&mut self, filter: FilterId) -> Result<u16, Refusal> {
+        if let Some(before) = self.network_before {
+            return Ok(before);
+        }
+        let mut ethertype = self.decide(filter, Field::Protocol)?;
+        if ethertype::is_vlan(ethertype) {
+            ethertype = self.decide(filter, Field::VlanEthType)?;
+        }
+        Ok(ethertype as u16)
+    }
+
+    /// Runs a `vlan` action.
+    pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
+        let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)?);
+        match vlan {
+            Vlan::Pop if !tagged => {}
+            Vlan::Pop => {
+                self.program.pop();
+                self.pop();
+            }
+            Vlan::Push { protocol, id, prio } => {
+                if tagged && self.network_before.is_none() {
+                    self.network_before = Some(self.network(filter)?);
+                }
+                self.program.push(protocol, id, prio);
+                self.push(tagged, protocol, id, prio);
+            }
+            Vlan::Modify { .. } if !tagged => {}
+            Vlan::Modify { protocol, id, prio } => {
+                self.program.modify(protocol, id, prio);
+                self.set(Field::Protocol, Value::known(protocol as u128));
+                self.set(Field::VlanTpid, Value::known(protocol as u128));
+                self.set(Field::VlanId, Value::known(id as u128));
+                if let Some(prio) = prio {
+                    self.set(Field::VlanPrio, Value::known(prio as u128));
+                }
+            }
+            Vlan::PopEthernet | Vlan::PushEthernet { .. } => {
+                let why = "the Ethernet header comes off or on";
+                return Err(Refusal::Action {
+                    filter,
+                    action: "vlan".into(),
+                    why,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, tagged: bool, protocol: u16, id: u16, prio: u8) {
+        let before = TAGS.map(|f| self.values[f as usize]);
+        self.pushed.push((before, self.skewed));
+        let [outer, number, ..] = before;
+        self.skewed |= tagged;
+        for (field, value) in [
+            (Field::Protocol, Value::known(protocol as u128)),
+            (Field::NumOfVlans, number.plus(1)),
+            (Field::VlanTpid, Value::known(protocol as u128)),
+            (Field::VlanId, Value::known(id as u128)),
+            (Field::VlanPrio, Value::known(prio as u128)),
+            (Field::VlanEthType, outer),
+            (Field::CvlanTpid, Value::known(0)),
+            (Field::CvlanId, Value::known(0)),
+            (Field::CvlanPrio, Value::known(0)),
+            (Field::CvlanEthType, Value::known(0)),
+        ] {
+            self.set(field, value);
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some((before, skewed)) = self.pushed.pop() {
+            for (field, value) in std::iter::zip(TAGS, before) {
+                self.set(field, value);
+            }
+            self.skewed = skewed;
+            if !skewed {
+                self.network_before = None;
+            }
+            return;
+        }
+        // An arrived tag: what was behind it moves out. An absent inner tag reads 0 before and after.
+        let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
+        let last = behind_is_last(&self.template);
+        let third = |field| {
+            if last {
+                Value::known(0)
+            } else {
+                Value::hidden(THIRD_TAG, field)
+            }
+        };
+        for (field, value) in [
+            (Field::Protocol, behind),
+            (Field::NumOfVlans, number.plus(255)),
+            (Field::VlanTpid, tpid),
+            (Field::VlanId, id),
+            (Field::VlanPrio, prio),
+            (Field::VlanEthType, inner),
+            (Field::CvlanTpid, third(Field::CvlanTpid)),
+            (Field::CvlanId, third(Field::CvlanId)),
+            (Field::CvlanPrio, third(Field::CvlanPrio)),
+            (Field::CvlanEthType, third(Field::CvlanEthType)),
+        ] {
+            self.set(field, value);
+        }
+    }
+
+    /// Runs a `pedit` action.
+    pub fn pedit(&mut self, filter: FilterId, pedit: &Pedit) -> Result<(), Refusal> {
+        for key in &pedit.keys {
+            self.rewrite(filter, key)?;
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self, filter: FilterId, key: &PeditKey) -> Result<(), Refusal> {
+        let refuse = |why| {
+            Err(Refusal::Action {
+                filter,
+                action: "pedit".into(),
+                why,
+            })
+        };
+        if key.dynamic.is_some() {
+            return refuse("it takes an offset from the packet");
+        }
+        let header = match key.header {
+            PeditHeader::Ethernet => Header::Ethernet,
+            PeditHeader::Network | PeditHeader::Ipv4 | PeditHeader::Ipv6 => match self.network(filter)? {
+                ethertype::IPV4 => Header::Ipv4,
+                ethertype::IPV6 => Header::Ipv6,
+                _ => return refuse("it writes to the network header of a packet that is not IP"),
+            },
+            PeditHeader::Tcp | PeditHeader::Udp => {
+                let (number, header) = match key.header {
+                    PeditHeader::Tcp => (6, Header::Tcp),
+                    _ => (17, Header::Udp),
+                };
+                if !matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6) {
+                    return refuse("it writes to a transport header of a packet that is not IP");
+                }
+                if self.decide(filter, Field::IpProto)? != number {
+                    return refuse("it writes to a transport header that the packet does not have");
+                }
+                // Fragments have no transport header, or one that flower does not see.
+                self.require(filter, Field::IpFlags, ip_flags::FRAG, Want::Known(0))
+                    .map_err(|_| Refusal::Excluded { field: Field::IpFlags })?;
+                header
+            }
+        };
+        let written: Vec<usize> = (0..4).filter(|&i| key.mask[i] != 0xff || key.value[i] != 0).collect();
+        let length = match header {
+            Header::Ethernet => 12,
+            Header::Ipv4 | Header::Tcp => 20,
+            Header::Ipv6 => 40,
+            _ => 8,
+        };
+        if written
+            .iter()
+            .any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
+            || key.offset % 4 != 0
+        {
+            return refuse("it writes outside of the fixed part of a header");
+        }
+        let shapes = |byte: i32| match header {
+            Header::Ipv4 => matches!(byte, 0 | 2 | 3 | 6 | 7 | 9),
+            Header::Ipv6 => matches!(byte, 4..=6),
+            _ => false,
+        };
+        let version =
+            header == Header::Ipv6 && key.offset == 0 && (key.mask[0] & 0xf0 != 0xf0 || key.value[0] & 0xf0 != 0);
+        if version || written.iter().any(|&i| shapes(key.offset + i as i32)) {
+            return refuse("it rewrites what decides how the packet is read (version, lengths, fragments, protocol)");
+        }
+        for &field in Field::ALL {
+            for &place in field.row().places.iter().filter(|p| p.header == header) {
+                let before = self.values[field as usize];
+                let after = match key.add {
+                    false => program::write(before, key, field, place),
+                    true => added(before, key, field, place.bit, &written),
+                };
+                self.set(field, after);
+            }
+        }
+        let header = program::pedit_header(header).expect("only headers that pedit names");
+        self.program.rewrite(PeditKey { header, ..*key });
+        Ok(())
+    }
+}
+
+/// Whether the ethertype behind the arrived packet's outer tag is asked to be no tag's: then there is no second one.
+fn behind_is_last(template: &Template) -> bool {
+    let known = &template.known;
+    [Field::VlanEthType, Field::CvlanEthType]
+        .into_iter()
+        .any(|f| known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f)))
+}
+
+/// A field after an addition to the raw little-endian word: told exactly where it is one whole byte that nothing carries into.
+fn added(before: Value, key: &PeditKey, field: Field, bit: u16, written: &[usize]) -> Value {
+    let byte = |i: usize| (key.offset + i as i32) * 8;
+    let (from, to) = (bit as i32, bit as i32 + field.row().bits as i32);
+    let touched: Vec<usize> = written
+        .iter()
+        .copied()
+        .filter(|&i| key.mask[i] != 0xff && byte(i) < to && byte(i) + 8 > from)
+        .collect();
+    match touched[..] {
+        [] => before,
+        [i] if key.mask[i] == 0 && (byte(i), byte(i) + 8) == (from, to) && key.value[..i].iter().all(|&v| v == 0) => {
+            before.plus(key.value[i])
+        }
+        _ => Value::hidden(PARTLY_ADDED, field),
+    }
+}
