@@ -40,7 +40,7 @@ impl Datapath {
                 self.model.remove_port(port);
                 self.unbind(port, hardware);
             }
-            Message::Qdisc(qdisc) => self.bind(qdisc),
+            Message::Qdisc(qdisc) => self.bind(qdisc, hardware),
             Message::QdiscGone(qdisc) if matches!(qdisc.kind.as_str(), "clsact" | "ingress") => {
                 self.unbind(Port(qdisc.index), hardware);
             }
@@ -102,7 +102,7 @@ impl Datapath {
         self.model.set_port(Port(link.index), state);
     }
 
-    fn bind(&mut self, qdisc: &Qdisc) {
+    fn bind(&mut self, qdisc: &Qdisc, hardware: &mut dyn Offload) {
         let port = Port(qdisc.index);
         for (side, block) in [
             (Hook::Ingress(port), qdisc.ingress_block),
@@ -111,6 +111,9 @@ impl Datapath {
             if let Some(block) = block {
                 self.blocks.insert(side, block);
                 self.model.filters.bind(side, block);
+                if let Hook::Ingress(port) = side {
+                    hardware.bind(port, block);
+                }
             }
         }
     }
@@ -122,6 +125,9 @@ impl Datapath {
             gone.insert(side);
             if let Some(block) = self.blocks.remove(&side) {
                 self.model.filters.unbind(side);
+                if let Hook::Ingress(port) = side {
+                    hardware.unbind(port, block);
+                }
                 if !self.blocks.values().any(|&b| b == block) {
                     gone.insert(Hook::Block(block));
                 }
@@ -152,8 +158,8 @@ impl Datapath {
         };
         match self.filters.insert(filter.id, known) {
             Some(old) => {
-                hardware.replace(old.cookie, cookie, filter);
-                self.end(old, hardware);
+                let last = hardware.replace(old.cookie, cookie, filter);
+                self.end(&old.filter, last);
             }
             None => hardware.add(cookie, filter, dumped),
         }
@@ -164,18 +170,18 @@ impl Datapath {
         for id in gone {
             self.model.filters.remove(id);
             if let Some(known) = self.filters.remove(&id) {
-                self.end(known, hardware);
+                let last = hardware.destroy(known.cookie);
+                self.end(&known.filter, last);
             }
         }
     }
 
     /// A filter is over: what hardware counted for it last goes to the actions, which others may share.
-    fn end(&mut self, known: Known, hardware: &mut dyn Offload) {
-        let last = hardware.destroy(known.cookie);
-        for (action, more) in known.filter.actions.iter().zip(last) {
+    fn end(&mut self, filter: &Filter, last: Vec<Counters>) {
+        for (action, more) in filter.actions.iter().zip(last) {
             self.book.count(action, more);
         }
-        self.book.close(&known.filter);
+        self.book.close(filter);
     }
 
     /// An action changes under the filters that use it.
@@ -204,9 +210,9 @@ impl Datapath {
             self.model.filters.replace(filter.clone());
             self.cookies += 1;
             let cookie = Cookie(self.cookies);
-            hardware.replace(known.cookie, cookie, &filter);
+            let last = hardware.replace(known.cookie, cookie, &filter);
             if let Some(old) = self.filters.insert(id, Known { cookie, filter }) {
-                self.end(old, hardware);
+                self.end(&old.filter, last);
             }
         }
     }

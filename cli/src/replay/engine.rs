@@ -26,6 +26,8 @@ use merge_model::{
     },
 };
 
+use std::collections::BTreeSet;
+
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -97,6 +99,8 @@ pub struct Run {
     pub compared: Compared,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Positions of the frames that filters redirected to a port's ingress, and that are seen there as received.
+    pub redirected: BTreeSet<usize>,
     /// Different filters.
     pub seen: u64,
     /// Those with something not decoded.
@@ -130,8 +134,14 @@ struct Engine<'a> {
     run: Run,
 }
 
-/// Runs a trace. `progress` is told each step's position.
-pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(usize)) -> Run {
+/// Runs a trace. `redirected` are the frames of which an earlier run without hardware found that they did not come from
+/// outside; `progress` is told each step's position.
+pub fn run(
+    timeline: &Timeline,
+    hardware: &mut dyn Offload,
+    redirected: BTreeSet<usize>,
+    progress: &dyn Fn(usize),
+) -> Run {
     let frames = |inbound: bool| {
         timeline
             .steps
@@ -167,7 +177,10 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(us
         hardware,
         sent: Ledger::new(frames(false)),
         arrived: Ledger::new(frames(true)),
-        run: Run::default(),
+        run: Run {
+            redirected,
+            ..Run::default()
+        },
     };
     for envelope in &timeline.start {
         engine.datapath.apply(&envelope.message, true, engine.hardware);
@@ -216,6 +229,9 @@ impl Engine<'_> {
 
     fn receive(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
         if self.arrived.settle(&sent(at, port, bytes), step.time) == Settled::Accounted {
+            self.run.redirected.insert(at);
+        }
+        if self.run.redirected.contains(&at) {
             return;
         }
         let mut open = Open {
@@ -281,7 +297,7 @@ impl Engine<'_> {
         if received.fate == Fate::Decided
             && let Some(walk) = self.walk(port, &outcome)
         {
-            self.hardware.walk(walk, step.time);
+            self.hardware.walk(walk);
         }
         self.run.received.push(received);
     }
