@@ -252,6 +252,9 @@ impl Engine<'_> {
             sent: Vec::new(),
             doubt: None,
         };
+        for change in self.tracker.over(at, step.time, self.horizons[at]) {
+            self.hardware.connection(&change);
+        }
         if let Some(handled) = self.hardware.receive(port, bytes, step.time) {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);

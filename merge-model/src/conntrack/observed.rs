@@ -141,6 +141,27 @@ impl Tracker {
         });
     }
 
+    /// The connections that were over when a frame came at position `at`, though the kernel notices and tells only as it
+    /// looks them up: nothing may rest on them any more. The table still has them.
+    pub fn over(&mut self, at: usize, time: u64, next: usize) -> Vec<Change> {
+        self.begin(at, time, next);
+        let over = |r: &Reported| {
+            let c = &r.report.connection;
+            let (id, _) = self.find(c.zone, c.original)?;
+            let entry = &self.entries[&id];
+            let is_over = match r.report.event {
+                ConnectionEvent::New => entry.reported && entry.connection.original == c.original,
+                _ => self.is_found_over(r, &entry.connection),
+            };
+            is_over.then(|| Change {
+                id: ConnectionId(id.0),
+                kind: ChangeKind::Destroyed,
+                connection: entry.connection.clone(),
+            })
+        };
+        self.ahead().filter_map(over).collect()
+    }
+
     /// The frame of the last [`Tracker::begin`] was missed: OVS may commit its connection and send it on. What it moved is
     /// handed back for [`Tracker::resume`].
     pub fn missed(&mut self) -> Passage {
@@ -354,13 +375,14 @@ impl Tracker {
     /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
         let c = &self.entries[&id].connection;
-        let ended = |r: &Reported| {
-            r.report.event == ConnectionEvent::Destroy
-                && !r.report.by_hand
-                && r.time <= self.now + AT_ONCE
-                && name(&r.report.connection) == (c.zone, c.original, c.reply)
-        };
-        self.ahead().any(ended) || self.birth(zone, tuple).is_some()
+        self.ahead().any(|r| self.is_found_over(r, c)) || self.birth(zone, tuple).is_some()
+    }
+
+    fn is_found_over(&self, r: &Reported, c: &Connection) -> bool {
+        r.report.event == ConnectionEvent::Destroy
+            && !r.report.by_hand
+            && r.time <= self.now + AT_ONCE
+            && name(&r.report.connection) == (c.zone, c.original, c.reply)
     }
 
     /// An unconfirmed entry for a packet of no known connection.
