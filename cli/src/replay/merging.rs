@@ -114,7 +114,7 @@ impl Merging {
             });
             for (_, found) in cts.zip(&hit.found).filter(|(ct, _)| !ct.clear) {
                 let connection = found.and_then(|f| table.connection(f.connection));
-                if !connection.is_some_and(|c| c.qualifies().is_ok()) {
+                if connection.is_none_or(|c| c.qualifies().is_err()) {
                     return false;
                 }
                 found_any = true;
