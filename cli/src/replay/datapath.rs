@@ -46,10 +46,10 @@ impl Datapath {
             }
             Message::Filter(message) => match message.event {
                 Event::New => self.filter(message, dumped, hardware),
-                Event::Gone => self.remove(|id| *id == message.filter.id, hardware),
+                Event::Gone => self.remove(message.filter.id, hardware),
             },
             Message::FiltersGone { hook, chain, prio, .. } => {
-                self.remove(|id| (id.hook, id.chain, id.prio) == (*hook, *chain, *prio), hardware);
+                self.remove_all(|id| (id.hook, id.chain, id.prio) == (*hook, *chain, *prio), hardware);
             }
             Message::Actions { event, actions } => actions.iter().for_each(|a| self.action(*event, a, hardware)),
             _ => {}
@@ -73,25 +73,18 @@ impl Datapath {
         }
     }
 
-    /// What a filter's actions have counted, in software and in hardware, as far as the filter is known.
-    pub fn read(&self, id: FilterId, hardware: &mut dyn Offload) -> Option<Vec<Counters>> {
-        let known = self.filters.get(&id)?;
-        let mut counters = self.book.read(&known.filter);
-        // An action counts for all filters that share it.
-        for other in self.filters.values() {
-            let shared = |action: &Action| other.filter.actions.iter().position(|o| is_same(o, action));
-            let places: Vec<_> = known.filter.actions.iter().map(shared).collect();
-            if places.iter().all(Option::is_none) {
-                continue;
-            }
-            let stats = hardware.stats(other.cookie);
-            for (counter, place) in counters.iter_mut().zip(places) {
-                if let Some(more) = place.and_then(|i| stats.get(i)) {
-                    counter.add(*more);
-                }
+    /// Adds what hardware has counted for the filters that are there: the last reading, after which nothing counts.
+    pub fn read_hardware(&mut self, hardware: &mut dyn Offload) {
+        for known in self.filters.values() {
+            for (action, more) in known.filter.actions.iter().zip(hardware.stats(known.cookie)) {
+                self.book.count(action, more);
             }
         }
-        Some(counters)
+    }
+
+    /// What a filter's actions have counted, if there is such a filter.
+    pub fn read(&self, id: FilterId) -> Option<Vec<Counters>> {
+        Some(self.book.read(&self.filters.get(&id)?.filter))
     }
 
     fn link(&mut self, link: &Link) {
@@ -133,7 +126,7 @@ impl Datapath {
                 }
             }
         }
-        self.remove(|id| gone.contains(&id.hook), hardware);
+        self.remove_all(|id| gone.contains(&id.hook), hardware);
     }
 
     fn filter(&mut self, message: &FilterMessage, dumped: bool, hardware: &mut dyn Offload) {
@@ -165,14 +158,18 @@ impl Datapath {
         }
     }
 
-    fn remove(&mut self, gone: impl Fn(&FilterId) -> bool, hardware: &mut dyn Offload) {
+    fn remove_all(&mut self, gone: impl Fn(&FilterId) -> bool, hardware: &mut dyn Offload) {
         let gone: Vec<FilterId> = self.filters.keys().filter(|id| gone(id)).copied().collect();
         for id in gone {
-            self.model.filters.remove(id);
-            if let Some(known) = self.filters.remove(&id) {
-                let last = hardware.destroy(known.cookie);
-                self.end(&known.filter, last);
-            }
+            self.remove(id, hardware);
+        }
+    }
+
+    fn remove(&mut self, id: FilterId, hardware: &mut dyn Offload) {
+        self.model.filters.remove(id);
+        if let Some(known) = self.filters.remove(&id) {
+            let last = hardware.destroy(known.cookie);
+            self.end(&known.filter, last);
         }
     }
 

@@ -7,7 +7,7 @@
 
 use super::{
     datapath::Datapath,
-    ledger::{Ledger, Sent, Settled},
+    ledger::{Identity, Ledger, Sent, Settled},
     offload::Offload,
     timeline::{Step, Timeline, What},
     totals::Compared,
@@ -378,8 +378,9 @@ impl Engine<'_> {
     }
 
     fn finish(mut self) -> Run {
+        self.datapath.read_hardware(self.hardware);
         for last in &self.timeline.last {
-            let got = self.datapath.read(last.filter.id, self.hardware);
+            let got = self.datapath.read(last.filter.id);
             let is_identical = got.as_ref().is_some_and(|got| {
                 got.len() == last.counters.len()
                     && got
@@ -398,9 +399,42 @@ impl Engine<'_> {
                 });
             }
         }
+        self.pair();
         self.run.seen = self.datapath.seen;
         self.run.undecoded = self.datapath.undecoded;
         self.run
+    }
+}
+
+impl Engine<'_> {
+    /// Puts frames that are missing and frames that nothing accounts for together where they are of one packet and port:
+    /// two sides of one difference.
+    fn pair(&mut self) {
+        let (mut missing, mut rest): (Vec<_>, Vec<_>) = self
+            .run
+            .differences
+            .drain(..)
+            .partition(|d| matches!(d, Difference::NotSent { .. }));
+        for difference in &mut missing {
+            let Difference::NotSent {
+                port, expected, got, ..
+            } = difference
+            else {
+                continue;
+            };
+            let identity = Identity::of(expected);
+            let found = rest.iter().position(|other| match other {
+                Difference::Unaccounted { port: p, got, .. } => p == port && Identity::of(got) == identity,
+                _ => false,
+            });
+            if identity.is_some()
+                && let Some(Difference::Unaccounted { got: frame, .. }) = found.map(|i| rest.remove(i))
+            {
+                *got = Some(frame);
+            }
+        }
+        missing.extend(rest);
+        self.run.differences = missing;
     }
 }
 
