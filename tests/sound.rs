@@ -475,7 +475,7 @@ fn run(filters: &[Filter], packets: &[Packet]) -> Result<(usize, usize), TestCas
                 hits: hits.collect(),
             })
             .expect("the queue is long");
-        let merged = merger.drain().pop().expect("one walk").1;
+        let merged = merger.drain().walks.pop().expect("one walk").1;
         match merged {
             Ok(merge) => {
                 prop_assert!(

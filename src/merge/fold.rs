@@ -22,6 +22,8 @@ const MAX_ACTIONS: usize = 32;
 
 /// What the fold has to know of ports.
 pub trait Ports {
+    /// Whether the port is down, or without carrier.
+    fn is_down(&self, port: Port) -> bool;
     /// Whether filters hang at the port's egress hook.
     fn has_egress_filters(&self, port: Port) -> bool;
     /// Whether filters hang at the port's ingress hook.
@@ -236,7 +238,7 @@ impl<'a> Fold<'a> {
                 ActionKind::Skbedit(edit) => self.state.program.edit(*edit),
                 ActionKind::Vlan(vlan) => self.state.vlan(filter, *vlan)?,
                 ActionKind::Pedit(pedit) => self.state.pedit(filter, pedit)?,
-                ActionKind::Csum(flags) => self.state.program.checksum(*flags),
+                ActionKind::Csum(flags) => self.state.checksum(filter, *flags)?,
                 ActionKind::Ct(ct) => {
                     let met = met.next().copied().ok_or(Refusal::Broken { filter })?;
                     self.ct(filter, ct, met)?;
@@ -291,6 +293,9 @@ impl<'a> Fold<'a> {
 
     fn send(&mut self, filter: FilterId, mirred: Mirred) -> Result<(), Refusal> {
         let port = mirred.port;
+        if self.ports.is_down(port) {
+            return Err(Refusal::PortDown { filter, port });
+        }
         if !mirred.ingress && self.ports.has_egress_filters(port) {
             return Err(Refusal::EgressFilters { filter, port });
         }
@@ -309,6 +314,7 @@ impl<'a> Fold<'a> {
             self.current = None;
             return Ok(());
         }
+        self.state.must_read_ip(filter, "ct")?;
         let family = self.state.network(filter)?;
         if !matches!(family, ethertype::IPV4 | ethertype::IPV6) {
             let why = "it drops what is not IP";

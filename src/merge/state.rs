@@ -8,7 +8,7 @@ use super::{
 };
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
-    action::{Pedit, PeditHeader, PeditKey, Vlan},
+    action::{CsumFlags, Pedit, PeditHeader, PeditKey, Vlan},
     field::{Header, ip_flags},
 };
 
@@ -322,6 +322,28 @@ impl<'a> State<'a> {
         }
     }
 
+    /// Refuses what the kernel does in the wrong place, or not at all, after a tag was pushed on a tagged packet: it takes
+    /// the inner tag's ethertype for that of the IP header, which the network offset still points at.
+    pub fn must_read_ip(&self, filter: FilterId, action: &str) -> Result<(), Refusal> {
+        let why = "after a tag was pushed on a tagged packet, the kernel does not find the IP header for it";
+        if self.skewed {
+            Err(Refusal::Action {
+                filter,
+                action: action.into(),
+                why,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs a `csum` action.
+    pub fn checksum(&mut self, filter: FilterId, flags: CsumFlags) -> Result<(), Refusal> {
+        self.must_read_ip(filter, "csum")?;
+        self.program.checksum(flags);
+        Ok(())
+    }
+
     /// Runs a `pedit` action.
     pub fn pedit(&mut self, filter: FilterId, pedit: &Pedit) -> Result<(), Refusal> {
         for key in &pedit.keys {
@@ -349,6 +371,7 @@ impl<'a> State<'a> {
                 _ => return refuse("it writes to the network header of a packet that is not IP"),
             },
             PeditHeader::Tcp | PeditHeader::Udp => {
+                self.must_read_ip(filter, "pedit")?;
                 let (number, header) = match key.header {
                     PeditHeader::Tcp => (6, Header::Tcp),
                     _ => (17, Header::Udp),

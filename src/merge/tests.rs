@@ -15,6 +15,9 @@ const OUT: Port = Port(2);
 
 struct NoFilters;
 impl Ports for NoFilters {
+    fn is_down(&self, _: Port) -> bool {
+        false
+    }
     fn has_egress_filters(&self, _: Port) -> bool {
         false
     }
@@ -521,6 +524,36 @@ fn traps_9_after_two_pushes_nothing_behind_the_outer_tag_is_told() {
             }
         ),
         "{refusal}"
+    );
+}
+
+#[test]
+fn traps_9_after_two_pushes_csum_ct_and_ports_are_refused() {
+    let push = vlan(Vlan::Push {
+        protocol: 0x8100,
+        id: 30,
+        prio: 3,
+    });
+    let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
+    let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let t = tcp(H1, 1, H2, 2);
+    let c = connection(5, t, t.inverse());
+    for lost in [port, csum, ct(5, false)] {
+        let a = filter(0, 1, ip(), &[push.clone(), push.clone(), lost.clone(), output()]);
+        let refusal = Case::default()
+            .hit_with(&a, &[], &[(&c, Direction::Original)])
+            .merged(&packet(t))
+            .unwrap_err();
+        assert!(
+            matches!(&refusal, Refusal::Action { action, .. } if action == lost.name()),
+            "{refusal}"
+        );
+    }
+    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let a = filter(0, 1, ip(), &[push.clone(), push, dst, output()]);
+    assert!(
+        Case::default().hit(&a).merged(&packet(t)).is_ok(),
+        "the IP header itself is found"
     );
 }
 

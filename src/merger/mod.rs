@@ -11,7 +11,7 @@ pub use settings::{Limits, Turned};
 
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
+    flower::{ActionKind, Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
     hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
     merge::{self, Met, Order, Path, Ports, Refusal, Scene, Scope, Step},
     table::{Connections, CtKey, Inserted, Merged, Table, WayKey, overlap},
@@ -46,6 +46,24 @@ pub enum ConnectionEvent {
     Gone(ConnectionId),
 }
 
+/// A merged filter that left the hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The merged filter.
+    pub id: MergedId,
+    /// What it counted in all, its parents have it already.
+    pub counters: Counters,
+}
+
+/// What has happened since the last `drain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// The walks handed in, in order.
+    pub walks: Vec<(Ticket, Outcome)>,
+    /// The merged filters that left the hardware, before the walks were merged.
+    pub removed: Vec<Removed>,
+}
+
 /// Merged filters that the hardware did not remove. They are tracked on, and each `drain` tries again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not removed from hardware, and tried again: {}", .0.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; "))]
@@ -71,11 +89,13 @@ pub struct Merger<H> {
     turned: Turned,
     table: Table,
     blocks: HashMap<Port, HashSet<u32>>,
+    down: HashSet<Port>,
     queue: VecDeque<(Ticket, Walk)>,
     tickets: u64,
     ids: u64,
     /// Entries that the hardware would not give up.
     stuck: Vec<Entry>,
+    removed: Vec<Removed>,
 }
 
 impl<H: Hardware> Merger<H> {
@@ -95,6 +115,8 @@ impl<H: Hardware> Merger<H> {
             turned: Turned::default(),
             table: Table::default(),
             blocks: HashMap::new(),
+            down: HashSet::new(),
+            removed: Vec::new(),
             queue: VecDeque::new(),
             tickets: 0,
             ids: 0,
@@ -128,8 +150,16 @@ impl<H: Hardware> Merger<H> {
             .find(|&c| c == cookie || self.table.filter(c).is_some_and(|e| same(&e.filter)));
         for old in [Some(cookie), instead].into_iter().flatten() {
             self.remove(self.table.derived_from_filter(old), &mut failed);
-            let keep_place = Some(old) == instead && self.table.filter(old).is_some_and(|e| same(&e.filter));
-            self.table.remove_filter(old, keep_place);
+            if Some(old) == instead && old != cookie {
+                self.table.retire_filter(old);
+            } else {
+                let keep_place = self.table.filter(old).is_some_and(|e| same(&e.filter));
+                self.table.remove_filter(old, keep_place);
+            }
+        }
+        if !self.table.chains.any(filter.id.hook) {
+            // Until now packets were sent there unseen.
+            self.forget_sends(&self.ports_of(filter.id.hook), &mut failed);
         }
         self.table.insert_filter(cookie, filter, inserted, instead);
         let (merged, behind) = self.table.shadowed_by(cookie);
@@ -147,22 +177,38 @@ impl<H: Hardware> Merger<H> {
         Ok(())
     }
 
-    /// Installs a filter that software never looks at, as it is.
-    fn install_alone(&mut self, cookie: Cookie) -> Result<(), Refusal> {
-        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
-            return Ok(());
-        };
-        let id = filter.id;
-        let ports: Vec<Port> = match id.hook {
-            Hook::Ingress(port) => vec![port],
+    /// Takes out what sends to these ports, or into them, and forgets the ways: what was folded of them no longer holds.
+    fn forget_sends(&mut self, ports: &[Port], failed: &mut Vec<HardwareError>) {
+        let (merged, ways) = self.table.sending_to(ports);
+        self.remove(merged, failed);
+        for way in ways {
+            self.table.forget_way(way);
+        }
+    }
+
+    /// The ports at which a hook's filters stand.
+    fn ports_of(&self, hook: Hook) -> Vec<Port> {
+        match hook {
+            Hook::Ingress(port) | Hook::Egress(port) => vec![port],
             Hook::Block(block) => self
                 .blocks
                 .iter()
                 .filter(|(_, b)| b.contains(&block))
                 .map(|(&p, _)| p)
                 .collect(),
-            Hook::Egress(port) => return Err(Refusal::EgressFilters { filter: id, port }),
+        }
+    }
+
+    /// Installs a filter that software never looks at, as it is.
+    fn install_alone(&mut self, cookie: Cookie) -> Result<(), Refusal> {
+        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
+            return Ok(());
         };
+        let id = filter.id;
+        if let Hook::Egress(port) = id.hook {
+            return Err(Refusal::EgressFilters { filter: id, port });
+        }
+        let ports = self.ports_of(id.hook);
         // A packet that is to have a filter in front of this one would be taken by the hardware first.
         for other in self.table.chains.members(id.hook, id.chain) {
             let Some(shadow) = self.table.filter(other).map(|e| &e.filter) else {
@@ -213,9 +259,10 @@ impl<H: Hardware> Merger<H> {
     pub fn destroy(&mut self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut failed = Vec::new();
         self.remove(self.table.derived_from_filter(cookie), &mut failed);
-        let entry = self.table.remove_filter(cookie, false);
+        let entry = self.table.remove_filter(cookie, false).map(|e| e.counters);
+        let counters = entry.or_else(|| self.table.take_retired(cookie));
         told(failed)?;
-        Ok(entry.map(|e| e.counters).unwrap_or_default())
+        Ok(counters.unwrap_or_default())
     }
 
     /// What merged filters counted for each action of a filter, read from the hardware now.
@@ -223,15 +270,38 @@ impl<H: Hardware> Merger<H> {
         for id in self.table.derived_from_filter(cookie) {
             self.read(id);
         }
-        self.table
-            .filter(cookie)
-            .map(|e| e.counters.clone())
+        let counters = self.table.filter(cookie).map(|e| &e.counters);
+        counters
+            .or_else(|| self.table.retired(cookie))
+            .cloned()
             .unwrap_or_default()
     }
 
+    /// A port is up, with carrier, or not. What sends to a port that goes down leaves the hardware: software drops it.
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter.
+    pub fn port(&mut self, port: Port, up: bool) -> Result<(), NotRemoved> {
+        let mut failed = Vec::new();
+        if up {
+            self.down.remove(&port);
+        } else if self.down.insert(port) {
+            self.forget_sends(&[port], &mut failed);
+        }
+        told(failed)
+    }
+
     /// A shared block's filters see the port's packets from now on.
-    pub fn bind(&mut self, port: Port, block: u32) {
+    ///
+    /// # Errors
+    /// The hardware did not remove a merged filter that sends into the port.
+    pub fn bind(&mut self, port: Port, block: u32) -> Result<(), NotRemoved> {
+        let mut failed = Vec::new();
         self.blocks.entry(port).or_default().insert(block);
+        if self.table.chains.any(Hook::Block(block)) {
+            self.forget_sends(&[port], &mut failed);
+        }
+        told(failed)
     }
 
     /// They no longer do. What came in on the port through the block's filters leaves the hardware.
@@ -300,16 +370,17 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Tries again what the hardware would not remove, then merges the walks handed in.
-    pub fn drain(&mut self) -> Vec<(Ticket, Outcome)> {
+    pub fn drain(&mut self) -> Drained {
         let hardware = &mut self.hardware;
         self.stuck
             .retain(|e| !matches!(hardware.remove(e.id), Ok(_) | Err(HardwareError::Missing { .. })));
-        let mut done = Vec::with_capacity(self.queue.len());
+        let mut walks = Vec::with_capacity(self.queue.len());
         while let Some((ticket, walk)) = self.queue.pop_front() {
             let outcome = self.merge(&walk);
-            done.push((ticket, outcome));
+            walks.push((ticket, outcome));
         }
-        done
+        let removed = std::mem::take(&mut self.removed);
+        Drained { walks, removed }
     }
 
     /// All merged filters in hardware.
@@ -431,7 +502,12 @@ impl<H: Hardware> Merger<H> {
                     }
                 }
             }
-            self.table.remove_merged(id);
+            if let Some(merged) = self.table.remove_merged(id) {
+                self.removed.push(Removed {
+                    id,
+                    counters: merged.counters,
+                });
+            }
         }
     }
 
@@ -560,6 +636,10 @@ impl<H: Hardware> Merger<H> {
 }
 
 impl<H> Ports for Merger<H> {
+    fn is_down(&self, port: Port) -> bool {
+        self.down.contains(&port)
+    }
+
     fn has_egress_filters(&self, port: Port) -> bool {
         self.table.chains.any(Hook::Egress(port))
     }

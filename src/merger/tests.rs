@@ -138,7 +138,7 @@ fn walk(port: u16) -> Walk {
 
 fn merge(m: &mut Merger<Memory>, walk: Walk) -> Outcome {
     m.walk(walk).unwrap();
-    m.drain().pop().unwrap().1
+    m.drain().walks.pop().unwrap().1
 }
 
 fn established(m: &mut Merger<Memory>, port: u16) -> Merge {
@@ -218,7 +218,7 @@ fn traps_26_a_dead_cookie_breaks_the_walk_and_a_reused_one_is_another_filter() {
     m.walk(walk(1000)).unwrap();
     m.destroy(Cookie(11)).unwrap();
     assert_eq!(
-        m.drain()[0].1,
+        m.drain().walks[0].1,
         Err(Refusal::UnknownFilter {
             hit: 1,
             cookie: Cookie(11)
@@ -255,8 +255,29 @@ fn a_replaced_filter_takes_its_merged_filters_with_it_and_begins_at_0() {
     m.replace(Cookie(12), drop, Inserted::Observed).unwrap();
     assert!(m.hardware().is_empty());
     assert_eq!(m.stats(Cookie(12))[0], Counters::default());
-    m.destroy(Cookie(11)).unwrap();
+    assert_eq!(
+        m.destroy(Cookie(11)).unwrap()[0].packets,
+        1,
+        "the old one's last counts come with its destroy"
+    );
     assert!(m.table().filter(Cookie(12)).is_some());
+}
+
+#[test]
+fn traps_16_what_sends_to_a_port_that_goes_down_leaves() {
+    let mut m = merger();
+    firewall(&mut m);
+    established(&mut m, 1000);
+    m.port(Port(3), false).unwrap();
+    assert_eq!(m.hardware().len(), 1);
+    m.port(Port(2), false).unwrap();
+    assert!(m.hardware().is_empty());
+    assert!(matches!(
+        merge(&mut m, walk(1000)),
+        Err(Refusal::PortDown { port: Port(2), .. })
+    ));
+    m.port(Port(2), true).unwrap();
+    assert!(merge(&mut m, walk(1000)).is_ok());
 }
 
 #[test]
@@ -378,7 +399,7 @@ fn limits_turn_away_and_say_so() {
         .unwrap();
     assert!(m.walk(walk(1001)).is_some());
     assert!(m.walk(walk(1001)).is_none());
-    assert!(matches!(m.drain()[0].1, Err(Refusal::Hardware { .. })));
+    assert!(matches!(m.drain().walks[0].1, Err(Refusal::Hardware { .. })));
     assert_eq!(
         m.turned(),
         Turned {
@@ -432,4 +453,28 @@ fn traps_32_a_skip_sw_filter_is_installed_at_once_or_refused() {
     };
     assert!(m.replace(Cookie(3), recirculates, Inserted::Observed).is_err());
     assert!(m.hardware().is_empty() && m.table().filter(Cookie(3)).is_none());
+}
+
+#[test]
+fn a_first_filter_at_a_port_that_is_sent_to_takes_out_what_sends_there() {
+    let mut m = merger();
+    firewall(&mut m);
+    established(&mut m, 1000);
+    let mut egress = filter(
+        1,
+        0,
+        1,
+        Match::default(),
+        ActionKind::Gact { random: None },
+        Control::Shot,
+    );
+    egress.id.hook = Hook::Egress(Port(2));
+    m.replace(Cookie(30), egress, Inserted::Observed).unwrap();
+    assert!(m.hardware().is_empty());
+    assert!(matches!(
+        merge(&mut m, walk(1000)),
+        Err(Refusal::EgressFilters { port: Port(2), .. })
+    ));
+    m.destroy(Cookie(30)).unwrap();
+    assert!(merge(&mut m, walk(1000)).is_ok());
 }

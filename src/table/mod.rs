@@ -102,6 +102,8 @@ pub struct Merged {
 #[derive(Debug, Default)]
 pub struct Table {
     filters: Map<Cookie, FilterEntry>,
+    /// What filters had been given that were replaced and are not destroyed yet.
+    retired: Map<Cookie, Vec<Counters>>,
     /// Order of classification.
     pub chains: Chains,
     connections: Map<ConnectionId, ConnectionEntry>,
@@ -136,6 +138,7 @@ impl Table {
             self.chains.insert(cookie, &filter, inserted, instead);
         }
         let counters = vec![Counters::default(); filter.actions.len()];
+        self.retired.remove(&cookie);
         self.filters.insert(
             cookie,
             FilterEntry {
@@ -158,6 +161,23 @@ impl Table {
             self.chains.remove(cookie, &entry.filter);
         }
         Some(entry)
+    }
+
+    /// Takes a filter out that another replaces, before TC destroys it: what it was given is kept until then.
+    pub fn retire_filter(&mut self, cookie: Cookie) {
+        if let Some(entry) = self.remove_filter(cookie, true) {
+            self.retired.insert(cookie, entry.counters);
+        }
+    }
+
+    /// What a retired filter had been given, once.
+    pub fn take_retired(&mut self, cookie: Cookie) -> Option<Vec<Counters>> {
+        self.retired.remove(&cookie)
+    }
+
+    /// What a retired filter had been given.
+    pub fn retired(&self, cookie: Cookie) -> Option<&Vec<Counters>> {
+        self.retired.get(&cookie)
     }
 
     fn remove_way(&mut self, way: usize) {
@@ -368,6 +388,27 @@ impl Table {
         }
         let merged = behind.iter().flat_map(|&c| self.derived_from_filter(c)).collect();
         (merged, behind)
+    }
+
+    /// The ways that send to one of these ports, or into it, and their merged filters.
+    pub fn sending_to(&self, ports: &[Port]) -> (Vec<MergedId>, Vec<WayId>) {
+        let sends = |path: &usize| self.paths[*path].path.program.sends().any(|port| ports.contains(&port));
+        let ways: Vec<WayId> = self
+            .ways
+            .iter()
+            .filter(|(_, w)| w.paths.iter().any(sends))
+            .map(|(id, _)| WayId(id))
+            .collect();
+        let paths = ways.iter().flat_map(|w| &self.ways[w.0].paths);
+        (
+            paths.flat_map(|&p| self.paths[p].merged.values().copied()).collect(),
+            ways,
+        )
+    }
+
+    /// Forgets a way, whose merged filters must be gone.
+    pub fn forget_way(&mut self, way: WayId) {
+        self.remove_way(way.0);
     }
 
     /// Forgets the ways of a filter, whose merged filters must be gone.
