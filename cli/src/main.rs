@@ -31,8 +31,22 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("flowmerge: {error:#}");
+            eprintln!("flowmerge: {}", in_words(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and its causes, from the outermost on; one that ends with its cause has said it.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
 }

@@ -40,16 +40,16 @@ impl Datapath {
                 self.model.remove_port(port);
                 self.unbind(port, hardware);
             }
-            Message::Qdisc(qdisc) => self.bind(qdisc),
+            Message::Qdisc(qdisc) => self.bind(qdisc, hardware),
             Message::QdiscGone(qdisc) if matches!(qdisc.kind.as_str(), "clsact" | "ingress") => {
                 self.unbind(Port(qdisc.index), hardware);
             }
             Message::Filter(message) => match message.event {
                 Event::New => self.filter(message, dumped, hardware),
-                Event::Gone => self.remove(|id| *id == message.filter.id, hardware),
+                Event::Gone => self.remove(message.filter.id, hardware),
             },
             Message::FiltersGone { hook, chain, prio, .. } => {
-                self.remove(|id| (id.hook, id.chain, id.prio) == (*hook, *chain, *prio), hardware);
+                self.remove_all(|id| (id.hook, id.chain, id.prio) == (*hook, *chain, *prio), hardware);
             }
             Message::Actions { event, actions } => actions.iter().for_each(|a| self.action(*event, a, hardware)),
             _ => {}
@@ -73,25 +73,18 @@ impl Datapath {
         }
     }
 
-    /// What a filter's actions have counted, in software and in hardware, as far as the filter is known.
-    pub fn read(&self, id: FilterId, hardware: &mut dyn Offload) -> Option<Vec<Counters>> {
-        let known = self.filters.get(&id)?;
-        let mut counters = self.book.read(&known.filter);
-        // An action counts for all filters that share it.
-        for other in self.filters.values() {
-            let shared = |action: &Action| other.filter.actions.iter().position(|o| is_same(o, action));
-            let places: Vec<_> = known.filter.actions.iter().map(shared).collect();
-            if places.iter().all(Option::is_none) {
-                continue;
-            }
-            let stats = hardware.stats(other.cookie);
-            for (counter, place) in counters.iter_mut().zip(places) {
-                if let Some(more) = place.and_then(|i| stats.get(i)) {
-                    counter.add(*more);
-                }
+    /// Adds what hardware has counted for the filters that are there: the last reading, after which nothing counts.
+    pub fn read_hardware(&mut self, hardware: &mut dyn Offload) {
+        for known in self.filters.values() {
+            for (action, more) in known.filter.actions.iter().zip(hardware.stats(known.cookie)) {
+                self.book.count(action, more);
             }
         }
-        Some(counters)
+    }
+
+    /// What a filter's actions have counted, if there is such a filter.
+    pub fn read(&self, id: FilterId) -> Option<Vec<Counters>> {
+        Some(self.book.read(&self.filters.get(&id)?.filter))
     }
 
     fn link(&mut self, link: &Link) {
@@ -102,7 +95,7 @@ impl Datapath {
         self.model.set_port(Port(link.index), state);
     }
 
-    fn bind(&mut self, qdisc: &Qdisc) {
+    fn bind(&mut self, qdisc: &Qdisc, hardware: &mut dyn Offload) {
         let port = Port(qdisc.index);
         for (side, block) in [
             (Hook::Ingress(port), qdisc.ingress_block),
@@ -111,6 +104,9 @@ impl Datapath {
             if let Some(block) = block {
                 self.blocks.insert(side, block);
                 self.model.filters.bind(side, block);
+                if let Hook::Ingress(port) = side {
+                    hardware.bind(port, block);
+                }
             }
         }
     }
@@ -122,12 +118,15 @@ impl Datapath {
             gone.insert(side);
             if let Some(block) = self.blocks.remove(&side) {
                 self.model.filters.unbind(side);
+                if let Hook::Ingress(port) = side {
+                    hardware.unbind(port, block);
+                }
                 if !self.blocks.values().any(|&b| b == block) {
                     gone.insert(Hook::Block(block));
                 }
             }
         }
-        self.remove(|id| gone.contains(&id.hook), hardware);
+        self.remove_all(|id| gone.contains(&id.hook), hardware);
     }
 
     fn filter(&mut self, message: &FilterMessage, dumped: bool, hardware: &mut dyn Offload) {
@@ -152,30 +151,34 @@ impl Datapath {
         };
         match self.filters.insert(filter.id, known) {
             Some(old) => {
-                hardware.replace(old.cookie, cookie, filter);
-                self.end(old, hardware);
+                let last = hardware.replace(old.cookie, cookie, filter);
+                self.end(&old.filter, last);
             }
             None => hardware.add(cookie, filter, dumped),
         }
     }
 
-    fn remove(&mut self, gone: impl Fn(&FilterId) -> bool, hardware: &mut dyn Offload) {
+    fn remove_all(&mut self, gone: impl Fn(&FilterId) -> bool, hardware: &mut dyn Offload) {
         let gone: Vec<FilterId> = self.filters.keys().filter(|id| gone(id)).copied().collect();
         for id in gone {
-            self.model.filters.remove(id);
-            if let Some(known) = self.filters.remove(&id) {
-                self.end(known, hardware);
-            }
+            self.remove(id, hardware);
+        }
+    }
+
+    fn remove(&mut self, id: FilterId, hardware: &mut dyn Offload) {
+        self.model.filters.remove(id);
+        if let Some(known) = self.filters.remove(&id) {
+            let last = hardware.destroy(known.cookie);
+            self.end(&known.filter, last);
         }
     }
 
     /// A filter is over: what hardware counted for it last goes to the actions, which others may share.
-    fn end(&mut self, known: Known, hardware: &mut dyn Offload) {
-        let last = hardware.destroy(known.cookie);
-        for (action, more) in known.filter.actions.iter().zip(last) {
+    fn end(&mut self, filter: &Filter, last: Vec<Counters>) {
+        for (action, more) in filter.actions.iter().zip(last) {
             self.book.count(action, more);
         }
-        self.book.close(&known.filter);
+        self.book.close(filter);
     }
 
     /// An action changes under the filters that use it.
@@ -204,9 +207,9 @@ impl Datapath {
             self.model.filters.replace(filter.clone());
             self.cookies += 1;
             let cookie = Cookie(self.cookies);
-            hardware.replace(known.cookie, cookie, &filter);
+            let last = hardware.replace(known.cookie, cookie, &filter);
             if let Some(old) = self.filters.insert(id, Known { cookie, filter }) {
-                self.end(old, hardware);
+                self.end(&old.filter, last);
             }
         }
     }

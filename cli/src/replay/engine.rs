@@ -7,7 +7,7 @@
 
 use super::{
     datapath::Datapath,
-    ledger::{Ledger, Sent, Settled},
+    ledger::{Identity, Ledger, Sent, Settled},
     offload::Offload,
     timeline::{Step, Timeline, What},
     totals::Compared,
@@ -25,6 +25,8 @@ use merge_model::{
         observed::{Passage, Report, Reported, Tracker},
     },
 };
+
+use std::collections::BTreeSet;
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ pub struct Run {
     pub compared: Compared,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Positions of the frames that filters redirected to a port's ingress, and that are seen there as received.
+    pub redirected: BTreeSet<usize>,
     /// Different filters.
     pub seen: u64,
     /// Those with something not decoded.
@@ -130,8 +134,14 @@ struct Engine<'a> {
     run: Run,
 }
 
-/// Runs a trace. `progress` is told each step's position.
-pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(usize)) -> Run {
+/// Runs a trace. `redirected` are the frames of which an earlier run without hardware found that they did not come from
+/// outside; `progress` is told each step's position.
+pub fn run(
+    timeline: &Timeline,
+    hardware: &mut dyn Offload,
+    redirected: BTreeSet<usize>,
+    progress: &dyn Fn(usize),
+) -> Run {
     let frames = |inbound: bool| {
         timeline
             .steps
@@ -167,7 +177,10 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, progress: &dyn Fn(us
         hardware,
         sent: Ledger::new(frames(false)),
         arrived: Ledger::new(frames(true)),
-        run: Run::default(),
+        run: Run {
+            redirected,
+            ..Run::default()
+        },
     };
     for envelope in &timeline.start {
         engine.datapath.apply(&envelope.message, true, engine.hardware);
@@ -216,6 +229,9 @@ impl Engine<'_> {
 
     fn receive(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
         if self.arrived.settle(&sent(at, port, bytes), step.time) == Settled::Accounted {
+            self.run.redirected.insert(at);
+        }
+        if self.run.redirected.contains(&at) {
             return;
         }
         let mut open = Open {
@@ -236,6 +252,9 @@ impl Engine<'_> {
             sent: Vec::new(),
             doubt: None,
         };
+        for change in self.tracker.over(at, step.time, self.horizons[at]) {
+            self.hardware.connection(&change);
+        }
         if let Some(handled) = self.hardware.receive(port, bytes, step.time) {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
@@ -264,7 +283,8 @@ impl Engine<'_> {
         let passes = match &outcome.verdict {
             Verdict::Decided(terminal) => {
                 received.fate = Fate::Decided;
-                *terminal == Terminal::Pass
+                // A fragment that was held goes where the whole packet goes, maybe into a miss.
+                matches!(terminal, Terminal::Pass | Terminal::Held)
             }
             Verdict::Missed { .. } | Verdict::Passed(_) => true,
             Verdict::Undecidable { filter, why } => {
@@ -280,7 +300,7 @@ impl Engine<'_> {
         if received.fate == Fate::Decided
             && let Some(walk) = self.walk(port, &outcome)
         {
-            self.hardware.walk(walk, step.time);
+            self.hardware.walk(walk);
         }
         self.run.received.push(received);
     }
@@ -358,8 +378,9 @@ impl Engine<'_> {
     }
 
     fn finish(mut self) -> Run {
+        self.datapath.read_hardware(self.hardware);
         for last in &self.timeline.last {
-            let got = self.datapath.read(last.filter.id, self.hardware);
+            let got = self.datapath.read(last.filter.id);
             let is_identical = got.as_ref().is_some_and(|got| {
                 got.len() == last.counters.len()
                     && got
@@ -378,9 +399,42 @@ impl Engine<'_> {
                 });
             }
         }
+        self.pair();
         self.run.seen = self.datapath.seen;
         self.run.undecoded = self.datapath.undecoded;
         self.run
+    }
+}
+
+impl Engine<'_> {
+    /// Puts frames that are missing and frames that nothing accounts for together where they are of one packet and port:
+    /// two sides of one difference.
+    fn pair(&mut self) {
+        let (mut missing, mut rest): (Vec<_>, Vec<_>) = self
+            .run
+            .differences
+            .drain(..)
+            .partition(|d| matches!(d, Difference::NotSent { .. }));
+        for difference in &mut missing {
+            let Difference::NotSent {
+                port, expected, got, ..
+            } = difference
+            else {
+                continue;
+            };
+            let identity = Identity::of(expected);
+            let found = rest.iter().position(|other| match other {
+                Difference::Unaccounted { port: p, got, .. } => p == port && Identity::of(got) == identity,
+                _ => false,
+            });
+            if identity.is_some()
+                && let Some(Difference::Unaccounted { got: frame, .. }) = found.map(|i| rest.remove(i))
+            {
+                *got = Some(frame);
+            }
+        }
+        missing.extend(rest);
+        self.run.differences = missing;
     }
 }
 

@@ -9,6 +9,7 @@ mod datapath;
 mod engine;
 mod frames;
 mod ledger;
+mod merging;
 mod offload;
 mod report;
 mod timeline;
@@ -19,8 +20,10 @@ use clap::Args;
 use engine::{Fate, Run};
 use flowmerge::{netlink::Message, trace};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use merging::Merging;
+use offload::Offload;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufWriter, Write},
     path::PathBuf,
@@ -54,10 +57,10 @@ pub fn run(options: &Options) -> Result<bool> {
         bar.set_position(done);
     })?;
     let timeline = Timeline::new(trace).with_context(|| options.trace.display().to_string())?;
-    let replayed = |name, hardware: &mut dyn offload::Offload| {
+    let replayed = |name, hardware: &mut dyn Offload, redirected| {
         let bar = progress(name);
         bar.set_length(timeline.steps.len() as u64);
-        let run = engine::run(&timeline, hardware, &|at| {
+        let run = engine::run(&timeline, hardware, redirected, &|at| {
             // A terminal is not faster than that.
             if at % 256 == 0 {
                 bar.set_position(at as u64);
@@ -67,8 +70,9 @@ pub fn run(options: &Options) -> Result<bool> {
         run
     };
     bar.finish_and_clear();
-    let software = replayed("software", &mut offload::Nothing);
-    let hardware = replayed("hardware", &mut offload::Nothing);
+    let mut merging = Merging::new();
+    let software = replayed("software", &mut offload::Nothing, BTreeSet::new());
+    let hardware = replayed("hardware", &mut merging, software.redirected.clone());
 
     if let Some(path) = &options.frames {
         let write = || {
@@ -79,7 +83,7 @@ pub fn run(options: &Options) -> Result<bool> {
         };
         write().with_context(|| path.display().to_string())?;
     }
-    let totals = sums(&timeline, &software, &hardware);
+    let totals = sums(&timeline, &software, &hardware, &merging);
     let mut out = BufWriter::new(io::stdout().lock());
     if options.json {
         serde_json::to_writer(&mut out, &totals)?;
@@ -87,6 +91,7 @@ pub fn run(options: &Options) -> Result<bool> {
     } else {
         writeln!(out, "{}: {} packets\n", timeline.name, timeline.packets)?;
         report::filters(&mut out, &timeline, &all_filters(&timeline))?;
+        report::merged(&mut out, &timeline, &merging)?;
         report::differences(&mut out, &timeline, "software", &software)?;
         report::differences(&mut out, &timeline, "hardware", &hardware)?;
         report::totals(&mut out, &totals)?;
@@ -95,7 +100,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(totals.software.result.is_identical() && totals.hardware.result.is_identical())
 }
 
-fn sums(timeline: &Timeline, software: &Run, hardware: &Run) -> Totals {
+fn sums(timeline: &Timeline, software: &Run, hardware: &Run, merging: &Merging) -> Totals {
     Totals {
         trace: timeline.name.clone(),
         filters: totals::Filters {
@@ -108,8 +113,8 @@ fn sums(timeline: &Timeline, software: &Run, hardware: &Run) -> Totals {
             missed: software.count(Fate::Missed),
             result: software.compared,
         },
-        walks: totals::Walks::default(),
-        merged: totals::Merged::default(),
+        walks: merging.walks.clone(),
+        merged: merging.merged.clone(),
         hardware: totals::Hardware {
             handled: hardware.count(Fate::Handled),
             software: hardware.received.len() as u64 - hardware.count(Fate::Handled),

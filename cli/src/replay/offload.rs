@@ -18,14 +18,18 @@ pub struct Handled {
 pub trait Offload {
     /// A filter was added; `dumped` if it was there before the run, so that its turn among others of its priority is not known.
     fn add(&mut self, cookie: Cookie, filter: &Filter, dumped: bool);
-    /// A filter takes another's place.
-    fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter);
-    /// A filter is gone. What its merged filters counted for its actions last comes back.
+    /// A filter takes another's place. What merged filters counted for the other's actions comes back.
+    fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters>;
+    /// A filter is gone. What merged filters counted for its actions comes back.
     fn destroy(&mut self, cookie: Cookie) -> Vec<Counters>;
+    /// A shared block's filters see what comes in on a port.
+    fn bind(&mut self, port: Port, block: u32);
+    /// They no longer do.
+    fn unbind(&mut self, port: Port, block: u32);
     /// A connection came, changed or went.
     fn connection(&mut self, change: &Change);
     /// A packet went through software.
-    fn walk(&mut self, walk: Walk, now: u64);
+    fn walk(&mut self, walk: Walk);
     /// A frame arrives.
     fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled>;
     /// What merged filters counted for each action of a filter.
@@ -37,12 +41,16 @@ pub struct Nothing;
 
 impl Offload for Nothing {
     fn add(&mut self, _: Cookie, _: &Filter, _: bool) {}
-    fn replace(&mut self, _: Cookie, _: Cookie, _: &Filter) {}
+    fn replace(&mut self, _: Cookie, _: Cookie, _: &Filter) -> Vec<Counters> {
+        Vec::new()
+    }
     fn destroy(&mut self, _: Cookie) -> Vec<Counters> {
         Vec::new()
     }
+    fn bind(&mut self, _: Port, _: u32) {}
+    fn unbind(&mut self, _: Port, _: u32) {}
     fn connection(&mut self, _: &Change) {}
-    fn walk(&mut self, _: Walk, _: u64) {}
+    fn walk(&mut self, _: Walk) {}
     fn receive(&mut self, _: Port, _: &[u8], _: u64) -> Option<Handled> {
         None
     }

@@ -3,6 +3,7 @@
 use super::{
     engine::{Difference, Received, Run},
     frames::hex,
+    merging::Merging,
     timeline::Timeline,
     totals::{Compared, Totals},
 };
@@ -34,6 +35,48 @@ pub fn filters(out: &mut impl Write, timeline: &Timeline, filters: &BTreeMap<Fil
         }
     }
     writeln!(out)
+}
+
+/// Writes the merged filters of the run, and the refusals.
+pub fn merged(out: &mut impl Write, timeline: &Timeline, merging: &Merging) -> io::Result<()> {
+    let names = |port: Port| timeline.name_of(port);
+    for (id, record) in &merging.records {
+        writeln!(out, "merged filter {id}")?;
+        for line in format!("{:#}", printed(&record.filter, &names)).lines() {
+            writeln!(out, "    {line}")?;
+        }
+        let parents: Vec<_> = record.parents.iter().map(|id| filter_name(timeline, *id)).collect();
+        writeln!(out, "    parents    {}", parents.join(" > "))?;
+        for connection in &record.connections {
+            writeln!(out, "    connection {connection}")?;
+        }
+        let Counters { packets, bytes, .. } = record.counters;
+        writeln!(out, "    handled    {packets} packets {bytes} bytes\n")?;
+    }
+    for (refusal, count) in &merging.refusals {
+        let plural = if *count == 1 { "" } else { "s" };
+        writeln!(
+            out,
+            "refused    {count} walk{plural}: {}",
+            with_names(refusal, timeline)
+        )?;
+    }
+    for failure in &merging.failures {
+        writeln!(out, "failed     {}", with_names(failure, timeline))?;
+    }
+    writeln!(out)
+}
+
+/// Puts the ports' names where the library, which does not know them, writes `if3`.
+fn with_names(text: &str, timeline: &Timeline) -> String {
+    let word = |word: &str| {
+        let name = word
+            .strip_prefix("if")
+            .and_then(|index| index.parse().ok())
+            .map(|index| timeline.name_of(Port(index)));
+        name.unwrap_or_else(|| word.to_string())
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes what differs from the kernel.

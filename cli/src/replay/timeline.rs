@@ -125,7 +125,7 @@ impl Timeline {
                     let interface = &interfaces[record.interface];
                     let port = ports[record.interface].with_context(|| {
                         format!(
-                            "{name}: packet {}: no link message tells of device {}, on which it was recorded",
+                            "packet {}: no link message tells of device {}, on which it was recorded",
                             record.number, interface.name
                         )
                     })?;
@@ -133,7 +133,7 @@ impl Timeline {
                         Direction::Inbound => What::Received(port, bytes),
                         Direction::Outbound => What::Sent(port, bytes),
                         Direction::Unknown => bail!(
-                            "{name}: packet {} on {}: expected epb_flags to say inbound or outbound",
+                            "packet {} on {}: expected epb_flags to say inbound or outbound",
                             record.number,
                             interface.name
                         ),
@@ -148,7 +148,7 @@ impl Timeline {
         }
         if !answered {
             bail!(
-                "{name}: no dump of filters behind the last frame, at packet {packets}: the counters to compare with are missing"
+                "no dump of filters behind the last frame, at packet {packets}: the counters to compare with are missing"
             );
         }
         Ok(Timeline {

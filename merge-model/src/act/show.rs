@@ -66,6 +66,9 @@ struct L3 {
     number: u8,
     /// Where the next layer starts.
     at: usize,
+    /// The sum of an IPv4 header. The kernel verifies the checksum of what follows over the whole packet, in which a right
+    /// header comes to nothing; behind a wrong one all else is wrong, too.
+    header: u64,
 }
 
 impl L3 {
@@ -80,6 +83,7 @@ impl L3 {
                 dst: address(24)?,
                 number: end.number,
                 at: end.at,
+                header: 0,
             });
         }
         let header: [u8; 20] = array(bytes, network)?;
@@ -91,6 +95,7 @@ impl L3 {
             dst: address(16)?,
             number: header[9],
             at,
+            header: sum(bytes.get(network..at).unwrap_or_default(), 0),
         })
     }
 
@@ -123,7 +128,7 @@ impl L3 {
 
     /// Whether the checksum of a segment of that length, with a pseudo header, is right over its first `covered` bytes.
     fn verifies(&self, segment: &[u8], covered: usize) -> bool {
-        let from = pseudo(self.src, self.dst, self.number, segment.len());
+        let from = self.header + pseudo(self.src, self.dst, self.number, segment.len());
         segment
             .get(..covered)
             .is_some_and(|covered| fold(sum(covered, from)) == 0)
@@ -214,7 +219,7 @@ fn is_sane(flags: u8) -> bool {
 
 fn icmp(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
     // NR_ICMP_TYPES is the highest that conntrack knows.
-    let known = array::<8>(segment, 0).filter(|header| header[0] <= 18 && fold(sum(segment, 0)) == 0);
+    let known = array::<8>(segment, 0).filter(|header| header[0] <= 18 && fold(sum(segment, l3.header)) == 0);
     match known {
         None => Look::Invalid,
         Some([3 | 4 | 5 | 11 | 12, ..]) => error(packet, l3, l3.at + 8, false),
@@ -295,7 +300,7 @@ pub(super) fn transport_of(packet: &[u8], ipv6: bool) -> Option<(u8, usize)> {
 pub(super) fn icmp_verifies(packet: &[u8], at: usize, ipv6: bool) -> bool {
     let segment = packet.get(at..).unwrap_or_default();
     match ipv6 {
-        false => fold(sum(segment, 0)) == 0,
+        false => fold(sum(packet, 0)) == 0,
         true => L3::of(packet, 0, true).is_some_and(|l3| l3.verifies(segment, segment.len())),
     }
 }

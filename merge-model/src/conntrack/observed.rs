@@ -11,6 +11,7 @@
 //!
 //! No timeout is simulated: a connection ends when the trace says so.
 
+mod entry;
 mod icmp;
 mod report;
 
@@ -20,6 +21,7 @@ use super::{
     Conntrack, EntryId, Info, Shown, Tracked,
     tcp::{Segment, Tcp, Verdict},
 };
+use entry::Entry;
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
     flower::action::{Nat, NatSide},
@@ -56,21 +58,6 @@ pub struct Passage {
     moved: Vec<(u16, EntryId)>,
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    connection: Connection,
-    tcp: Tcp,
-    confirmed: bool,
-    /// Out of the table; kept until no packet can refer to it.
-    dead: bool,
-    /// A report of its birth was taken over.
-    reported: bool,
-    /// Sides whose translation was chosen: source, destination.
-    translated: [bool; 2],
-    /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
-    offloaded: bool,
-}
-
 /// How long after a frame its finding of an expired connection is still reported: far more than the kernel takes, far
 /// less than any timeout, so that the end of a connection that the frame kept alive is not mistaken for it.
 const AT_ONCE: u64 = 500_000_000;
@@ -83,6 +70,8 @@ const UPCALL: u64 = 2_000_000_000;
 pub struct Tracker {
     entries: HashMap<EntryId, Entry>,
     by_tuple: HashMap<(u16, Tuple), EntryId>,
+    /// Entries that came or went since the last frame: those not in the table go when no packet can refer to them.
+    passing: Vec<EntryId>,
     last_id: u64,
     reports: VecDeque<Reported>,
     /// The current frame's time, and the position of the next one.
@@ -133,12 +122,34 @@ impl Tracker {
         self.resumed = Passage::default();
         self.resuming = false;
         self.waiting.retain(|&(until, _)| until >= time);
-        let (waiting, by_tuple) = (&self.waiting, &self.by_tuple);
-        self.entries.retain(|id, e| {
-            let listed = |t| by_tuple.get(&(e.connection.zone, t)) == Some(id);
-            !e.dead && (listed(e.connection.original) || listed(e.connection.reply))
-                || waiting.iter().any(|(_, w)| w == id)
-        });
+        for id in std::mem::take(&mut self.passing) {
+            if self.waiting.iter().any(|&(_, waiting)| waiting == id) {
+                self.passing.push(id);
+            } else if self.entries.get(&id).is_some_and(|e| e.dead || !e.confirmed) {
+                self.entries.remove(&id);
+            }
+        }
+    }
+
+    /// The connections that were over when a frame came at position `at`, though the kernel notices and tells only as it
+    /// looks them up: nothing may rest on them any more. The table still has them.
+    pub fn over(&mut self, at: usize, time: u64, next: usize) -> Vec<Change> {
+        self.begin(at, time, next);
+        let over = |r: &Reported| {
+            let c = &r.report.connection;
+            let (id, _) = self.find(c.zone, c.original)?;
+            let entry = &self.entries[&id];
+            let is_over = match r.report.event {
+                ConnectionEvent::New => entry.reported && entry.connection.original == c.original,
+                _ => self.is_found_over(r, &entry.connection),
+            };
+            is_over.then(|| Change {
+                id: ConnectionId(id.0),
+                kind: ChangeKind::Destroyed,
+                connection: entry.connection.clone(),
+            })
+        };
+        self.ahead().filter_map(over).collect()
     }
 
     /// The frame of the last [`Tracker::begin`] was missed: OVS may commit its connection and send it on. What it moved is
@@ -203,6 +214,7 @@ impl Tracker {
         self.last_id += 1;
         let id = EntryId(self.last_id);
         self.entries.insert(id, entry);
+        self.passing.push(id);
         id
     }
 
@@ -258,7 +270,8 @@ impl Tracker {
         if std::mem::replace(&mut entry.dead, true) {
             return;
         }
-        let connection = &entry.connection;
+        self.passing.push(id);
+        let connection = &self.entry(id).connection;
         let (zone, tuples) = (connection.zone, [connection.original, connection.reply]);
         for tuple in tuples {
             if self.by_tuple.get(&(zone, tuple)) == Some(&id) {
@@ -354,13 +367,14 @@ impl Tracker {
     /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
         let c = &self.entries[&id].connection;
-        let ended = |r: &Reported| {
-            r.report.event == ConnectionEvent::Destroy
-                && !r.report.by_hand
-                && r.time <= self.now + AT_ONCE
-                && name(&r.report.connection) == (c.zone, c.original, c.reply)
-        };
-        self.ahead().any(ended) || self.birth(zone, tuple).is_some()
+        self.ahead().any(|r| self.is_found_over(r, c)) || self.birth(zone, tuple).is_some()
+    }
+
+    fn is_found_over(&self, r: &Reported, c: &Connection) -> bool {
+        r.report.event == ConnectionEvent::Destroy
+            && !r.report.by_hand
+            && r.time <= self.now + AT_ONCE
+            && name(&r.report.connection) == (c.zone, c.original, c.reply)
     }
 
     /// An unconfirmed entry for a packet of no known connection.
@@ -583,33 +597,6 @@ impl Report {
     fn birth_of(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
         let c = &self.connection;
         (self.event == ConnectionEvent::New && (c.zone, c.original) == (zone, original)).then_some(c)
-    }
-}
-
-impl Entry {
-    /// Unconfirmed, not translated.
-    fn new(zone: u16, original: Tuple) -> Entry {
-        Entry {
-            connection: Connection {
-                zone,
-                original,
-                reply: original.inverse(),
-                tcp: (original.proto == proto::TCP).then_some(TcpState::None),
-                seen_reply: false,
-                assured: false,
-                expected: false,
-                helper: false,
-                seqadj: false,
-                mark: 0,
-                labels: 0,
-            },
-            tcp: Tcp::NEW,
-            confirmed: false,
-            dead: false,
-            reported: false,
-            translated: [false; 2],
-            offloaded: false,
-        }
     }
 }
 

@@ -1,0 +1,235 @@
+//! Merged filters in hardware: the library itself, as a driver would use it, with the table in memory for hardware; and
+//! the record of what came of each walk, for the report.
+
+use super::{
+    offload::{Handled, Offload},
+    totals,
+};
+use flowmerge::{
+    conntrack::proto,
+    flower::{
+        Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Key, Kind, Port,
+        field::tcp_flags::{ACK, FIN, RST, SYN},
+        filter::PROTOCOL_ALL,
+    },
+    hardware::{Memory, MergedId},
+    merge::{Path, Refusal},
+    merger::{ConnectionEvent, Merger, ReplaceError},
+    table::Inserted,
+    walk::Walk,
+};
+use merge_model::conntrack::observed::{Change, ChangeKind};
+use std::collections::{BTreeMap, HashMap};
+
+/// A merged filter of the run.
+pub struct Record {
+    /// The filter as it could be given to TC.
+    pub filter: Filter,
+    /// The filters that it came from, in the order of the hits.
+    pub parents: Vec<FilterId>,
+    /// Its connections, in words.
+    pub connections: Vec<String>,
+    /// What it handled.
+    pub counters: Counters,
+}
+
+/// The merger, its hardware, and the record.
+pub struct Merging {
+    merger: Merger<Memory>,
+    /// The merged filters of the run, by name.
+    pub records: BTreeMap<u64, Record>,
+    /// Walks and what became of them.
+    pub walks: totals::Walks,
+    /// Merged filters and refusals, in numbers.
+    pub merged: totals::Merged,
+    /// Each refusal in words, with the number of walks.
+    pub refusals: BTreeMap<String, u64>,
+    /// What hardware failed to do.
+    pub failures: Vec<String>,
+    paths: HashMap<Vec<Cookie>, Vec<Path>>,
+}
+
+impl Merging {
+    /// Nothing merged yet.
+    pub fn new() -> Merging {
+        Merging {
+            merger: Merger::new(Memory::default()),
+            records: BTreeMap::new(),
+            walks: totals::Walks::default(),
+            merged: totals::Merged::default(),
+            refusals: BTreeMap::new(),
+            failures: Vec::new(),
+            paths: HashMap::new(),
+        }
+    }
+
+    fn enter(&mut self, cookie: Cookie, filter: &Filter, inserted: Inserted) {
+        match self.merger.replace(cookie, filter.clone(), inserted) {
+            Ok(()) => {}
+            Err(ReplaceError::SkipSw(refusal)) => self.failures.push(format!("{}: {refusal}", filter.id)),
+            Err(error) => self.failures.push(error.to_string()),
+        }
+        if filter.skip_sw {
+            // It went into hardware at once.
+            let all = self.merger.merged().map(|(id, _)| id);
+            let new: Vec<MergedId> = all.filter(|id| !self.records.contains_key(&id.0)).collect();
+            new.into_iter().for_each(|id| self.record(id));
+        }
+    }
+
+    /// Notes a merged filter that was installed.
+    fn record(&mut self, id: MergedId) {
+        let table = self.merger.table();
+        let Some(merged) = table.merged(id) else { return };
+        let path = table.path_of(merged);
+        let cookies: Vec<Cookie> = path.parents.iter().map(|p| p.cookie).collect();
+        let filter = |cookie: &Cookie| Some(table.filter(*cookie)?.filter.id);
+        let connection = |c| table.connection(c).map(ToString::to_string);
+        let record = Record {
+            filter: as_filter(id, path.port, merged.matches, &merged.actions),
+            parents: cookies.iter().filter_map(filter).collect(),
+            connections: merged.connections.iter().filter_map(|&c| connection(c)).collect(),
+            counters: Counters::default(),
+        };
+        let paths = self.paths.entry(cookies).or_default();
+        if !paths.contains(path) {
+            self.walks.paths += 1;
+            paths.push(path.clone());
+        }
+        self.merged.installed += 1;
+        self.records.insert(id.0, record);
+    }
+
+    /// Whether a walk's connections all qualify for being merged, there is one, and its packet is not excluded.
+    fn is_established(&self, walk: &Walk) -> bool {
+        let table = self.merger.table();
+        let mut found_any = false;
+        for hit in &walk.hits {
+            let Some(entry) = table.filter(hit.filter) else {
+                return false;
+            };
+            let cts = entry.filter.actions.iter().filter_map(|action| match &action.kind {
+                ActionKind::Ct(ct) => Some(ct),
+                _ => None,
+            });
+            for (_, found) in cts.zip(&hit.found).filter(|(ct, _)| !ct.clear) {
+                let connection = found.and_then(|f| table.connection(f.connection));
+                if connection.is_none_or(|c| c.qualifies().is_err()) {
+                    return false;
+                }
+                found_any = true;
+            }
+        }
+        found_any && !is_excluded(&walk.key)
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        *self.merged.refused.entry(refusal.reason().to_string()).or_default() += 1;
+        *self.refusals.entry(refusal.to_string()).or_default() += 1;
+    }
+}
+
+impl Offload for Merging {
+    fn add(&mut self, cookie: Cookie, filter: &Filter, dumped: bool) {
+        let inserted = if dumped { Inserted::Dumped } else { Inserted::Observed };
+        self.enter(cookie, filter, inserted);
+    }
+
+    fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters> {
+        let last = self.merger.stats(old);
+        self.enter(cookie, filter, Inserted::Observed);
+        last
+    }
+
+    fn destroy(&mut self, cookie: Cookie) -> Vec<Counters> {
+        let last = self.merger.destroy(cookie);
+        last.unwrap_or_else(|error| {
+            self.failures.push(error.to_string());
+            Vec::new()
+        })
+    }
+
+    fn bind(&mut self, port: Port, block: u32) {
+        self.merger.bind(port, block);
+    }
+
+    fn unbind(&mut self, port: Port, block: u32) {
+        if let Err(error) = self.merger.unbind(port, block) {
+            self.failures.push(error.to_string());
+        }
+    }
+
+    fn connection(&mut self, change: &Change) {
+        let event = match change.kind {
+            ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection.clone()),
+            ChangeKind::Destroyed => ConnectionEvent::Gone(change.id),
+        };
+        if let Err(error) = self.merger.connection(event) {
+            self.failures.push(error.to_string());
+        }
+    }
+
+    fn walk(&mut self, walk: Walk) {
+        let established = self.is_established(&walk);
+        self.walks.recorded += 1;
+        self.walks.established += u64::from(established);
+        self.merger.walk(walk);
+        for (_, outcome) in self.merger.drain() {
+            match outcome {
+                Ok(merge) => {
+                    self.walks.established_merged += u64::from(established);
+                    if merge.installed {
+                        self.record(merge.id);
+                    }
+                }
+                Err(refusal) => self.refused(&refusal),
+            }
+        }
+    }
+
+    fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
+        let handled = self.merger.hardware().receive(port, frame, now)?;
+        if let Some(record) = self.records.get_mut(&handled.id.0) {
+            record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));
+        }
+        let sent = handled.sent.into_iter().filter(|sent| !sent.ingress);
+        Some(Handled {
+            merged: handled.id.0,
+            sent: sent.map(|sent| (sent.port, sent.frame)).collect(),
+        })
+    }
+
+    fn stats(&mut self, cookie: Cookie) -> Vec<Counters> {
+        self.merger.stats(cookie)
+    }
+}
+
+/// What never goes into hardware with a connection: fragments, and TCP that moves the connection's state.
+fn is_excluded(key: &Key) -> bool {
+    let flags = key.get(Field::TcpFlags);
+    let moves = flags & ACK == 0 || flags & (SYN | FIN | RST) != 0;
+    key.get(Field::IpFlags) != 0 || key.get(Field::IpProto) == u128::from(proto::TCP) && moves
+}
+
+/// A merged filter as one that TC could hold.
+fn as_filter(id: MergedId, port: Port, matches: flowmerge::flower::Match, actions: &[Action]) -> Filter {
+    let protocol = match matches.mask.get(Field::Protocol) {
+        0 => PROTOCOL_ALL,
+        _ => matches.key.get(Field::Protocol) as u16,
+    };
+    Filter {
+        id: FilterId {
+            hook: Hook::Ingress(port),
+            chain: 0,
+            prio: 1,
+            protocol,
+            handle: id.0 as u32,
+        },
+        kind: Kind::Flower,
+        matches,
+        actions: actions.to_vec(),
+        skip_sw: false,
+        skip_hw: false,
+        undecoded: Vec::new(),
+    }
+}

@@ -1,0 +1,212 @@
+//! `flowmerge replay` as a person or a script runs it.
+
+use serde_json::Value;
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn replay(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flowmerge"))
+        .arg("replay")
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
+
+fn json(trace: &str) -> Value {
+    let output = replay(&["--json", fixture(trace).to_str().unwrap()]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else")
+}
+
+/// Everything as in the kernel, in both runs; everything established merged; and so much of it in hardware.
+fn assert_identical(trace: &str, handled_percent: u64) {
+    let totals = json(trace);
+    let number = |path: &str| {
+        totals
+            .pointer(path)
+            .and_then(Value::as_u64)
+            .unwrap_or_else(|| panic!("{path}"))
+    };
+    for run in ["software", "hardware"] {
+        let number = |field| number(&format!("/{run}/{field}"));
+        assert_eq!(number("identical"), number("frames"), "{trace} {run}");
+        assert_eq!(number("counters_identical"), number("counters"), "{trace} {run}");
+        assert!(number("frames") > 0 && number("counters") > 0, "{trace} {run}");
+    }
+    assert_eq!(number("/filters/undecoded"), 0);
+    assert_eq!(
+        number("/software/decided") + number("/software/missed"),
+        number("/software/received")
+    );
+    assert_eq!(
+        number("/hardware/handled") + number("/hardware/software"),
+        number("/software/received")
+    );
+    assert_eq!(
+        number("/walks/established_merged"),
+        number("/walks/established"),
+        "{trace}"
+    );
+    assert!(
+        number("/hardware/handled") * 100 >= handled_percent * number("/software/received"),
+        "{trace}"
+    );
+}
+
+#[test]
+fn ovs_firewall() {
+    assert_identical("ovs-firewall.pcapng", 60);
+}
+
+#[test]
+fn ovs_nat() {
+    assert_identical("ovs-nat.pcapng", 65);
+}
+
+#[test]
+fn tc_dnat() {
+    assert_identical("tc-dnat.pcapng", 75);
+}
+
+#[test]
+fn tc_rewrite() {
+    assert_identical("tc-rewrite.pcapng", 35);
+}
+
+#[test]
+fn the_lines_add_up_to_the_totals() {
+    let totals = json("ovs-nat.pcapng");
+    let file = scratch("ovs-nat.jsonl");
+    let output = replay(&[
+        "--frames",
+        file.to_str().unwrap(),
+        fixture("ovs-nat.pcapng").to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |run: &str, verdict: &str| {
+        let is = |line: &&Value| line["run"] == run && line["verdict"] == verdict;
+        lines.iter().filter(is).count() as u64
+    };
+    assert_eq!(count("software", "decided"), totals["software"]["decided"]);
+    assert_eq!(count("software", "missed"), totals["software"]["missed"]);
+    assert_eq!(count("hardware", "handled"), totals["hardware"]["handled"]);
+    let sent: usize = lines
+        .iter()
+        .filter(|line| line["run"] == "software")
+        .map(|line| line["sent"].as_array().unwrap().len())
+        .sum();
+    assert_eq!(sent as u64, totals["software"]["frames"]);
+    let hit = lines.iter().find_map(|line| line["hits"].get(0)).unwrap();
+    let keys: Vec<_> = hit.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["chain", "handle", "port", "prio"]);
+}
+
+#[test]
+fn a_person_sees_filters_and_merged_filters() {
+    let output = replay(&[fixture("tc-dnat.pcapng").to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for expected in [
+        "p1 chain 0: 2 filters",
+        "ct zone 3 nat, goto chain 1",
+        "filter dev p1 ingress protocol ip",
+        "parents    p1 chain 0",
+        "76 of 76 frames and 9 of 9 filters' counters identical",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+    }
+}
+
+/// What a changed trace is said to be, with its exit status.
+fn complaint(name: &str, bytes: &[u8]) -> (Option<i32>, String) {
+    let file = scratch(name);
+    fs::write(&file, bytes).unwrap();
+    let output = replay(&["--json", file.to_str().unwrap()]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), text)
+}
+
+/// The blocks of a pcapng of this machine's byte order, whole.
+fn blocks(bytes: &[u8]) -> Vec<&[u8]> {
+    let (mut rest, mut blocks) = (bytes, Vec::new());
+    while let Some(length) = rest.get(4..8) {
+        let length = u32::from_ne_bytes(length.try_into().unwrap()) as usize;
+        let (block, tail) = rest.split_at(length);
+        blocks.push(block);
+        rest = tail;
+    }
+    blocks
+}
+
+#[test]
+fn bad_input_is_named() {
+    let good = fs::read(fixture("tc-dnat.pcapng")).unwrap();
+    let all = blocks(&good);
+    let last_frames_only = all.len() - 8;
+    let without_end = all[..last_frames_only].concat();
+    // The netlink interface becomes one of another kind.
+    let mut no_netlink = good.clone();
+    let at = no_netlink.windows(2).position(|pair| pair == [253, 0]).unwrap();
+    no_netlink[at] = 1;
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("text.pcapng", b"no trace at all", "not a pcapng"),
+        ("empty.pcapng", b"", "empty"),
+        ("cut.pcapng", &good[..good.len() / 2], "cut off"),
+        ("no-end.pcapng", &without_end, "dump"),
+        ("no-netlink.pcapng", &no_netlink, "netlink"),
+    ];
+    for (name, bytes, expected) in cases {
+        let (status, text) = complaint(name, bytes);
+        assert_eq!(status, Some(2), "{name}: {text}");
+        assert!(text.contains(name) && text.contains(expected), "{name}: {text}");
+    }
+    let (status, text) = {
+        let output = replay(&["/nonexistent.pcapng"]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(status, Some(2));
+    assert_eq!(text.matches("nonexistent").count(), 1, "{text}");
+}
+
+#[test]
+fn a_difference_makes_the_status_1() {
+    // Another byte in the last frame sent: the kernel's no longer is what the filters make.
+    let good = fs::read(fixture("tc-dnat.pcapng")).unwrap();
+    let mut offset = 0;
+    let mut last_sent = None;
+    for block in blocks(&good) {
+        let is_sent = block[0] == 6 && block.windows(8).any(|w| w == [2, 0, 4, 0, 2, 0, 0, 0]);
+        if is_sent {
+            last_sent = Some(offset);
+        }
+        offset += block.len();
+    }
+    let mut changed = good.clone();
+    changed[last_sent.unwrap() + 28 + 40] ^= 1;
+    let file = scratch("changed.pcapng");
+    fs::write(&file, changed).unwrap();
+    let output = replay(&[file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("DIFFERENCE (software)") && text.contains("walk "),
+        "{text}"
+    );
+}

@@ -1,0 +1,47 @@
+//! An entry of the tracker.
+
+use crate::conntrack::tcp::Tcp;
+use flowmerge::conntrack::{Connection, TcpState, Tuple, proto};
+
+/// A connection and what is remembered of it besides.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) connection: Connection,
+    pub(super) tcp: Tcp,
+    pub(super) confirmed: bool,
+    /// Out of the table; kept until no packet can refer to it.
+    pub(super) dead: bool,
+    /// A report of its birth was taken over.
+    pub(super) reported: bool,
+    /// Sides whose translation was chosen: source, destination.
+    pub(super) translated: [bool; 2],
+    /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
+    pub(super) offloaded: bool,
+}
+
+impl Entry {
+    /// Unconfirmed, not translated.
+    pub(super) fn new(zone: u16, original: Tuple) -> Entry {
+        Entry {
+            connection: Connection {
+                zone,
+                original,
+                reply: original.inverse(),
+                tcp: (original.proto == proto::TCP).then_some(TcpState::None),
+                seen_reply: false,
+                assured: false,
+                expected: false,
+                helper: false,
+                seqadj: false,
+                mark: 0,
+                labels: 0,
+            },
+            tcp: Tcp::NEW,
+            confirmed: false,
+            dead: false,
+            reported: false,
+            translated: [false; 2],
+            offloaded: false,
+        }
+    }
+}
