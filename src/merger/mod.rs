@@ -88,7 +88,8 @@ pub struct Merger<H> {
     limits: Limits,
     turned: Turned,
     table: Table,
-    blocks: HashMap<Port, HashSet<u32>>,
+    /// The shared blocks at each side of a port.
+    blocks: HashMap<Hook, HashSet<u32>>,
     down: HashSet<Port>,
     queue: VecDeque<(Ticket, Walk)>,
     tickets: u64,
@@ -190,12 +191,14 @@ impl<H: Hardware> Merger<H> {
     fn ports_of(&self, hook: Hook) -> Vec<Port> {
         match hook {
             Hook::Ingress(port) | Hook::Egress(port) => vec![port],
-            Hook::Block(block) => self
-                .blocks
-                .iter()
-                .filter(|(_, b)| b.contains(&block))
-                .map(|(&p, _)| p)
-                .collect(),
+            Hook::Block(block) => {
+                let sides = self
+                    .blocks
+                    .iter()
+                    .filter(|(_, b)| b.contains(&block))
+                    .map(|(&side, _)| side);
+                sides.flat_map(|side| self.ports_of(side)).collect()
+            }
         }
     }
 
@@ -291,25 +294,27 @@ impl<H: Hardware> Merger<H> {
         told(failed)
     }
 
-    /// A shared block's filters see the port's packets from now on.
+    /// A shared block's filters stand at a side of a port (`Hook::Ingress` or `Hook::Egress`) from now on.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter that sends into the port.
-    pub fn bind(&mut self, port: Port, block: u32) -> Result<(), NotRemoved> {
+    /// The hardware did not remove a merged filter that sends there.
+    pub fn bind(&mut self, side: Hook, block: u32) -> Result<(), NotRemoved> {
         let mut failed = Vec::new();
-        self.blocks.entry(port).or_default().insert(block);
-        if self.table.chains.any(Hook::Block(block)) {
+        self.blocks.entry(side).or_default().insert(block);
+        if let (Hook::Ingress(port) | Hook::Egress(port), true) = (side, self.table.chains.any(Hook::Block(block))) {
             self.forget_sends(&[port], &mut failed);
         }
         told(failed)
     }
 
-    /// They no longer do. What came in on the port through the block's filters leaves the hardware.
+    /// They no longer do. What goes through the block's filters leaves the hardware, at its other ports as well: a redirect may
+    /// lead from those to this one.
     ///
     /// # Errors
     /// The hardware did not remove a merged filter.
-    pub fn unbind(&mut self, port: Port, block: u32) -> Result<(), NotRemoved> {
-        if let Some(blocks) = self.blocks.get_mut(&port) {
+    pub fn unbind(&mut self, side: Hook, block: u32) -> Result<(), NotRemoved> {
+        let mut failed = Vec::new();
+        if let Some(blocks) = self.blocks.get_mut(&side) {
             blocks.remove(&block);
         }
         let of_block = |c: Cookie| {
@@ -317,17 +322,13 @@ impl<H: Hardware> Merger<H> {
                 .filter(c)
                 .is_some_and(|e| e.filter.id.hook == Hook::Block(block))
         };
-        let leaves = |m: &Merged| {
-            let path = self.table.path_of(m);
-            path.parents.iter().any(|p| of_block(p.cookie)) && path.port == port
-        };
+        let leaves = |m: &Merged| self.table.path_of(m).parents.iter().any(|p| of_block(p.cookie));
         let leaving = self
             .table
             .all_merged()
             .filter(|(_, m)| leaves(m))
             .map(|(id, _)| id)
             .collect();
-        let mut failed = Vec::new();
         self.remove(leaving, &mut failed);
         told(failed)
     }
@@ -635,18 +636,25 @@ impl<H: Hardware> Merger<H> {
     }
 }
 
+impl<H> Merger<H> {
+    /// Whether filters stand at a side of a port, its own or those of a shared block.
+    fn has_filters(&self, side: Hook) -> bool {
+        let mut blocks = self.blocks.get(&side).into_iter().flatten();
+        self.table.chains.any(side) || blocks.any(|&b| self.table.chains.any(Hook::Block(b)))
+    }
+}
+
 impl<H> Ports for Merger<H> {
     fn is_down(&self, port: Port) -> bool {
         self.down.contains(&port)
     }
 
     fn has_egress_filters(&self, port: Port) -> bool {
-        self.table.chains.any(Hook::Egress(port))
+        self.has_filters(Hook::Egress(port))
     }
 
     fn has_ingress_filters(&self, port: Port) -> bool {
-        let blocks = self.blocks.get(&port).into_iter().flatten();
-        self.table.chains.any(Hook::Ingress(port)) || blocks.into_iter().any(|&b| self.table.chains.any(Hook::Block(b)))
+        self.has_filters(Hook::Ingress(port))
     }
 }
 

@@ -258,9 +258,12 @@ impl Engine<'_> {
         if let Some(handled) = self.hardware.receive(port, bytes, step.time) {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
-            for (out, frame) in handled.sent {
-                self.expect(at, step, out, &frame, None);
-                received.sent.push((out, frame));
+            for sent in handled.sent {
+                self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, None);
+            }
+            if handled.passes {
+                open.passage = self.timeline.has_ovs.then(Passage::default);
+                self.sent.open(step.time, bytes, open);
             }
             return self.run.received.push(received);
         }
@@ -271,13 +274,15 @@ impl Engine<'_> {
             let more = Counters::one(counted.bytes, step.time);
             self.datapath.count(counted.filter, counted.action, more);
         }
-        for sent in &outcome.sent {
-            if sent.ingress {
-                self.arrived.expect(at, sent.port, &sent.frame, None);
-            } else {
-                self.expect(at, step, sent.port, &sent.frame, sent.random.clone());
-                received.sent.push((sent.port, sent.frame.clone()));
-            }
+        for sent in outcome.sent.clone() {
+            self.goes_out(
+                at,
+                step,
+                &mut received,
+                (sent.port, sent.ingress),
+                sent.frame,
+                sent.random,
+            );
         }
         received.hits = outcome.hits.iter().map(|hit| hit.filter).collect();
         let passes = match &outcome.verdict {
@@ -326,6 +331,24 @@ impl Engine<'_> {
             key: outcome.key,
             hits: hits.collect::<Option<_>>()?,
         })
+    }
+
+    /// A frame that a received one sends, out of a port or (`ingress`) into it.
+    fn goes_out(
+        &mut self,
+        at: usize,
+        step: &Step,
+        received: &mut Received,
+        (port, ingress): (Port, bool),
+        frame: Vec<u8>,
+        random: Option<std::ops::Range<usize>>,
+    ) {
+        if ingress {
+            self.arrived.expect(at, port, &frame, None);
+        } else {
+            self.expect(at, step, port, &frame, random);
+            received.sent.push((port, frame));
+        }
     }
 
     fn expect(&mut self, at: usize, step: &Step, port: Port, frame: &[u8], random: Option<std::ops::Range<usize>>) {

@@ -14,7 +14,8 @@ use flowmerge::{
     },
     hardware::{Memory, MergedId},
     merge::{Path, Refusal},
-    merger::{ConnectionEvent, Merger, ReplaceError},
+    merger::{ConnectionEvent, Merger, NotRemoved, ReplaceError},
+    packet::apply::End,
     table::Inserted,
     walk::Walk,
 };
@@ -123,6 +124,10 @@ impl Merging {
         found_any && !is_excluded(&walk.key)
     }
 
+    fn failed(&mut self, done: Result<(), NotRemoved>) {
+        self.failures.extend(done.err().map(|error| error.to_string()));
+    }
+
     fn refused(&mut self, refusal: &Refusal) {
         *self.merged.refused.entry(refusal.reason().to_string()).or_default() += 1;
         *self.refusals.entry(refusal.to_string()).or_default() += 1;
@@ -136,9 +141,8 @@ impl Offload for Merging {
     }
 
     fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters> {
-        let last = self.merger.stats(old);
         self.enter(cookie, filter, Inserted::Observed);
-        last
+        self.destroy(old)
     }
 
     fn destroy(&mut self, cookie: Cookie) -> Vec<Counters> {
@@ -149,14 +153,19 @@ impl Offload for Merging {
         })
     }
 
-    fn bind(&mut self, port: Port, block: u32) {
-        self.merger.bind(port, block);
+    fn bind(&mut self, side: Hook, block: u32) {
+        let done = self.merger.bind(side, block);
+        self.failed(done);
     }
 
-    fn unbind(&mut self, port: Port, block: u32) {
-        if let Err(error) = self.merger.unbind(port, block) {
-            self.failures.push(error.to_string());
-        }
+    fn unbind(&mut self, side: Hook, block: u32) {
+        let done = self.merger.unbind(side, block);
+        self.failed(done);
+    }
+
+    fn port(&mut self, port: Port, up: bool) {
+        let done = self.merger.port(port, up);
+        self.failed(done);
     }
 
     fn connection(&mut self, change: &Change) {
@@ -164,9 +173,8 @@ impl Offload for Merging {
             ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection.clone()),
             ChangeKind::Destroyed => ConnectionEvent::Gone(change.id),
         };
-        if let Err(error) = self.merger.connection(event) {
-            self.failures.push(error.to_string());
-        }
+        let done = self.merger.connection(event);
+        self.failed(done);
     }
 
     fn walk(&mut self, walk: Walk) {
@@ -174,7 +182,7 @@ impl Offload for Merging {
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
         self.merger.walk(walk);
-        for (_, outcome) in self.merger.drain() {
+        for (_, outcome) in self.merger.drain().walks {
             match outcome {
                 Ok(merge) => {
                     self.walks.established_merged += u64::from(established);
@@ -192,10 +200,10 @@ impl Offload for Merging {
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));
         }
-        let sent = handled.sent.into_iter().filter(|sent| !sent.ingress);
         Some(Handled {
             merged: handled.id.0,
-            sent: sent.map(|sent| (sent.port, sent.frame)).collect(),
+            sent: handled.sent,
+            passes: matches!(handled.end, End::Passed(_)),
         })
     }
 

@@ -1,7 +1,8 @@
 //! What stands in front of the software: nothing, or merged filters.
 
 use flowmerge::{
-    flower::{Cookie, Counters, Filter, Port},
+    flower::{Cookie, Counters, Filter, Hook, Port},
+    hardware::Sent,
     walk::Walk,
 };
 use merge_model::conntrack::observed::Change;
@@ -10,8 +11,10 @@ use merge_model::conntrack::observed::Change;
 pub struct Handled {
     /// The merged filter that matched.
     pub merged: u64,
-    /// The frames sent, in order.
-    pub sent: Vec<(Port, Vec<u8>)>,
+    /// The frames sent out of ports, and into them (`ingress`), in order.
+    pub sent: Vec<Sent>,
+    /// Whether the packet itself goes to the stack.
+    pub passes: bool,
 }
 
 /// The hardware and whoever fills it. Times are nanoseconds.
@@ -22,10 +25,12 @@ pub trait Offload {
     fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters>;
     /// A filter is gone. What merged filters counted for its actions comes back.
     fn destroy(&mut self, cookie: Cookie) -> Vec<Counters>;
-    /// A shared block's filters see what comes in on a port.
-    fn bind(&mut self, port: Port, block: u32);
+    /// A shared block's filters stand at a side of a port.
+    fn bind(&mut self, side: Hook, block: u32);
     /// They no longer do.
-    fn unbind(&mut self, port: Port, block: u32);
+    fn unbind(&mut self, side: Hook, block: u32);
+    /// A port is up, with carrier, or not.
+    fn port(&mut self, port: Port, up: bool);
     /// A connection came, changed or went.
     fn connection(&mut self, change: &Change);
     /// A packet went through software.
@@ -47,8 +52,9 @@ impl Offload for Nothing {
     fn destroy(&mut self, _: Cookie) -> Vec<Counters> {
         Vec::new()
     }
-    fn bind(&mut self, _: Port, _: u32) {}
-    fn unbind(&mut self, _: Port, _: u32) {}
+    fn bind(&mut self, _: Hook, _: u32) {}
+    fn unbind(&mut self, _: Hook, _: u32) {}
+    fn port(&mut self, _: Port, _: bool) {}
     fn connection(&mut self, _: &Change) {}
     fn walk(&mut self, _: Walk) {}
     fn receive(&mut self, _: Port, _: &[u8], _: u64) -> Option<Handled> {
