@@ -98,6 +98,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         current: None,
         shadows: Vec::new(),
         parents: Vec::new(),
+        targets: Vec::new(),
         at: Some(Place {
             chain: 0,
             port: Some(scene.port),
@@ -126,6 +127,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         template,
         program: fold.state.program.finish(end),
         parents: fold.parents,
+        targets: fold.targets,
     })
 }
 
@@ -162,6 +164,7 @@ struct Fold<'a> {
     current: Option<Current>,
     shadows: Vec<Shadow>,
     parents: Vec<Parent>,
+    targets: Vec<Port>,
     /// `None` after a terminal.
     at: Option<Place>,
     ended: Option<Control>,
@@ -210,7 +213,7 @@ impl<'a> Fold<'a> {
     }
 
     fn act(&mut self, step: &Step<'a>, filter: FilterId, actions: &'a [Action]) -> Result<(), Refusal> {
-        let Some((ran, end)) = sequence(actions) else {
+        let Some((ran, mut end)) = sequence(actions) else {
             let why = "where it goes on does not follow from the packet alone";
             let action = actions
                 .iter()
@@ -244,8 +247,17 @@ impl<'a> Fold<'a> {
                     self.ct(filter, ct, met)?;
                 }
                 ActionKind::Mirred(mirred) => {
-                    let redirect = !mirred.mirror && matches!(action.control, Control::Stolen | Control::Queued);
-                    if redirect && mirred.ingress && self.ports.has_ingress_filters(mirred.port) {
+                    if !self.targets.contains(&mirred.port) {
+                        self.targets.push(mirred.port);
+                    }
+                    let ends = matches!(action.control, Control::Stolen | Control::Queued);
+                    if self.ports.is_down(mirred.port) {
+                        // Nothing is sent, and a redirect drops whatever its control.
+                        if !mirred.mirror {
+                            end = Control::Shot;
+                            break;
+                        }
+                    } else if !mirred.mirror && ends && mirred.ingress && self.ports.has_ingress_filters(mirred.port) {
                         into = Some(mirred.port);
                     } else {
                         self.send(filter, *mirred)?;
@@ -293,9 +305,6 @@ impl<'a> Fold<'a> {
 
     fn send(&mut self, filter: FilterId, mirred: Mirred) -> Result<(), Refusal> {
         let port = mirred.port;
-        if self.ports.is_down(port) {
-            return Err(Refusal::PortDown { filter, port });
-        }
         if !mirred.ingress && self.ports.has_egress_filters(port) {
             return Err(Refusal::EgressFilters { filter, port });
         }

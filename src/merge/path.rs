@@ -30,6 +30,8 @@ pub struct Path {
     pub program: Program,
     /// The filters, in the order of the hits.
     pub parents: Vec<Parent>,
+    /// The ports that its filters send to, or into, up or down: when one changes, the path no longer holds.
+    pub targets: Vec<Port>,
 }
 
 impl Path {

@@ -24,16 +24,6 @@ pub enum Instruction {
     Translate(Vec<(Field, Param)>),
 }
 
-impl Program {
-    /// The ports that frames are sent to, or into.
-    pub fn sends(&self) -> impl Iterator<Item = Port> + '_ {
-        self.instructions.iter().filter_map(|instruction| match instruction {
-            Instruction::Fixed(ActionKind::Mirred(mirred), _) => Some(mirred.port),
-            _ => None,
-        })
-    }
-}
-
 /// A rewrite or checksum since the last send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Write {

@@ -153,14 +153,6 @@ pub enum Refusal {
         /// The port.
         port: Port,
     },
-    /// An output port is down: software drops what is redirected there.
-    #[error("{filter} sends to {port}, which is down")]
-    PortDown {
-        /// The filter.
-        filter: FilterId,
-        /// The port.
-        port: Port,
-    },
     /// A copy into a port that has filters of its own: the walk would fork.
     #[error("{filter} sends a copy into {port}, which has filters of its own")]
     Forks {
@@ -209,7 +201,6 @@ impl Refusal {
             Refusal::Excluded { .. } => "excluded",
             Refusal::Changed => "changed",
             Refusal::EgressFilters { .. } => "egress-filters",
-            Refusal::PortDown { .. } => "port-down",
             Refusal::Forks { .. } => "forks",
             Refusal::TooMany { .. } => "too-many",
         }

@@ -280,15 +280,19 @@ impl<H: Hardware> Merger<H> {
             .unwrap_or_default()
     }
 
-    /// A port is up, with carrier, or not. What sends to a port that goes down leaves the hardware: software drops it.
+    /// A port is up, with carrier, or not. Software sends nothing to a port that is down, and drops what is redirected there;
+    /// what rests on the opposite leaves the hardware.
     ///
     /// # Errors
     /// The hardware did not remove a merged filter.
     pub fn port(&mut self, port: Port, up: bool) -> Result<(), NotRemoved> {
         let mut failed = Vec::new();
-        if up {
-            self.down.remove(&port);
-        } else if self.down.insert(port) {
+        let changed = if up {
+            self.down.remove(&port)
+        } else {
+            self.down.insert(port)
+        };
+        if changed {
             self.forget_sends(&[port], &mut failed);
         }
         told(failed)

@@ -264,20 +264,19 @@ fn a_replaced_filter_takes_its_merged_filters_with_it_and_begins_at_0() {
 }
 
 #[test]
-fn traps_16_what_sends_to_a_port_that_goes_down_leaves() {
+fn traps_16_a_redirect_to_a_port_that_is_down_drops() {
     let mut m = merger();
     firewall(&mut m);
     established(&mut m, 1000);
     m.port(Port(3), false).unwrap();
     assert_eq!(m.hardware().len(), 1);
-    m.port(Port(2), false).unwrap();
-    assert!(m.hardware().is_empty());
-    assert!(matches!(
-        merge(&mut m, walk(1000)),
-        Err(Refusal::PortDown { port: Port(2), .. })
-    ));
-    m.port(Port(2), true).unwrap();
-    assert!(merge(&mut m, walk(1000)).is_ok());
+    for (up, frames) in [(false, 0), (true, 1)] {
+        m.port(Port(2), up).unwrap();
+        assert!(m.hardware().is_empty());
+        merge(&mut m, walk(1000)).unwrap();
+        let handled = m.hardware().receive(IN, &frame(1000, 3), 5).unwrap();
+        assert_eq!(handled.sent.len(), frames);
+    }
 }
 
 #[test]

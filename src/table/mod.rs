@@ -390,9 +390,9 @@ impl Table {
         (merged, behind)
     }
 
-    /// The ways that send to one of these ports, or into it, and their merged filters.
+    /// The ways whose filters send to one of these ports, or into it, and their merged filters.
     pub fn sending_to(&self, ports: &[Port]) -> (Vec<MergedId>, Vec<WayId>) {
-        let sends = |path: &usize| self.paths[*path].path.program.sends().any(|port| ports.contains(&port));
+        let sends = |path: &usize| self.paths[*path].path.targets.iter().any(|port| ports.contains(port));
         let ways: Vec<WayId> = self
             .ways
             .iter()
