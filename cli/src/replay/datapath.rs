@@ -34,10 +34,11 @@ impl Datapath {
     /// Takes a message over; `dumped` if it tells what was there before.
     pub fn apply(&mut self, message: &Message, dumped: bool, hardware: &mut dyn Offload) {
         match message {
-            Message::Link(link) => self.link(link),
+            Message::Link(link) => self.link(link, hardware),
             Message::LinkGone(link) => {
                 let port = Port(link.index);
                 self.model.remove_port(port);
+                hardware.port(port, false);
                 self.unbind(port, hardware);
             }
             Message::Qdisc(qdisc) => self.bind(qdisc, hardware),
@@ -87,12 +88,13 @@ impl Datapath {
         Some(self.book.read(&self.filters.get(&id)?.filter))
     }
 
-    fn link(&mut self, link: &Link) {
+    fn link(&mut self, link: &Link, hardware: &mut dyn Offload) {
         let state = PortState {
             up: link.up && link.carrier,
             mtu: link.mtu as usize,
         };
         self.model.set_port(Port(link.index), state);
+        hardware.port(Port(link.index), state.up);
     }
 
     fn bind(&mut self, qdisc: &Qdisc, hardware: &mut dyn Offload) {

@@ -14,7 +14,7 @@ use flowmerge::{
     },
     hardware::{Memory, MergedId},
     merge::{Path, Refusal},
-    merger::{ConnectionEvent, Merger, ReplaceError},
+    merger::{ConnectionEvent, Merger, NotRemoved, ReplaceError},
     table::Inserted,
     walk::Walk,
 };
@@ -123,6 +123,10 @@ impl Merging {
         found_any && !is_excluded(&walk.key)
     }
 
+    fn note(&mut self, result: Result<(), NotRemoved>) {
+        self.failures.extend(result.err().map(|error| error.to_string()));
+    }
+
     fn refused(&mut self, refusal: &Refusal) {
         *self.merged.refused.entry(refusal.reason().to_string()).or_default() += 1;
         *self.refusals.entry(refusal.to_string()).or_default() += 1;
@@ -136,9 +140,8 @@ impl Offload for Merging {
     }
 
     fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters> {
-        let last = self.merger.stats(old);
         self.enter(cookie, filter, Inserted::Observed);
-        last
+        self.destroy(old)
     }
 
     fn destroy(&mut self, cookie: Cookie) -> Vec<Counters> {
@@ -149,14 +152,19 @@ impl Offload for Merging {
         })
     }
 
+    fn port(&mut self, port: Port, up: bool) {
+        let result = self.merger.port(port, up);
+        self.note(result);
+    }
+
     fn bind(&mut self, port: Port, block: u32) {
-        self.merger.bind(port, block);
+        let result = self.merger.bind(port, block);
+        self.note(result);
     }
 
     fn unbind(&mut self, port: Port, block: u32) {
-        if let Err(error) = self.merger.unbind(port, block) {
-            self.failures.push(error.to_string());
-        }
+        let result = self.merger.unbind(port, block);
+        self.note(result);
     }
 
     fn connection(&mut self, change: &Change) {
@@ -164,9 +172,8 @@ impl Offload for Merging {
             ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection.clone()),
             ChangeKind::Destroyed => ConnectionEvent::Gone(change.id),
         };
-        if let Err(error) = self.merger.connection(event) {
-            self.failures.push(error.to_string());
-        }
+        let result = self.merger.connection(event);
+        self.note(result);
     }
 
     fn walk(&mut self, walk: Walk) {
@@ -174,7 +181,7 @@ impl Offload for Merging {
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
         self.merger.walk(walk);
-        for (_, outcome) in self.merger.drain() {
+        for (_, outcome) in self.merger.drain().walks {
             match outcome {
                 Ok(merge) => {
                     self.walks.established_merged += u64::from(established);

@@ -22,6 +22,8 @@ pub trait Offload {
     fn replace(&mut self, old: Cookie, cookie: Cookie, filter: &Filter) -> Vec<Counters>;
     /// A filter is gone. What merged filters counted for its actions comes back.
     fn destroy(&mut self, cookie: Cookie) -> Vec<Counters>;
+    /// A port is up, with carrier, or not.
+    fn port(&mut self, port: Port, up: bool);
     /// A shared block's filters see what comes in on a port.
     fn bind(&mut self, port: Port, block: u32);
     /// They no longer do.
@@ -47,6 +49,7 @@ impl Offload for Nothing {
     fn destroy(&mut self, _: Cookie) -> Vec<Counters> {
         Vec::new()
     }
+    fn port(&mut self, _: Port, _: bool) {}
     fn bind(&mut self, _: Port, _: u32) {}
     fn unbind(&mut self, _: Port, _: u32) {}
     fn connection(&mut self, _: &Change) {}
