@@ -26,6 +26,10 @@ use std::{
 /// How many gotos and reclassifies a packet may take (`max_reclassify_loop`).
 const RESTARTS: u32 = 16;
 
+/// How many packets from egress hooks to ingress are taken up for one frame. The kernel has no such limit: filters that go round
+/// this way keep it busy for ever.
+const ROUNDS: usize = 256;
+
 /// What the model must know of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortState {
@@ -83,8 +87,19 @@ impl Model {
         if let Some(skb) = Skb::from_wire(port, frame) {
             walk.ingress(skb, 0);
         }
-        while let Some((skb, branch)) = walk.later.pop_front() {
-            walk.ingress(skb, branch);
+        for _ in 0..ROUNDS {
+            match walk.later.pop_front() {
+                Some((skb, branch)) => walk.ingress(skb, branch),
+                None => break,
+            }
+        }
+        if !walk.later.is_empty()
+            && let Some(hit) = walk.hits.last()
+        {
+            walk.undecidable.get_or_insert(Verdict::Undecidable {
+                filter: hit.filter,
+                why: "its packets go round without end".into(),
+            });
         }
         Outcome {
             verdict: walk.undecidable.unwrap_or(walk.verdict),
@@ -379,3 +394,6 @@ fn key(skb: &Skb, tracker: &dyn Conntrack) -> Key {
     }
     key
 }
+
+#[cfg(test)]
+mod tests;
