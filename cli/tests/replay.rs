@@ -69,24 +69,48 @@ fn assert_identical(trace: &str, handled_percent: u64) {
     );
 }
 
-#[test]
-fn ovs_firewall() {
-    assert_identical("ovs-firewall.pcapng", 60);
+/// Every recorded run, with how many of a hundred received frames merged filters must handle at least. The rest are handshakes,
+/// closes, ICMP, ARP, misses, and the first packet of each way and connection.
+macro_rules! recorded_runs {
+    ($($name:ident $file:literal $handled:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            assert_identical(concat!($file, ".pcapng"), $handled);
+        })*
+
+        #[test]
+        fn every_fixture_is_replayed() {
+            let mut files: Vec<_> = fs::read_dir(fixture("")).unwrap().map(|f| f.unwrap().path()).collect();
+            files.retain(|f| f.extension().is_some_and(|e| e == "pcapng"));
+            let names: Vec<_> = files.iter().map(|f| f.file_stem().unwrap().to_str().unwrap()).collect();
+            let known = [$($file),*];
+            assert!(names.iter().all(|n| known.contains(n)) && names.len() == known.len(), "{names:?}");
+        }
+    };
 }
 
-#[test]
-fn ovs_nat() {
-    assert_identical("ovs-nat.pcapng", 65);
-}
-
-#[test]
-fn tc_dnat() {
-    assert_identical("tc-dnat.pcapng", 75);
-}
-
-#[test]
-fn tc_rewrite() {
-    assert_identical("tc-rewrite.pcapng", 35);
+recorded_runs! {
+    ovs_firewall "ovs-firewall" 60;
+    ovs_fullnat "ovs-fullnat" 70;
+    ovs_fw_churn "ovs-fw-churn" 65;
+    ovs_fw_udp "ovs-fw-udp" 50;
+    ovs_mirror "ovs-mirror" 60;
+    ovs_nat "ovs-nat" 65;
+    ovs_nat66 "ovs-nat66" 65;
+    ovs_ovn "ovs-ovn" 70;
+    ovs_router "ovs-router" 60;
+    ovs_vlan "ovs-vlan" 70;
+    ovs_vlan_ct "ovs-vlan-ct" 70;
+    tc_actions "tc-actions" 50;
+    tc_churn "tc-churn" 75;
+    tc_dnat "tc-dnat" 75;
+    tc_frag "tc-frag" 15;
+    tc_icmperr "tc-icmperr" 30;
+    tc_nat_both "tc-nat-both" 75;
+    tc_overlap "tc-overlap" 70;
+    tc_pedit "tc-pedit" 40;
+    tc_qinq "tc-qinq" 50;
+    tc_rewrite "tc-rewrite" 35;
 }
 
 #[test]
