@@ -4,10 +4,10 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use flowmerge::{
-    conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto, tuple::address_bits},
+    conntrack::{Connection, ConnectionId, Direction, Tuple, proto, tuple::address_bits},
     flower::{
-        Action, ActionKind, Capabilities, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
-        action::{Ct, Mirred, Nat},
+        Action, ActionKind, Capabilities, Control, Cookie, Field, Filter, FilterId, Hook, Key, Match, Port,
+        action::{Ct, Nat},
         field::{ct_state, tcp_flags},
     },
     hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
@@ -36,18 +36,7 @@ impl Hardware for Instant {
 
 /// Five filters: `ct nat` in chain 0, established in the next three, output in the last.
 fn pipeline() -> Vec<Filter> {
-    let action = |kind, control| Action {
-        kind,
-        control,
-        index: 0,
-        cookie: Vec::new(),
-    };
     let established = ct_state::TRACKED | ct_state::ESTABLISHED;
-    let output = Mirred {
-        port: Port(2),
-        ingress: false,
-        mirror: false,
-    };
     (0..5u32)
         .map(|chain| {
             let ip = Match::default()
@@ -60,12 +49,12 @@ fn pipeline() -> Vec<Filter> {
                         nat: Some(Nat::default()),
                         ..Ct::default()
                     };
-                    let goto = action(ActionKind::Gact { random: None }, Control::Goto(1));
-                    (ip, vec![action(ActionKind::Ct(ct), Control::Pipe), goto])
+                    let goto = Action::gact(Control::Goto(1));
+                    (ip, vec![Action::new(ActionKind::Ct(ct), Control::Pipe), goto])
                 }
-                4 => (ip, vec![action(ActionKind::Mirred(output), Control::Stolen)]),
+                4 => (ip, vec![Action::redirect(Port(2))]),
                 n => {
-                    let goto = action(ActionKind::Gact { random: None }, Control::Goto(n + 1));
+                    let goto = Action::gact(Control::Goto(n + 1));
                     (ip.with(Field::CtState, established, established), vec![goto])
                 }
             };
@@ -76,16 +65,7 @@ fn pipeline() -> Vec<Filter> {
                 protocol: 0x800,
                 handle: 1,
             };
-            let undecoded = Vec::new();
-            Filter {
-                id,
-                kind: Kind::Flower,
-                matches,
-                actions,
-                skip_sw: false,
-                skip_hw: false,
-                undecoded,
-            }
+            Filter::flower(id, matches, actions)
         })
         .collect()
 }
@@ -105,19 +85,7 @@ fn connection(n: u32) -> Connection {
         dst_port: 8000,
         ..original
     };
-    Connection {
-        zone: 5,
-        original,
-        reply: inside.inverse(),
-        tcp: Some(TcpState::Established),
-        seen_reply: true,
-        assured: true,
-        expected: false,
-        helper: false,
-        seqadj: false,
-        mark: 0,
-        labels: 0,
-    }
+    Connection::established(5, original, inside.inverse())
 }
 
 fn walk(n: u32) -> Walk {

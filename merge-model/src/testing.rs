@@ -7,7 +7,7 @@ use crate::{
 use flowmerge::{
     conntrack::{Connection, Tuple, proto},
     flower::{
-        Action, ActionKind, Control, Filter, FilterId, Hook, Kind, Match, Port,
+        Action, ActionKind, Control, Filter, FilterId, Hook, Match, Port,
         action::{Ct, Mirred, Nat},
     },
 };
@@ -19,12 +19,7 @@ pub fn hex(text: &str) -> Vec<u8> {
 }
 
 pub fn action(kind: ActionKind, control: Control) -> Action {
-    Action {
-        kind,
-        control,
-        index: 0,
-        cookie: Vec::new(),
-    }
+    Action::new(kind, control)
 }
 
 pub fn gact(control: Control) -> Action {
@@ -59,15 +54,7 @@ pub fn add(model: &mut Model, hook: Hook, chain: u32, prio: u16, matches: Match,
         protocol: 3,
         handle: there.count() as u32 + 1,
     };
-    model.filters.replace(Filter {
-        id,
-        kind: Kind::Flower,
-        matches,
-        actions,
-        skip_sw: false,
-        skip_hw: false,
-        undecoded: Vec::new(),
-    });
+    model.filters.replace(Filter::flower(id, matches, actions));
     id
 }
 
@@ -95,17 +82,8 @@ impl Tracker {
     /// A confirmed connection that has seen a reply.
     pub fn add(&mut self, zone: u16, original: Tuple, reply: Tuple) -> EntryId {
         let connection = Connection {
-            zone,
-            original,
-            reply,
             tcp: None,
-            seen_reply: true,
-            assured: true,
-            expected: false,
-            helper: false,
-            seqadj: false,
-            mark: 0,
-            labels: 0,
+            ..Connection::established(zone, original, reply)
         };
         self.connections.push((connection, true));
         EntryId(self.connections.len() as u64 - 1)

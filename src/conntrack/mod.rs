@@ -83,6 +83,34 @@ pub enum NotQualified {
 }
 
 impl Connection {
+    /// A connection of which nothing is known but its tuples: no reply seen, no state, mark and labels 0.
+    pub fn new(zone: u16, original: Tuple, reply: Tuple) -> Connection {
+        Connection {
+            zone,
+            original,
+            reply,
+            tcp: (original.proto == proto::TCP).then_some(TcpState::None),
+            seen_reply: false,
+            assured: false,
+            expected: false,
+            helper: false,
+            seqadj: false,
+            mark: 0,
+            labels: 0,
+        }
+    }
+
+    /// One with packets seen in both directions; TCP's handshake complete.
+    pub fn established(zone: u16, original: Tuple, reply: Tuple) -> Connection {
+        let unanswered = Connection::new(zone, original, reply);
+        Connection {
+            tcp: unanswered.tcp.map(|_| TcpState::Established),
+            seen_reply: true,
+            assured: true,
+            ..unanswered
+        }
+    }
+
     /// The tuple of one direction.
     pub fn tuple(&self, direction: Direction) -> Tuple {
         match direction {

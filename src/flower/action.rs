@@ -290,6 +290,31 @@ impl Counters {
 }
 
 impl Action {
+    /// An action without an index (the kernel gives one) and without a cookie.
+    pub fn new(kind: ActionKind, control: Control) -> Action {
+        Action {
+            kind,
+            control,
+            index: 0,
+            cookie: Vec::new(),
+        }
+    }
+
+    /// A `gact`: nothing but a control.
+    pub fn gact(control: Control) -> Action {
+        Action::new(ActionKind::Gact { random: None }, control)
+    }
+
+    /// A redirect out of a port.
+    pub fn redirect(port: Port) -> Action {
+        let mirred = Mirred {
+            port,
+            ingress: false,
+            mirror: false,
+        };
+        Action::new(ActionKind::Mirred(mirred), Control::Stolen)
+    }
+
     /// The kind's name, as `tc` has it.
     pub fn name(&self) -> &str {
         match &self.kind {

@@ -236,15 +236,6 @@ mod tests {
         action::{Ct, Mirred},
     };
 
-    fn action(kind: ActionKind, control: Control) -> Action {
-        Action {
-            kind,
-            control,
-            index: 0,
-            cookie: Vec::new(),
-        }
-    }
-
     #[test]
     fn what_lacks_is_named() {
         let mut table = Capabilities::all();
@@ -261,7 +252,7 @@ mod tests {
         let lacking = |a: &[Action]| table.check_actions(a).expect_err("lacks").to_string();
         let mirred = |ingress, mirror, control| {
             let port = Port(1);
-            action(ActionKind::Mirred(Mirred { port, ingress, mirror }), control)
+            Action::new(ActionKind::Mirred(Mirred { port, ingress, mirror }), control)
         };
         assert_eq!(
             lacking(&[mirred(true, false, Control::Stolen)]),
@@ -271,9 +262,9 @@ mod tests {
             lacking(&[mirred(false, true, Control::Pipe)]),
             "action 1: not supported: pass"
         );
-        let ct = action(ActionKind::Ct(Ct::default()), Control::Pipe);
+        let ct = Action::new(ActionKind::Ct(Ct::default()), Control::Pipe);
         assert_eq!(lacking(&[ct]), "action 0: ct cannot be done in a table");
-        let goto = action(ActionKind::Gact { random: None }, Control::Goto(3));
+        let goto = Action::new(ActionKind::Gact { random: None }, Control::Goto(3));
         assert_eq!(
             lacking(&[goto]),
             "action 0: gact with control Goto(3) cannot be done in a table"

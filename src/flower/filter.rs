@@ -69,6 +69,19 @@ pub enum Kind {
 }
 
 impl Filter {
+    /// A flower filter, for software and hardware alike, with everything decoded.
+    pub fn flower(id: FilterId, matches: Match, actions: Vec<Action>) -> Filter {
+        Filter {
+            id,
+            kind: Kind::Flower,
+            matches,
+            actions,
+            skip_sw: false,
+            skip_hw: false,
+            undecoded: Vec::new(),
+        }
+    }
+
     /// Whether match and actions are known in full.
     pub fn is_decoded(&self) -> bool {
         self.undecoded.is_empty() && self.kind == Kind::Flower

@@ -243,22 +243,13 @@ fn both(a: &Match, b: &Match, field: Field) -> (u16, u16) {
 mod tests {
     use super::*;
     use crate::{
-        flower::{Action, ActionKind, Control, Counts, Range, action::Mirred},
+        flower::{Action, Counts, Range},
         packet::apply::Trim,
     };
     use proptest::prelude::*;
 
     fn redirect(port: u32) -> Action {
-        Action {
-            kind: ActionKind::Mirred(Mirred {
-                port: Port(port),
-                ingress: false,
-                mirror: false,
-            }),
-            control: Control::Stolen,
-            index: 0,
-            cookie: Vec::new(),
-        }
+        Action::redirect(Port(port))
     }
 
     /// UDP over IPv4 from 10.0.0.1:1000 to this port.

@@ -8,19 +8,10 @@ use proptest::prelude::*;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
-fn action(kind: ActionKind, control: Control) -> Action {
-    Action {
-        kind,
-        control,
-        index: 0,
-        cookie: Vec::new(),
-    }
-}
-
 fn send(port: u32, mirror: bool) -> Action {
     let control = if mirror { Control::Pipe } else { Control::Stolen };
     let port = Port(port);
-    action(
+    Action::new(
         ActionKind::Mirred(Mirred {
             port,
             ingress: false,
@@ -42,11 +33,11 @@ fn set(header: PeditHeader, offset: i32, value: u32, written: u32) -> PeditKey {
 }
 
 fn pedit(keys: Vec<PeditKey>, mend: bool) -> Action {
-    action(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe)
+    Action::new(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe)
 }
 
 fn csum() -> Action {
-    action(ActionKind::Csum(CsumFlags::all()), Control::Pipe)
+    Action::new(ActionKind::Csum(CsumFlags::all()), Control::Pipe)
 }
 
 /// An Ethernet frame with these tags, without checksums.
@@ -196,7 +187,7 @@ proptest! {
         frame.extend(kind.to_be_bytes());
         frame.extend(bytes);
         let key = PeditKey { add, ..set(header, offset, 0x0102_0304, u32::MAX) };
-        let pop = action(ActionKind::Vlan(Vlan::Pop), Control::Pipe);
+        let pop = Action::new(ActionKind::Vlan(Vlan::Pop), Control::Pipe);
         let actions = [pedit(vec![key], true), csum(), pedit(vec![key], false), pop];
         for trim in [Trim::Never, Trim::Before(1)] {
             apply(&actions, trim, &frame).expect("supported");
@@ -311,7 +302,7 @@ fn ipv6_extension_headers_are_skipped() {
 
 #[test]
 fn tags_move_and_mirrors_send_what_is_there() {
-    let vlan = |v| action(ActionKind::Vlan(v), Control::Pipe);
+    let vlan = |v| Action::new(ActionKind::Vlan(v), Control::Pipe);
     let push = |id| {
         vlan(Vlan::Push {
             protocol: 0x8100,
@@ -360,7 +351,7 @@ fn tags_move_and_mirrors_send_what_is_there() {
 fn the_end_is_what_the_actions_say() {
     let f = frame(&[], false, proto::UDP, &segment(proto::UDP, b""));
     let end = |actions: &[Action]| apply(actions, Trim::Never, &f).expect("supported").end;
-    let gact = |control| action(ActionKind::Gact { random: None }, control);
+    let gact = |control| Action::new(ActionKind::Gact { random: None }, control);
     assert_eq!(end(&[]), End::Passed(f.clone()));
     assert_eq!(end(&[gact(Control::Shot), send(1, false)]), End::Dropped);
     assert_eq!(end(&[gact(Control::Trap)]), End::Trapped(f.clone()));

@@ -1,7 +1,7 @@
 //! An entry of the tracker.
 
 use crate::conntrack::tcp::Tcp;
-use flowmerge::conntrack::{Connection, TcpState, Tuple, proto};
+use flowmerge::conntrack::{Connection, Tuple};
 
 /// A connection and what is remembered of it besides.
 #[derive(Clone, Debug)]
@@ -23,19 +23,7 @@ impl Entry {
     /// Unconfirmed, not translated.
     pub(super) fn new(zone: u16, original: Tuple) -> Entry {
         Entry {
-            connection: Connection {
-                zone,
-                original,
-                reply: original.inverse(),
-                tcp: (original.proto == proto::TCP).then_some(TcpState::None),
-                seen_reply: false,
-                assured: false,
-                expected: false,
-                helper: false,
-                seqadj: false,
-                mark: 0,
-                labels: 0,
-            },
+            connection: Connection::new(zone, original, original.inverse()),
             tcp: Tcp::NEW,
             confirmed: false,
             dead: false,
