@@ -26,7 +26,7 @@ use merge_model::{
     },
 };
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -438,25 +438,29 @@ impl Engine<'_> {
             .differences
             .drain(..)
             .partition(|d| matches!(d, Difference::NotSent { .. }));
-        for difference in &mut missing {
-            let Difference::NotSent {
-                port, expected, got, ..
-            } = difference
-            else {
-                continue;
-            };
-            let identity = Identity::of(expected);
-            let found = rest.iter().position(|other| match other {
-                Difference::Unaccounted { port: p, got, .. } => p == port && Identity::of(got) == identity,
-                _ => false,
-            });
-            if identity.is_some()
-                && let Some(Difference::Unaccounted { got: frame, .. }) = found.map(|i| rest.remove(i))
+        let mut others: HashMap<(Port, Identity), VecDeque<usize>> = HashMap::new();
+        for (i, other) in rest.iter().enumerate() {
+            if let Difference::Unaccounted { port, got, .. } = other
+                && let Some(identity) = Identity::of(got)
             {
-                *got = Some(frame);
+                others.entry((*port, identity)).or_default().push_back(i);
             }
         }
-        missing.extend(rest);
+        let mut paired = BTreeSet::new();
+        for difference in &mut missing {
+            if let Difference::NotSent {
+                port, expected, got, ..
+            } = difference
+                && let Some(identity) = Identity::of(expected)
+                && let Some(i) = others.get_mut(&(*port, identity)).and_then(VecDeque::pop_front)
+                && let Difference::Unaccounted { got: frame, .. } = &mut rest[i]
+            {
+                *got = Some(std::mem::take(frame));
+                paired.insert(i);
+            }
+        }
+        let rest = rest.into_iter().enumerate().filter(|(i, _)| !paired.contains(i));
+        missing.extend(rest.map(|(_, other)| other));
         self.run.differences = missing;
     }
 }
