@@ -68,10 +68,10 @@ pub fn run(options: &Options) -> Result<bool> {
     })?;
     let timeline = Timeline::new(trace).with_context(|| options.trace.display().to_string())?;
     let cannot_write = |path: &Path| format!("{}: cannot be written", path.display());
-    let open = |path: &'_ PathBuf| {
-        Ok::<_, anyhow::Error>((path.clone(), File::create(path).with_context(|| cannot_write(path))?))
+    let lines = match &options.frames {
+        Some(path) => Some((path, File::create(path).with_context(|| cannot_write(path))?)),
+        None => None,
     };
-    let lines = options.frames.as_ref().map(open).transpose()?;
     let replayed = |name, hardware: &mut dyn Offload, redirected| {
         let bar = progress(name);
         bar.set_length(timeline.steps.len() as u64);
@@ -96,7 +96,7 @@ pub fn run(options: &Options) -> Result<bool> {
             frames::write(&mut out, "hardware", &hardware, &timeline)?;
             out.flush()
         };
-        write().with_context(|| cannot_write(&path))?;
+        write().with_context(|| cannot_write(path))?;
     }
     let totals = sums(&timeline, &software, &hardware, &merging);
     let mut out = BufWriter::new(io::stdout().lock());

@@ -56,11 +56,11 @@ pub fn merged(out: &mut impl Write, timeline: &Timeline, merging: &Merging) -> i
         let walks = many(sentences.values().sum(), "walk");
         writeln!(out, "refused    {walks}: {reason}")?;
         for (sentence, count) in sentences {
-            writeln!(out, "    {count:>6}  {}", with_names(sentence, timeline))?;
+            writeln!(out, "    {count:>6}  {}", with_names(sentence, &names))?;
         }
     }
     for failure in &merging.failures {
-        writeln!(out, "failed     {}", with_names(failure, timeline))?;
+        writeln!(out, "failed     {}", with_names(failure, &names))?;
     }
     let has_more = !merging.refusals.is_empty() || !merging.failures.is_empty();
     if has_more { writeln!(out) } else { Ok(()) }
@@ -81,7 +81,7 @@ fn many(count: u64, what: &str) -> String {
 }
 
 /// Puts the ports' names where the library, which does not know them, writes `if3`.
-fn with_names(text: &str, timeline: &Timeline) -> String {
+fn with_names(text: &str, names: &dyn Fn(Port) -> String) -> String {
     let part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut named = String::new();
     let mut rest = text;
@@ -90,7 +90,7 @@ fn with_names(text: &str, timeline: &Timeline) -> String {
         let (word, tail) = rest.split_at(end);
         let port = word.strip_prefix("if").and_then(|index| index.parse().ok()).map(Port);
         match port {
-            Some(port) => named += &timeline.name_of(port),
+            Some(port) => named += &names(port),
             None => named += word,
         }
         let mut tail = tail.chars();
@@ -207,7 +207,7 @@ fn walk(timeline: &Timeline, received: &Received) -> String {
         received
             .doubt
             .as_ref()
-            .map(|doubt| format!("not known: {}", with_names(doubt, timeline))),
+            .map(|doubt| format!("not known: {}", with_names(doubt, &|port| timeline.name_of(port)))),
     );
     steps.join(" > ")
 }
@@ -236,4 +236,19 @@ fn counters(counters: &[Counters]) -> String {
         .map(|c| format!("{}, {}", many(c.packets, "packet"), many(c.bytes, "byte")))
         .collect();
     each.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_have_names_wherever_they_stand() {
+        let named = |text| with_names(text, &|port| format!("p{}", port.0));
+        assert_eq!(
+            named("if1 chain 0 sends to if2, which has filters: see if3"),
+            "p1 chain 0 sends to p2, which has filters: see p3"
+        );
+        assert_eq!(named("iface if1x xif1 if ifé"), "iface if1x xif1 if ifé");
+    }
 }
