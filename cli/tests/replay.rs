@@ -151,10 +151,17 @@ fn a_person_sees_filters_and_merged_filters() {
         "p1 chain 0: 2 filters",
         "ct zone 3 nat, goto chain 1",
         "filter dev p1 ingress protocol ip",
-        "parents    p1 chain 0",
+        "pref 1 handle 0x1 ip  ",
+        "action order 3: mirred egress redirect dev p2",
+        "    parents    p1 chain 0 pref 1 handle 0x1\n               p1 chain 1",
+        "    handled    ",
+        "walks: not-qualified\n",
         "76 of 76 frames and 9 of 9 filters' counters identical",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
+    }
+    for noise in ["index 0", "if1", "\t"] {
+        assert!(!text.contains(noise), "{noise:?} is in:\n{text}");
     }
 }
 
@@ -189,12 +196,18 @@ fn bad_input_is_named() {
     let mut no_netlink = good.clone();
     let at = no_netlink.windows(2).position(|pair| pair == [253, 0]).unwrap();
     no_netlink[at] = 1;
-    let cases: [(&str, &[u8], &str); 5] = [
+    // The first frame was longer than what was recorded of it.
+    let mut short = good.clone();
+    let frame = all.iter().position(|block| block[0] == 6 && block[8] < 2).unwrap();
+    let start: usize = all[..frame].iter().map(|block| block.len()).sum();
+    short[start + 24] += 1;
+    let cases: [(&str, &[u8], &str); 6] = [
         ("text.pcapng", b"no trace at all", "not a pcapng"),
         ("empty.pcapng", b"", "empty"),
         ("cut.pcapng", &good[..good.len() / 2], "cut off"),
         ("no-end.pcapng", &without_end, "dump"),
         ("no-netlink.pcapng", &no_netlink, "netlink"),
+        ("short-frame.pcapng", &short, "bytes of the frame"),
     ];
     for (name, bytes, expected) in cases {
         let (status, text) = complaint(name, bytes);
@@ -207,6 +220,11 @@ fn bad_input_is_named() {
     };
     assert_eq!(status, Some(2));
     assert_eq!(text.matches("nonexistent").count(), 1, "{text}");
+    let trace = fixture("tc-dnat.pcapng");
+    let output = replay(&["--json", "--frames", "/nonexistent/lines", trace.to_str().unwrap()]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("/nonexistent/lines: cannot be written"), "{text}");
 }
 
 #[test]
@@ -230,7 +248,9 @@ fn a_difference_makes_the_status_1() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        text.contains("DIFFERENCE (software)") && text.contains("walk "),
+        text.contains("DIFFERENCE (software)")
+            && text.contains("sends another frame out of p")
+            && text.contains("walk "),
         "{text}"
     );
 }

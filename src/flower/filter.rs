@@ -97,7 +97,7 @@ impl fmt::Display for Port {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Hook::Ingress(p) => write!(f, "{p} ingress"),
+            Hook::Ingress(p) => p.fmt(f),
             Hook::Egress(p) => write!(f, "{p} egress"),
             Hook::Block(b) => write!(f, "block {b}"),
         }

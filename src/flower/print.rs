@@ -5,7 +5,7 @@
 //!
 //! | | `{}` | `{:#}` |
 //! | --- | --- | --- |
-//! | [`Filter`] | `p1 chain 0 pref 2 ip  ip_proto udp dst_ip 10.9.0.0/16  -> goto chain 1` | several lines, as `tc filter show` |
+//! | [`Filter`] | `p1 chain 0 pref 2 handle 0x1 ip  ip_proto udp dst_ip 10.9.0.0/16  -> goto chain 1` | several lines, as `tc filter show` |
 //! | [`Match`] | `eth_type ipv4 ip_proto udp dst_ip 10.9.0.0/16` | the same, a field a line |
 //! | `[Action]` | `ct zone 5 nat, goto chain 1` | `action ct zone 5 nat pipe action goto chain 1` |
 //! | [`Action`] | `ct zone 5 nat` | `ct zone 5 nat pipe` |
@@ -66,7 +66,14 @@ impl Printed<'_, Filter> {
     fn brief(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Filter { id, matches, .. } = self.what;
         let protocol = fields::protocol(id.protocol);
-        write!(f, "{} chain {} pref {} {protocol}", self.hook(), id.chain, id.prio)?;
+        let place = format!(
+            "{} chain {} pref {} handle {:#x}",
+            self.hook(),
+            id.chain,
+            id.prio,
+            id.handle
+        );
+        write!(f, "{place} {protocol}")?;
         let mut terms = fields::terms(matches, self.names, Some(id.protocol));
         // The protocol says it already.
         let eth_type = fields::eth_type(id.protocol);
@@ -107,10 +114,13 @@ impl Printed<'_, Filter> {
         for (i, action) in self.what.actions.iter().enumerate() {
             write!(f, "\n\taction order {}: ", i + 1)?;
             actions::shown(f, action, self.names)?;
-            write!(f, "\n\t index {}", action.index)?;
-            if !action.cookie.is_empty() {
-                f.write_str(" cookie ")?;
-                action.cookie.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            // A filter that is not in the kernel has actions without an index.
+            let index = (action.index != 0).then(|| format!(" index {}", action.index));
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let cookie = (!action.cookie.is_empty()).then(|| format!(" cookie {}", hex(&action.cookie)));
+            let more: String = index.into_iter().chain(cookie).collect();
+            if !more.is_empty() {
+                write!(f, "\n\t{more}")?;
             }
         }
         Ok(())

@@ -81,7 +81,7 @@ fn frames_messages_and_times_are_where_wireshark_sees_them() {
     let Message::Filter(told) = &envelope.message else {
         panic!("{envelope:?}")
     };
-    assert_eq!(told.filter.id.to_string(), "if10 ingress chain 0 pref 1 handle 0x1");
+    assert_eq!(told.filter.id.to_string(), "if10 chain 0 pref 1 handle 0x1");
     assert_eq!(told.filter.id.protocol, 0x8100);
     // The kernel tells 0800 as ethertype, 10 as identifier; the tag's own type is the protocol.
     let terms: Vec<_> = told.filter.matches.terms().collect();

@@ -26,7 +26,7 @@ use merge_model::{
     },
 };
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,9 @@ pub enum Difference {
         /// Out of this port.
         port: Port,
         /// The frame.
-        expected: Vec<u8>,
+        sent: Vec<u8>,
         /// What the kernel sent there instead, where something looks like it.
-        got: Option<Vec<u8>>,
+        kernel: Option<Vec<u8>>,
     },
     /// The kernel sent a frame for no reason that is known.
     Unaccounted {
@@ -77,7 +77,7 @@ pub enum Difference {
         /// Out of this port.
         port: Port,
         /// The frame.
-        got: Vec<u8>,
+        kernel: Vec<u8>,
     },
     /// A filter counted otherwise; `None` if it should not be there.
     Counters {
@@ -362,8 +362,8 @@ impl Engine<'_> {
             self.run.differences.push(Difference::NotSent {
                 number: step.number,
                 port,
-                expected: frame.to_vec(),
-                got: None,
+                sent: frame.to_vec(),
+                kernel: None,
             });
         }
     }
@@ -382,7 +382,7 @@ impl Engine<'_> {
                 self.run.differences.push(Difference::Unaccounted {
                     number: step.number,
                     port,
-                    got: bytes.to_vec(),
+                    kernel: bytes.to_vec(),
                 });
             }
         }
@@ -438,25 +438,27 @@ impl Engine<'_> {
             .differences
             .drain(..)
             .partition(|d| matches!(d, Difference::NotSent { .. }));
-        for difference in &mut missing {
-            let Difference::NotSent {
-                port, expected, got, ..
-            } = difference
-            else {
-                continue;
-            };
-            let identity = Identity::of(expected);
-            let found = rest.iter().position(|other| match other {
-                Difference::Unaccounted { port: p, got, .. } => p == port && Identity::of(got) == identity,
-                _ => false,
-            });
-            if identity.is_some()
-                && let Some(Difference::Unaccounted { got: frame, .. }) = found.map(|i| rest.remove(i))
+        let mut others: HashMap<(Port, Identity), VecDeque<usize>> = HashMap::new();
+        for (i, other) in rest.iter().enumerate() {
+            if let Difference::Unaccounted { port, kernel, .. } = other
+                && let Some(identity) = Identity::of(kernel)
             {
-                *got = Some(frame);
+                others.entry((*port, identity)).or_default().push_back(i);
             }
         }
-        missing.extend(rest);
+        let mut paired = BTreeSet::new();
+        for difference in &mut missing {
+            if let Difference::NotSent { port, sent, kernel, .. } = difference
+                && let Some(identity) = Identity::of(sent)
+                && let Some(i) = others.get_mut(&(*port, identity)).and_then(VecDeque::pop_front)
+                && let Difference::Unaccounted { kernel: frame, .. } = &mut rest[i]
+            {
+                *kernel = Some(std::mem::take(frame));
+                paired.insert(i);
+            }
+        }
+        let rest = rest.into_iter().enumerate().filter(|(i, _)| !paired.contains(i));
+        missing.extend(rest.map(|(_, other)| other));
         self.run.differences = missing;
     }
 }

@@ -15,7 +15,7 @@ use std::{
 const SENT_FOR: u64 = 1_000_000_000;
 
 /// What of a packet stays when it is forwarded: enough to say for which received frame another was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// The ARP body.
     Arp(Vec<u8>),
@@ -70,7 +70,6 @@ pub struct Sent {
 #[derive(Clone, Debug)]
 struct Open<T> {
     time: u64,
-    identity: Identity,
     what: T,
 }
 
@@ -78,7 +77,10 @@ struct Open<T> {
 #[derive(Debug)]
 pub struct Ledger<T> {
     waiting: HashMap<(Port, Vec<u8>), VecDeque<usize>>,
-    open: VecDeque<Open<T>>,
+    /// By time, of one identity.
+    open: HashMap<Identity, VecDeque<Open<T>>>,
+    /// The identities of all that are open, by time.
+    until: VecDeque<(u64, Identity)>,
 }
 
 impl<T> Ledger<T> {
@@ -93,7 +95,8 @@ impl<T> Ledger<T> {
         }
         Ledger {
             waiting,
-            open: VecDeque::new(),
+            open: HashMap::new(),
+            until: VecDeque::new(),
         }
     }
 
@@ -124,9 +127,21 @@ impl<T> Ledger<T> {
 
     /// A received frame that was missed or passed.
     pub fn open(&mut self, time: u64, frame: &[u8], what: T) {
-        self.open.retain(|o| o.time + SENT_FOR >= time);
+        while let Some((until, identity)) = self.until.pop_front() {
+            if until >= time {
+                self.until.push_front((until, identity));
+                break;
+            }
+            if let Some(open) = self.open.get_mut(&identity) {
+                open.pop_front();
+                if open.is_empty() {
+                    self.open.remove(&identity);
+                }
+            }
+        }
         if let Some(identity) = Identity::of(frame) {
-            self.open.push_back(Open { time, identity, what });
+            self.until.push_back((time.saturating_add(SENT_FOR), identity.clone()));
+            self.open.entry(identity).or_default().push_back(Open { time, what });
         }
     }
 
@@ -139,11 +154,11 @@ impl<T> Ledger<T> {
         if let Some(positions) = positions {
             positions.remove(i);
         }
-        let identity = Identity::of(&sent.bytes);
-        self.open
-            .iter_mut()
+        let open = Identity::of(&sent.bytes).and_then(|identity| self.open.get_mut(&identity));
+        open.into_iter()
+            .flatten()
             .rev()
-            .find(|o| o.time <= time && time <= o.time + SENT_FOR && Some(&o.identity) == identity.as_ref())
+            .find(|o| o.time <= time && time <= o.time.saturating_add(SENT_FOR))
             .map_or(Settled::Unaccounted, |o| Settled::SentFor(&mut o.what))
     }
 }

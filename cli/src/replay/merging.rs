@@ -43,8 +43,8 @@ pub struct Merging {
     pub walks: totals::Walks,
     /// Merged filters and refusals, in numbers.
     pub merged: totals::Merged,
-    /// Each refusal in words, with the number of walks.
-    pub refusals: BTreeMap<String, u64>,
+    /// The refusals by reason, each in words with the number of walks.
+    pub refusals: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// What hardware failed to do.
     pub failures: Vec<String>,
     paths: HashMap<Vec<Cookie>, Vec<Path>>,
@@ -130,7 +130,8 @@ impl Merging {
 
     fn refused(&mut self, refusal: &Refusal) {
         *self.merged.refused.entry(refusal.reason().to_string()).or_default() += 1;
-        *self.refusals.entry(refusal.to_string()).or_default() += 1;
+        let sentences = self.refusals.entry(refusal.reason()).or_default();
+        *sentences.entry(refusal.to_string()).or_default() += 1;
     }
 }
 

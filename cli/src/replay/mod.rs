@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufWriter, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 use timeline::{Timeline, What};
 use totals::Totals;
@@ -34,6 +34,10 @@ use totals::Totals;
 /// Replay a recorded run and compare it with what the kernel did.
 ///
 /// Exit status: 0 if nothing differs, 1 if something does, 2 if the trace cannot be read.
+///
+/// A received frame counts if its port has filters at some time of the run, and if it came from outside: one that a filter
+/// redirected to a port's ingress is part of the frame that was redirected. Frames to ports that were not recorded are
+/// shown by --frames, and not counted.
 #[derive(Args)]
 pub struct Options {
     /// The recorded run, a pcapng file.
@@ -42,6 +46,12 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Write one JSON line for each received frame of both runs to this file.
+    ///
+    /// {"run": "software" or "hardware", "frame": packet number in the file, "port": name, "verdict": "decided", "missed" or
+    /// "handled", "hits": [{"port": name or "block": index, "chain", "prio", "handle"}], "merged": number or null, "sent":
+    /// [{"port": name, "hex": frame}]}. "hits" are those in software, so none of a handled frame; a copy's stand between the
+    /// packet's own. "sent" is what leaves through any port, in order, and not what goes to a port's ingress. Packets that a
+    /// filter passes to the stack are decided, and what the stack then sends is not theirs.
     #[arg(long, value_name = "FILE")]
     frames: Option<PathBuf>,
 }
@@ -57,6 +67,11 @@ pub fn run(options: &Options) -> Result<bool> {
         bar.set_position(done);
     })?;
     let timeline = Timeline::new(trace).with_context(|| options.trace.display().to_string())?;
+    let cannot_write = |path: &Path| format!("{}: cannot be written", path.display());
+    let lines = match &options.frames {
+        Some(path) => Some((path, File::create(path).with_context(|| cannot_write(path))?)),
+        None => None,
+    };
     let replayed = |name, hardware: &mut dyn Offload, redirected| {
         let bar = progress(name);
         bar.set_length(timeline.steps.len() as u64);
@@ -74,14 +89,14 @@ pub fn run(options: &Options) -> Result<bool> {
     let software = replayed("software", &mut offload::Nothing, BTreeSet::new());
     let hardware = replayed("hardware", &mut merging, software.redirected.clone());
 
-    if let Some(path) = &options.frames {
+    if let Some((path, file)) = lines {
         let write = || {
-            let mut out = BufWriter::new(File::create(path)?);
+            let mut out = BufWriter::new(file);
             frames::write(&mut out, "software", &software, &timeline)?;
             frames::write(&mut out, "hardware", &hardware, &timeline)?;
             out.flush()
         };
-        write().with_context(|| path.display().to_string())?;
+        write().with_context(|| cannot_write(path))?;
     }
     let totals = sums(&timeline, &software, &hardware, &merging);
     let mut out = BufWriter::new(io::stdout().lock());

@@ -9,29 +9,27 @@ use super::{
 };
 use flowmerge::flower::{Counters, Filter, FilterId, Hook, Port, print::printed};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write},
 };
 
 /// Writes the filters of the run: each hook's chains, and what the filters in them do.
 pub fn filters(out: &mut impl Write, timeline: &Timeline, filters: &BTreeMap<FilterId, Filter>) -> io::Result<()> {
     let names = |port: Port| timeline.name_of(port);
-    let mut place = None;
+    let mut chains: BTreeMap<(Hook, u32), Vec<&Filter>> = BTreeMap::new();
     for filter in filters.values() {
-        let here = (filter.id.hook, filter.id.chain);
-        if place.replace(here) != Some(here) {
-            let count = filters.values().filter(|f| (f.id.hook, f.id.chain) == here).count();
-            let plural = if count == 1 { "" } else { "s" };
-            writeln!(
-                out,
-                "{} chain {}: {count} filter{plural}",
-                hook(timeline, here.0),
-                here.1
-            )?;
-        }
-        writeln!(out, "    {}", printed(filter, &names))?;
-        for what in &filter.undecoded {
-            writeln!(out, "      not decoded: {what}")?;
+        chains
+            .entry((filter.id.hook, filter.id.chain))
+            .or_default()
+            .push(filter);
+    }
+    for ((at, chain), filters) in chains {
+        let place = format!("{} chain {chain}", hook(timeline, at));
+        writeln!(out, "{place}: {}", many(filters.len() as u64, "filter"))?;
+        for filter in filters {
+            let line = printed(filter, &names).to_string();
+            let line = line.strip_prefix(&place).unwrap_or(&line).trim_start();
+            writeln!(out, "    {line}")?;
         }
     }
     writeln!(out)
@@ -43,86 +41,110 @@ pub fn merged(out: &mut impl Write, timeline: &Timeline, merging: &Merging) -> i
     for (id, record) in &merging.records {
         writeln!(out, "merged filter {id}")?;
         for line in format!("{:#}", printed(&record.filter, &names)).lines() {
-            writeln!(out, "    {line}")?;
+            writeln!(out, "    {}", line.replace('\t', "    "))?;
         }
-        let parents: Vec<_> = record.parents.iter().map(|id| filter_name(timeline, *id)).collect();
-        writeln!(out, "    parents    {}", parents.join(" > "))?;
-        for connection in &record.connections {
-            writeln!(out, "    connection {connection}")?;
-        }
+        let parents = record.parents.iter().map(|id| filter_name(timeline, *id));
+        let connections = record.connections.iter().cloned();
         let Counters { packets, bytes, .. } = record.counters;
-        writeln!(out, "    handled    {packets} packets {bytes} bytes\n")?;
+        let handled = format!("{}, {}", many(packets, "packet"), many(bytes, "byte"));
+        aligned(out, "parents", parents)?;
+        aligned(out, "connection", connections)?;
+        aligned(out, "handled", [handled])?;
+        writeln!(out)?;
     }
-    for (refusal, count) in &merging.refusals {
-        let plural = if *count == 1 { "" } else { "s" };
-        writeln!(
-            out,
-            "refused    {count} walk{plural}: {}",
-            with_names(refusal, timeline)
-        )?;
+    for (reason, sentences) in &merging.refusals {
+        let walks = many(sentences.values().sum(), "walk");
+        writeln!(out, "refused    {walks}: {reason}")?;
+        for (sentence, count) in sentences {
+            writeln!(out, "    {count:>6}  {}", with_names(sentence, &names))?;
+        }
     }
     for failure in &merging.failures {
-        writeln!(out, "failed     {}", with_names(failure, timeline))?;
+        writeln!(out, "failed     {}", with_names(failure, &names))?;
     }
-    writeln!(out)
+    let has_more = !merging.refusals.is_empty() || !merging.failures.is_empty();
+    if has_more { writeln!(out) } else { Ok(()) }
+}
+
+/// Writes lines under one word.
+fn aligned(out: &mut impl Write, word: &str, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+    for (i, line) in lines.into_iter().enumerate() {
+        let word = if i == 0 { word } else { "" };
+        writeln!(out, "    {word:<10} {line}")?;
+    }
+    Ok(())
+}
+
+fn many(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// Puts the ports' names where the library, which does not know them, writes `if3`.
-fn with_names(text: &str, timeline: &Timeline) -> String {
-    let word = |word: &str| {
-        let name = word
-            .strip_prefix("if")
-            .and_then(|index| index.parse().ok())
-            .map(|index| timeline.name_of(Port(index)));
-        name.unwrap_or_else(|| word.to_string())
-    };
-    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+fn with_names(text: &str, names: &dyn Fn(Port) -> String) -> String {
+    let part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let mut named = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c| !part_of_word(c)).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        let port = word.strip_prefix("if").and_then(|index| index.parse().ok()).map(Port);
+        match port {
+            Some(port) => named += &names(port),
+            None => named += word,
+        }
+        let mut tail = tail.chars();
+        named.extend(tail.next());
+        rest = tail.as_str();
+    }
+    named
 }
 
-/// Writes what differs from the kernel.
+/// Writes what differs from the kernel, which is what was expected.
 pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &Run) -> io::Result<()> {
+    let numbers: HashMap<u64, &Received> = match run.differences.as_slice() {
+        [] => HashMap::new(),
+        _ => run.received.iter().map(|r| (r.number, r)).collect(),
+    };
     for difference in &run.differences {
-        match difference {
+        let (what, expected, got, received) = match difference {
             Difference::NotSent {
                 number,
                 port,
-                expected,
-                got,
+                sent,
+                kernel,
             } => {
                 let port = timeline.name_of(*port);
-                writeln!(
-                    out,
-                    "DIFFERENCE ({name}): packet {number} should have sent another frame out of {port}"
-                )?;
-                writeln!(out, "    expected  {}", hex(expected))?;
-                match got {
-                    Some(got) => writeln!(out, "    got       {}", hex(got))?,
-                    None => writeln!(out, "    got       nothing")?,
-                }
-                walk(out, timeline, run.received.iter().find(|r| r.number == *number))?;
+                let what = match kernel {
+                    Some(_) => format!("packet {number} sends another frame out of {port} than in the kernel"),
+                    None => format!("packet {number} sends a frame out of {port}, and the kernel sent none"),
+                };
+                let expected = kernel.as_deref().map_or("nothing".to_string(), hex);
+                (what, expected, hex(sent), numbers.get(number))
             }
-            Difference::Unaccounted { number, port, got } => {
+            Difference::Unaccounted { number, port, kernel } => {
                 let port = timeline.name_of(*port);
-                writeln!(
-                    out,
-                    "DIFFERENCE ({name}): packet {number} went out of {port}, and nothing says why"
-                )?;
-                writeln!(out, "    expected  nothing")?;
-                writeln!(out, "    got       {}", hex(got))?;
+                let what = format!("the kernel sent packet {number} out of {port}, and nothing says why");
+                (what, hex(kernel), "nothing".to_string(), None)
             }
             Difference::Counters { filter, expected, got } => {
-                writeln!(
-                    out,
-                    "DIFFERENCE ({name}): the counters of {}",
-                    filter_name(timeline, *filter)
-                )?;
-                writeln!(out, "    expected  {}", counters(expected))?;
+                let what = format!("the counters of {}", filter_name(timeline, *filter));
                 let got = got.as_deref().map_or("no such filter".to_string(), counters);
-                writeln!(out, "    got       {got}")?;
+                (what, counters(expected), got, None)
             }
+        };
+        writeln!(out, "DIFFERENCE ({name}): {what}")?;
+        writeln!(out, "    expected   {expected}")?;
+        writeln!(out, "    got        {got}")?;
+        if let Some(received) = received {
+            writeln!(out, "    walk       {}", walk(timeline, received))?;
         }
     }
-    Ok(())
+    if run.differences.is_empty() {
+        Ok(())
+    } else {
+        writeln!(out)
+    }
 }
 
 /// Writes the sums.
@@ -154,10 +176,12 @@ pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
         walks.recorded, walks.paths, walks.established, walks.established_merged
     )?;
     let refused: u64 = merged.refused.values().sum();
-    writeln!(out, "merged    {} installed, {refused} walks refused", merged.installed)?;
-    for (reason, count) in &merged.refused {
-        writeln!(out, "          {count} {reason}")?;
-    }
+    writeln!(
+        out,
+        "merged    {} installed, {} refused",
+        merged.installed,
+        many(refused, "walk")
+    )?;
     writeln!(
         out,
         "hardware  {} handled, {} left to software; {}",
@@ -174,19 +198,18 @@ fn compared(c: &Compared) -> String {
     )
 }
 
-fn walk(out: &mut impl Write, timeline: &Timeline, received: Option<&Received>) -> io::Result<()> {
-    let Some(received) = received else { return Ok(()) };
-    write!(out, "    walk      {}", timeline.name_of(received.port))?;
-    for hit in &received.hits {
-        write!(out, " > {}", filter_name(timeline, *hit))?;
-    }
-    if let Some(merged) = received.merged {
-        write!(out, " > merged filter {merged}")?;
-    }
-    if let Some(doubt) = &received.doubt {
-        write!(out, " > not known: {doubt}")?;
-    }
-    writeln!(out)
+/// The way of a frame: the port, the filters that it hit, the merged filter.
+fn walk(timeline: &Timeline, received: &Received) -> String {
+    let mut steps = vec![timeline.name_of(received.port)];
+    steps.extend(received.hits.iter().map(|hit| filter_name(timeline, *hit)));
+    steps.extend(received.merged.map(|merged| format!("merged filter {merged}")));
+    steps.extend(
+        received
+            .doubt
+            .as_ref()
+            .map(|doubt| format!("not known: {}", with_names(doubt, &|port| timeline.name_of(port)))),
+    );
+    steps.join(" > ")
 }
 
 fn filter_name(timeline: &Timeline, id: FilterId) -> String {
@@ -210,7 +233,22 @@ fn hook(timeline: &Timeline, hook: Hook) -> String {
 fn counters(counters: &[Counters]) -> String {
     let each: Vec<_> = counters
         .iter()
-        .map(|c| format!("{} packets {} bytes", c.packets, c.bytes))
+        .map(|c| format!("{}, {}", many(c.packets, "packet"), many(c.bytes, "byte")))
         .collect();
-    each.join(", ")
+    each.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_have_names_wherever_they_stand() {
+        let named = |text| with_names(text, &|port| format!("p{}", port.0));
+        assert_eq!(
+            named("if1 chain 0 sends to if2, which has filters: see if3"),
+            "p1 chain 0 sends to p2, which has filters: see p3"
+        );
+        assert_eq!(named("iface if1x xif1 if ifé"), "iface if1x xif1 if ifé");
+    }
 }

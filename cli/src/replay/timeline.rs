@@ -58,7 +58,7 @@ impl Timeline {
     /// Puts a trace in order.
     ///
     /// # Errors
-    /// A frame without a direction or of a device that no message tells of, or no dump at the end.
+    /// A frame without a direction, cut short, or of a device that no message tells of, or no dump at the end.
     pub fn new(trace: Trace) -> Result<Timeline> {
         let Trace {
             name,
@@ -123,6 +123,14 @@ impl Timeline {
                 Body::Message(envelope) => What::Told(envelope),
                 Body::Frame { direction, bytes } => {
                     let interface = &interfaces[record.interface];
+                    if record.truncated {
+                        bail!(
+                            "packet {} on {}: only {} bytes of the frame were recorded where all were expected",
+                            record.number,
+                            interface.name,
+                            bytes.len()
+                        );
+                    }
                     let port = ports[record.interface].with_context(|| {
                         format!(
                             "packet {}: no link message tells of device {}, on which it was recorded",

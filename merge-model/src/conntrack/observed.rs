@@ -84,8 +84,11 @@ pub struct Tracker {
     resuming: bool,
     /// Removed by a frame before their end was reported.
     ended: Vec<(u16, Tuple, Tuple)>,
-    /// Unconfirmed connections of missed frames, with the time until which they wait.
-    waiting: Vec<(u64, EntryId)>,
+    /// Unconfirmed connections of missed frames, by what they are, and with the time until which they wait.
+    waiting: HashMap<(u16, Tuple), Vec<EntryId>>,
+    until: VecDeque<(u64, EntryId)>,
+    /// The zones that ever had a connection.
+    zones: BTreeSet<u16>,
     changes: Vec<Change>,
 }
 
@@ -121,12 +124,33 @@ impl Tracker {
         self.passage = Passage::default();
         self.resumed = Passage::default();
         self.resuming = false;
-        self.waiting.retain(|&(until, _)| until >= time);
-        for id in std::mem::take(&mut self.passing) {
-            if self.waiting.iter().any(|&(_, waiting)| waiting == id) {
+        while self.until.front().is_some_and(|&(until, _)| until < time) {
+            if let Some((_, id)) = self.until.pop_front() {
+                self.waits_no_more(id);
                 self.passing.push(id);
-            } else if self.entries.get(&id).is_some_and(|e| e.dead || !e.confirmed) {
+            }
+        }
+        for id in std::mem::take(&mut self.passing) {
+            if self
+                .entries
+                .get(&id)
+                .is_some_and(|e| !e.waiting && (e.dead || !e.confirmed))
+            {
                 self.entries.remove(&id);
+            }
+        }
+    }
+
+    fn waits_no_more(&mut self, id: EntryId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|e| e.waiting) else {
+            return;
+        };
+        entry.waiting = false;
+        let name = (entry.connection.zone, entry.connection.original);
+        if let Some(ids) = self.waiting.get_mut(&name) {
+            ids.retain(|&waiting| waiting != id);
+            if ids.is_empty() {
+                self.waiting.remove(&name);
             }
         }
     }
@@ -156,8 +180,11 @@ impl Tracker {
     /// handed back for [`Tracker::resume`].
     pub fn missed(&mut self) -> Passage {
         for &(_, id) in &self.passage.moved {
-            if self.entries.get(&id).is_some_and(|e| !e.confirmed) {
-                self.waiting.push((self.now + UPCALL, id));
+            if let Some(entry) = self.entries.get_mut(&id).filter(|e| !e.confirmed && !e.waiting) {
+                entry.waiting = true;
+                let name = (entry.connection.zone, entry.connection.original);
+                self.waiting.entry(name).or_default().push(id);
+                self.until.push_back((self.now.saturating_add(UPCALL), id));
             }
         }
         std::mem::take(&mut self.passage)
@@ -174,7 +201,7 @@ impl Tracker {
     /// its tuple, in whatever zone, and of what they translate it to. What the frame has moved already is left alone.
     pub fn move_all(&mut self, shown: &Shown) {
         let mut shown = shown.clone();
-        let mut zones: BTreeSet<u16> = self.by_tuple.keys().map(|(zone, _)| *zone).collect();
+        let mut zones = self.zones.clone();
         while let Some(&zone) = zones.iter().find(|zone| self.find(**zone, shown.tuple).is_some()) {
             zones.remove(&zone);
             let had = |p: &Passage| p.moved.iter().any(|(z, _)| *z == zone);
@@ -254,6 +281,7 @@ impl Tracker {
     fn confirm(&mut self, id: EntryId) {
         let connection = &self.entry(id).connection;
         let (zone, tuples) = (connection.zone, [connection.original, connection.reply]);
+        self.zones.insert(zone);
         for tuple in tuples {
             if let Some(&old) = self.by_tuple.get(&(zone, tuple)).filter(|&&old| old != id) {
                 self.remove(old);
@@ -324,13 +352,15 @@ impl Tracker {
 
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
     fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
-        let began = |e: &Entry| !e.confirmed && e.connection.zone == c.zone && e.connection.original == c.original;
-        let waiting = self
-            .waiting
-            .iter()
-            .rposition(|(_, id)| self.entries.get(id).is_some_and(began));
-        match waiting {
-            Some(i) => self.waiting.swap_remove(i).1,
+        let waiting = self.waiting.get(&(c.zone, c.original)).into_iter().flatten();
+        let began = waiting
+            .rev()
+            .find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed));
+        match began.copied() {
+            Some(id) => {
+                self.waits_no_more(id);
+                id
+            }
             None => self.insert(Entry::new(c.zone, c.original)),
         }
     }
@@ -353,9 +383,12 @@ impl Tracker {
         });
     }
 
-    /// The reports that the current frame caused.
+    /// The reports that the current frame caused: before the next frame, and no later than OVS takes to commit.
     fn ahead(&self) -> impl Iterator<Item = &Reported> {
-        self.reports.iter().take_while(|r| r.at < self.horizon)
+        let until = self.now.saturating_add(UPCALL);
+        self.reports
+            .iter()
+            .take_while(move |r| r.at < self.horizon && r.time <= until)
     }
 
     /// The report of the birth of this frame's connection.
@@ -373,7 +406,7 @@ impl Tracker {
     fn is_found_over(&self, r: &Reported, c: &Connection) -> bool {
         r.report.event == ConnectionEvent::Destroy
             && !r.report.by_hand
-            && r.time <= self.now + AT_ONCE
+            && r.time <= self.now.saturating_add(AT_ONCE)
             && name(&r.report.connection) == (c.zone, c.original, c.reply)
     }
 

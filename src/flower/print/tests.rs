@@ -62,7 +62,7 @@ fn p(port: Port) -> String {
 fn a_filter_in_one_line_and_in_many() {
     assert_eq!(
         printed(&filter(), &p).to_string(),
-        "p1 chain 0 pref 2 ip  ip_proto udp dst_ip 10.9.0.0/16 skip_hw  -> ct zone 5 nat, goto chain 1"
+        "p1 chain 0 pref 2 handle 0x1 ip  ip_proto udp dst_ip 10.9.0.0/16 skip_hw  -> ct zone 5 nat, goto chain 1"
     );
     assert_eq!(
         format!("{:#}", printed(&filter(), &p)),
@@ -91,7 +91,7 @@ fn a_filter_in_one_line_and_in_many() {
     };
     assert_eq!(
         all.to_string(),
-        "block 22 chain 0 pref 2 all  (u32, match not known) (not understood: TCA_FLOWER 84)  -> pass"
+        "block 22 chain 0 pref 2 handle 0x1 all  (u32, match not known) (not understood: TCA_FLOWER 84)  -> pass"
     );
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Entry {
     pub(super) translated: [bool; 2],
     /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
     pub(super) offloaded: bool,
+    /// Of a missed frame: OVS may still commit it.
+    pub(super) waiting: bool,
 }
 
 impl Entry {
@@ -30,6 +32,7 @@ impl Entry {
             reported: false,
             translated: [false; 2],
             offloaded: false,
+            waiting: false,
         }
     }
 }

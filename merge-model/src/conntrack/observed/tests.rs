@@ -151,3 +151,25 @@ fn an_icmp_error_is_related_to_what_it_is_about() {
     error.tuple.dst = [10, 0, 0, 9].into();
     assert_eq!(tracker.track(5, &error), Tracked::Invalid);
 }
+
+/// Each waits for OVS to commit it; none may cost the others time.
+#[test]
+fn many_missed_connections_wait_at_once() {
+    const MANY: u64 = 20_000;
+    let of = |i: u64| Tuple {
+        src: [10, 1, (i >> 8) as u8, i as u8].into(),
+        ..tuple(proto::UDP)
+    };
+    let born = (0..MANY).map(|i| at((MANY + i) as usize, report(ConnectionEvent::New, 3, of(i))));
+    let mut tracker = Tracker::new([], born);
+    let first = (0..MANY).map(|i| {
+        tracker.begin(i as usize, i * 1000, i as usize + 1);
+        let (id, _) = entry(tracker.track(3, &shown(of(i), 0)));
+        tracker.missed();
+        id
+    });
+    let first: Vec<_> = first.collect();
+    tracker.advance(2 * MANY as usize);
+    let confirmed = first.iter().filter(|&&id| tracker.is_confirmed(id)).count();
+    assert_eq!(confirmed, MANY as usize, "the connections continue as they began");
+}
