@@ -24,6 +24,9 @@ impl Ports for NoFilters {
     fn has_ingress_filters(&self, _: Port) -> bool {
         false
     }
+    fn is_bound(&self, _: Port, _: u32) -> bool {
+        false
+    }
 }
 
 fn action(kind: ActionKind, control: Control) -> Action {

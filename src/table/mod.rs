@@ -136,6 +136,8 @@ impl Table {
     pub fn insert_filter(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted, instead: Option<Cookie>) {
         if !filter.skip_sw {
             self.chains.insert(cookie, &filter, inserted, instead);
+        } else if let Some(instead) = instead {
+            self.chains.remove(instead, &filter);
         }
         let counters = vec![Counters::default(); filter.actions.len()];
         self.retired.remove(&cookie);
