@@ -109,6 +109,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
             port: scene.port,
         }),
         entered: 0,
+        longer: 0,
         ended: None,
     };
     if let (true, Some(first)) = (scene.tell_tag, scene.steps.first()) {
@@ -175,6 +176,8 @@ struct Fold<'a> {
     at: Option<Place>,
     /// Redirects to ingress so far.
     entered: usize,
+    /// By how many bytes the packet was longer at the last arrival than at the first.
+    longer: i64,
     ended: Option<Control>,
 }
 
@@ -291,8 +294,10 @@ impl<'a> Fold<'a> {
         self.parents.push(Parent {
             cookie: step.cookie,
             ran: mask,
+            longer: self.longer,
         });
         if let Some(port) = into {
+            self.longer = self.state.longer(filter)?;
             self.enter(port);
             return Ok(());
         }

@@ -57,6 +57,8 @@ pub enum Want {
 pub struct State<'a> {
     arrived: &'a Key,
     values: [Value; Field::COUNT],
+    /// Tags pushed less tags popped.
+    more_tags: i64,
     /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
     pushed: Vec<([Value; TAGS.len()], bool)>,
     /// Whether the dissector misses what is behind the tags.
@@ -80,6 +82,7 @@ impl<'a> State<'a> {
         State {
             arrived,
             values,
+            more_tags: 0,
             pushed: Vec::new(),
             skewed: false,
             network_before: None,
@@ -226,12 +229,24 @@ impl<'a> State<'a> {
         Ok(ethertype as u16)
     }
 
+    /// By how many bytes the packet is longer than on arrival, but for its outermost tag, which the kernel keeps beside it.
+    pub fn longer(&mut self, filter: FilterId) -> Result<i64, Refusal> {
+        let outermost = match self.more_tags {
+            0 => 0,
+            // Whether the arrived packet has a tag was asked for when the first one went on.
+            1.. => -i64::from(!ethertype::is_vlan(self.arrived.get(Field::Protocol))),
+            _ => i64::from(!ethertype::is_vlan(self.decide(filter, Field::Protocol)?)),
+        };
+        Ok(4 * (self.more_tags + outermost))
+    }
+
     /// Runs a `vlan` action.
     pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
         let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)?);
         match vlan {
             Vlan::Pop if !tagged => {}
             Vlan::Pop => {
+                self.more_tags -= 1;
                 self.program.pop();
                 self.pop();
             }
@@ -239,6 +254,7 @@ impl<'a> State<'a> {
                 if tagged && self.network_before.is_none() {
                     self.network_before = Some(self.network(filter)?);
                 }
+                self.more_tags += 1;
                 self.program.push(protocol, id, prio);
                 self.push(tagged, protocol, id, prio);
             }

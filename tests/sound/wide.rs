@@ -1,0 +1,1 @@
+//! No bit to spare.
