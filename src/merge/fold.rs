@@ -12,7 +12,7 @@ use crate::{
     conntrack::{Connection, Direction, Tuple, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
-        action::{Ct, Mirred},
+        action::{CsumFlags, Ct, Mirred},
         field::{addr_type, ct_state, ip_flags, tcp_flags},
     },
 };
@@ -377,7 +377,21 @@ impl<'a> Fold<'a> {
                 });
             }
             Some(_) => {}
-            None => self.pin(filter, &met, &parts)?,
+            None => {
+                let l4 = match met.connection.original.proto {
+                    proto::TCP => CsumFlags::TCP,
+                    _ => CsumFlags::UDP,
+                };
+                if self.state.stale.intersects(l4 | CsumFlags::IPV4) {
+                    let why = "pedit left a checksum stale before it, which conntrack takes for invalid";
+                    return Err(Refusal::Action {
+                        filter,
+                        action: "ct".into(),
+                        why,
+                    });
+                }
+                self.pin(filter, &met, &parts)?;
+            }
         }
         let pinned = cached.map_or_else(|| parts.all.map(|(field, ..)| self.state.view(field)), |c| c.pinned);
         self.current = Some(Current {

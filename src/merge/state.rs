@@ -57,6 +57,8 @@ pub enum Want {
 pub struct State<'a> {
     arrived: &'a Key,
     values: [Value; Field::COUNT],
+    /// Checksums that `pedit` left stale: conntrack takes such packets for invalid.
+    pub stale: CsumFlags,
     /// Tags pushed less tags popped.
     more_tags: i64,
     /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
@@ -82,6 +84,7 @@ impl<'a> State<'a> {
         State {
             arrived,
             values,
+            stale: CsumFlags::empty(),
             more_tags: 0,
             pushed: Vec::new(),
             skewed: false,
@@ -357,6 +360,7 @@ impl<'a> State<'a> {
     pub fn checksum(&mut self, filter: FilterId, flags: CsumFlags) -> Result<(), Refusal> {
         self.must_read_ip(filter, "csum")?;
         self.program.checksum(flags);
+        self.stale -= flags;
         Ok(())
     }
 
@@ -437,6 +441,22 @@ impl<'a> State<'a> {
                 };
                 self.set(field, after);
             }
+        }
+        let addresses = match header {
+            Header::Ipv4 => 12..20,
+            Header::Ipv6 => 8..40,
+            _ => 0..0,
+        };
+        if written.iter().any(|&i| addresses.contains(&(key.offset + i as i32))) {
+            self.stale |= CsumFlags::TCP | CsumFlags::UDP;
+        }
+        if !written.is_empty() {
+            self.stale |= match header {
+                Header::Ipv4 => CsumFlags::IPV4,
+                Header::Tcp => CsumFlags::TCP,
+                Header::Udp => CsumFlags::UDP,
+                _ => CsumFlags::empty(),
+            };
         }
         let header = program::pedit_header(header).expect("only headers that pedit names");
         self.program.rewrite(PeditKey { header, ..*key });

@@ -1,1 +1,0 @@
-//! No bit to spare.
