@@ -52,8 +52,14 @@ fn setting() -> impl Strategy<Value = Setting> {
     })
 }
 
+/// As many as `PROPTEST_CASES` says.
+fn cases() -> u32 {
+    let told = std::env::var("PROPTEST_CASES").ok();
+    told.and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn a_merged_filter_does_what_its_walk_did(
