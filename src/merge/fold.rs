@@ -12,13 +12,16 @@ use crate::{
     conntrack::{Connection, Direction, Tuple, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
-        action::{Ct, Mirred},
+        action::{CsumFlags, Ct, Mirred},
         field::{addr_type, ct_state, ip_flags, tcp_flags},
     },
 };
 
 /// Most actions that TC lets a filter have (`TCA_ACT_MAX_PRIO`).
 const MAX_ACTIONS: usize = 32;
+
+/// How many redirects to ingress one packet may take; the `mirred` behind them drops it (`MIRRED_NEST_LIMIT`).
+const MAX_NESTED: usize = 4;
 
 /// What the fold has to know of ports.
 pub trait Ports {
@@ -28,6 +31,8 @@ pub trait Ports {
     fn has_egress_filters(&self, port: Port) -> bool;
     /// Whether filters hang at the port's ingress hook.
     fn has_ingress_filters(&self, port: Port) -> bool;
+    /// Whether a shared block's filters hang at the port's ingress hook.
+    fn is_bound(&self, port: Port, block: u32) -> bool;
 }
 
 /// A connection that a `ct` action found.
@@ -101,8 +106,10 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         targets: Vec::new(),
         at: Some(Place {
             chain: 0,
-            port: Some(scene.port),
+            port: scene.port,
         }),
+        entered: 0,
+        longer: 0,
         ended: None,
     };
     if let (true, Some(first)) = (scene.tell_tag, scene.steps.first()) {
@@ -144,8 +151,8 @@ fn off_its_own_path(asked: Option<&Match>, key: &Key) -> Refusal {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place {
     chain: u32,
-    /// Set where the hook changes: the port whose ingress hook comes next.
-    port: Option<Port>,
+    /// At whose ingress hook.
+    port: Port,
 }
 
 /// The `ct` state that a packet carries.
@@ -167,6 +174,10 @@ struct Fold<'a> {
     targets: Vec<Port>,
     /// `None` after a terminal.
     at: Option<Place>,
+    /// Redirects to ingress so far.
+    entered: usize,
+    /// By how many bytes the packet was longer at the last arrival than at the first.
+    longer: i64,
     ended: Option<Control>,
 }
 
@@ -180,10 +191,10 @@ impl<'a> Fold<'a> {
         } = step.filter;
         let filter = *filter;
         let at = self.at.take().ok_or(Refusal::Broken { filter })?;
-        let elsewhere = match (at.port, filter.hook) {
-            (Some(port), Hook::Ingress(hook)) => port != hook,
-            (_, Hook::Egress(_)) => true,
-            _ => false,
+        let elsewhere = match filter.hook {
+            Hook::Ingress(port) => port != at.port,
+            Hook::Block(block) => !self.ports.is_bound(at.port, block),
+            Hook::Egress(_) => true,
         };
         if elsewhere || at.chain != filter.chain {
             return Err(Refusal::Broken { filter });
@@ -209,10 +220,10 @@ impl<'a> Fold<'a> {
         for (field, range) in matches.ranges() {
             self.state.require_range(filter, field, range)?;
         }
-        self.act(step, filter, actions)
+        self.act(step, filter, at.port, actions)
     }
 
-    fn act(&mut self, step: &Step<'a>, filter: FilterId, actions: &'a [Action]) -> Result<(), Refusal> {
+    fn act(&mut self, step: &Step<'a>, filter: FilterId, port: Port, actions: &'a [Action]) -> Result<(), Refusal> {
         let Some((ran, mut end)) = sequence(actions) else {
             let why = "where it goes on does not follow from the packet alone";
             let action = actions
@@ -247,20 +258,34 @@ impl<'a> Fold<'a> {
                     self.ct(filter, ct, met)?;
                 }
                 ActionKind::Mirred(mirred) => {
+                    if self.entered == MAX_NESTED {
+                        // It drops the packet before it counts it.
+                        mask &= !(1 << i.min(31));
+                        end = Control::Shot;
+                        break;
+                    }
                     if !self.targets.contains(&mirred.port) {
                         self.targets.push(mirred.port);
                     }
-                    let ends = matches!(action.control, Control::Stolen | Control::Queued);
+                    // A redirect whose control is final sends the packet itself, and nothing is left of it.
+                    let last = matches!(
+                        action.control,
+                        Control::Shot | Control::Stolen | Control::Queued | Control::Trap
+                    );
+                    let itself = last && !mirred.mirror;
                     if self.ports.is_down(mirred.port) {
                         // Nothing is sent, and a redirect drops whatever its control.
                         if !mirred.mirror {
                             end = Control::Shot;
                             break;
                         }
-                    } else if !mirred.mirror && ends && mirred.ingress && self.ports.has_ingress_filters(mirred.port) {
+                    } else if itself && mirred.ingress && self.ports.has_ingress_filters(mirred.port) {
                         into = Some(mirred.port);
                     } else {
                         self.send(filter, *mirred)?;
+                        if itself {
+                            end = Control::Shot;
+                        }
                     }
                 }
                 ActionKind::Other(_) => return refuse("flowmerge does not know this kind"),
@@ -269,20 +294,20 @@ impl<'a> Fold<'a> {
         self.parents.push(Parent {
             cookie: step.cookie,
             ran: mask,
+            longer: self.longer,
         });
         if let Some(port) = into {
+            self.longer = self.state.longer(filter)?;
             self.enter(port);
             return Ok(());
         }
         match end {
-            Control::Goto(chain) => self.at = Some(Place { chain, port: None }),
+            Control::Goto(chain) => self.at = Some(Place { chain, port }),
             Control::Continue => {
-                self.at = Some(Place {
-                    chain: filter.chain,
-                    port: None,
-                })
+                let chain = filter.chain;
+                self.at = Some(Place { chain, port });
             }
-            Control::Reclassify => self.at = Some(Place { chain: 0, port: None }),
+            Control::Reclassify => self.at = Some(Place { chain: 0, port }),
             Control::Shot | Control::Stolen | Control::Queued => self.ended = Some(Control::Shot),
             Control::Trap => self.ended = Some(Control::Trap),
             _ => self.ended = Some(Control::Ok),
@@ -297,10 +322,8 @@ impl<'a> Fold<'a> {
         }
         self.state.set(Field::Indev, Value::known(port.0 as u128));
         self.current = None;
-        self.at = Some(Place {
-            chain: 0,
-            port: Some(port),
-        });
+        self.entered += 1;
+        self.at = Some(Place { chain: 0, port });
     }
 
     fn send(&mut self, filter: FilterId, mirred: Mirred) -> Result<(), Refusal> {
@@ -354,7 +377,21 @@ impl<'a> Fold<'a> {
                 });
             }
             Some(_) => {}
-            None => self.pin(filter, &met, &parts)?,
+            None => {
+                let l4 = match met.connection.original.proto {
+                    proto::TCP => CsumFlags::TCP,
+                    _ => CsumFlags::UDP,
+                };
+                if self.state.stale.intersects(l4 | CsumFlags::IPV4) {
+                    let why = "pedit left a checksum stale before it, which conntrack takes for invalid";
+                    return Err(Refusal::Action {
+                        filter,
+                        action: "ct".into(),
+                        why,
+                    });
+                }
+                self.pin(filter, &met, &parts)?;
+            }
         }
         let pinned = cached.map_or_else(|| parts.all.map(|(field, ..)| self.state.view(field)), |c| c.pinned);
         self.current = Some(Current {

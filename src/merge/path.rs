@@ -17,6 +17,9 @@ pub struct Parent {
     pub cookie: Cookie,
     /// Which of its actions the way runs: bit n is action n. These are the ones that count.
     pub ran: u32,
+    /// By how many bytes the packet was longer there than on arrival: a redirect to ingress counts a tag that has gone behind
+    /// another one.
+    pub longer: i64,
 }
 
 /// A way and its cut, ready to be filled in.

@@ -153,7 +153,7 @@ impl Builder {
         for (protocol, id, prio) in std::mem::take(&mut self.pushes) {
             self.fixed(ActionKind::Vlan(Vlan::Push { protocol, id, prio }));
         }
-        // The packet type matters to the stack alone, and only to the next one that sees the packet.
+        // The packet type matters to the stack alone, and waits for the first that sees the packet.
         let mut edit = Skbedit::default();
         for e in std::mem::take(&mut self.edits) {
             edit = Skbedit {
@@ -164,8 +164,12 @@ impl Builder {
                 inherit_dsfield: e.inherit_dsfield || edit.inherit_dsfield,
             };
         }
-        if !to_stack {
-            edit.ptype = None;
+        if !to_stack && edit.ptype.is_some() {
+            let ptype = edit.ptype.take();
+            self.edits.push(Skbedit {
+                ptype,
+                ..Skbedit::default()
+            });
         }
         if edit != Skbedit::default() {
             self.fixed(ActionKind::Skbedit(edit));

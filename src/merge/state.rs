@@ -57,6 +57,10 @@ pub enum Want {
 pub struct State<'a> {
     arrived: &'a Key,
     values: [Value; Field::COUNT],
+    /// Checksums that `pedit` left stale: conntrack takes such packets for invalid.
+    pub stale: CsumFlags,
+    /// Tags pushed less tags popped.
+    more_tags: i64,
     /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
     pushed: Vec<([Value; TAGS.len()], bool)>,
     /// Whether the dissector misses what is behind the tags.
@@ -80,6 +84,8 @@ impl<'a> State<'a> {
         State {
             arrived,
             values,
+            stale: CsumFlags::empty(),
+            more_tags: 0,
             pushed: Vec::new(),
             skewed: false,
             network_before: None,
@@ -226,12 +232,24 @@ impl<'a> State<'a> {
         Ok(ethertype as u16)
     }
 
+    /// By how many bytes the packet is longer than on arrival, but for its outermost tag, which the kernel keeps beside it.
+    pub fn longer(&mut self, filter: FilterId) -> Result<i64, Refusal> {
+        let outermost = match self.more_tags {
+            0 => 0,
+            // Whether the arrived packet has a tag was asked for when the first one went on.
+            1.. => -i64::from(!ethertype::is_vlan(self.arrived.get(Field::Protocol))),
+            _ => i64::from(!ethertype::is_vlan(self.decide(filter, Field::Protocol)?)),
+        };
+        Ok(4 * (self.more_tags + outermost))
+    }
+
     /// Runs a `vlan` action.
     pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
         let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)?);
         match vlan {
             Vlan::Pop if !tagged => {}
             Vlan::Pop => {
+                self.more_tags -= 1;
                 self.program.pop();
                 self.pop();
             }
@@ -239,6 +257,7 @@ impl<'a> State<'a> {
                 if tagged && self.network_before.is_none() {
                     self.network_before = Some(self.network(filter)?);
                 }
+                self.more_tags += 1;
                 self.program.push(protocol, id, prio);
                 self.push(tagged, protocol, id, prio);
             }
@@ -341,6 +360,7 @@ impl<'a> State<'a> {
     pub fn checksum(&mut self, filter: FilterId, flags: CsumFlags) -> Result<(), Refusal> {
         self.must_read_ip(filter, "csum")?;
         self.program.checksum(flags);
+        self.stale -= flags;
         Ok(())
     }
 
@@ -421,6 +441,22 @@ impl<'a> State<'a> {
                 };
                 self.set(field, after);
             }
+        }
+        let addresses = match header {
+            Header::Ipv4 => 12..20,
+            Header::Ipv6 => 8..40,
+            _ => 0..0,
+        };
+        if written.iter().any(|&i| addresses.contains(&(key.offset + i as i32))) {
+            self.stale |= CsumFlags::TCP | CsumFlags::UDP;
+        }
+        if !written.is_empty() {
+            self.stale |= match header {
+                Header::Ipv4 => CsumFlags::IPV4,
+                Header::Tcp => CsumFlags::TCP,
+                Header::Udp => CsumFlags::UDP,
+                _ => CsumFlags::empty(),
+            };
         }
         let header = program::pedit_header(header).expect("only headers that pedit names");
         self.program.rewrite(PeditKey { header, ..*key });

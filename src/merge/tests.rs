@@ -24,6 +24,9 @@ impl Ports for NoFilters {
     fn has_ingress_filters(&self, _: Port) -> bool {
         false
     }
+    fn is_bound(&self, _: Port, _: u32) -> bool {
+        false
+    }
 }
 
 fn action(kind: ActionKind, control: Control) -> Action {
@@ -810,4 +813,22 @@ fn a_walk_that_its_filters_do_not_lead_along_is_broken() {
         Refusal::Broken { filter: b.id }
     );
     assert_eq!(Case::default().hit(&a).merged(&key).unwrap_err(), Refusal::NoTerminal);
+}
+
+#[test]
+fn traps_17_a_stale_checksum_before_ct_is_refused() {
+    // Whoever rewrites the TTL and computes no checksum has `ct` find nothing; the packet at hand had that TTL already.
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [64, 0, 0, 0]);
+    let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let t = tcp(H1, 1, H2, 2);
+    let c = connection(5, t, t.inverse());
+    let key = packet(t);
+    for (actions, merged) in [
+        (vec![ttl.clone(), ct(5, false), output()], false),
+        (vec![ttl, csum, ct(5, false), output()], true),
+    ] {
+        let f = filter(0, 1, ip(), &actions);
+        let case = Case::default().hit_with(&f, &[], &[(&c, Direction::Original)]);
+        assert_eq!(case.merged(&key).is_ok(), merged);
+    }
 }

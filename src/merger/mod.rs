@@ -144,13 +144,12 @@ impl<H: Hardware> Merger<H> {
     pub fn replace(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted) -> Result<(), ReplaceError> {
         let mut failed = Vec::new();
         let same = |e: &Filter| e.id == filter.id;
-        let instead = self
-            .table
-            .chains
-            .members(filter.id.hook, filter.id.chain)
-            .find(|&c| c == cookie || self.table.filter(c).is_some_and(|e| same(&e.filter)));
+        let members = || self.table.chains.members(filter.id.hook, filter.id.chain);
+        let instead = members()
+            .find(|&c| self.table.filter(c).is_some_and(|e| same(&e.filter)))
+            .or_else(|| members().find(|&c| c == cookie));
         for old in [Some(cookie), instead].into_iter().flatten() {
-            self.remove(self.table.derived_from_filter(old), &mut failed);
+            self.take_out(old, &mut failed);
             if Some(old) == instead && old != cookie {
                 self.table.retire_filter(old);
             } else {
@@ -176,6 +175,17 @@ impl<H: Hardware> Merger<H> {
             })?;
         }
         Ok(())
+    }
+
+    /// Takes out what derives from a filter that goes or changes, and what rests on its place in the order of others.
+    fn take_out(&mut self, cookie: Cookie, failed: &mut Vec<HardwareError>) {
+        self.remove(self.table.derived_from_filter(cookie), failed);
+        let entry = self.table.filter(cookie);
+        let ordered = entry.map(|e| self.table.chains.ordered_by(cookie, &e.filter));
+        for other in ordered.unwrap_or_default() {
+            self.remove(self.table.derived_from_filter(other), failed);
+            self.table.forget_ways(other);
+        }
     }
 
     /// Takes out what sends to these ports, or into them, and forgets the ways: what was folded of them no longer holds.
@@ -261,7 +271,7 @@ impl<H: Hardware> Merger<H> {
     /// The hardware did not remove a merged filter.
     pub fn destroy(&mut self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut failed = Vec::new();
-        self.remove(self.table.derived_from_filter(cookie), &mut failed);
+        self.take_out(cookie, &mut failed);
         let entry = self.table.remove_filter(cookie, false).map(|e| e.counters);
         let counters = entry.or_else(|| self.table.take_retired(cookie));
         told(failed)?;
@@ -333,7 +343,15 @@ impl<H: Hardware> Merger<H> {
             .filter(|(_, m)| leaves(m))
             .map(|(id, _)| id)
             .collect();
+        let filters = self
+            .table
+            .filters()
+            .filter(|(_, e)| e.filter.id.hook == Hook::Block(block));
+        let filters: Vec<Cookie> = filters.map(|(cookie, _)| cookie).collect();
         self.remove(leaving, &mut failed);
+        for cookie in filters {
+            self.table.forget_ways(cookie);
+        }
         told(failed)
     }
 
@@ -526,7 +544,7 @@ impl<H: Hardware> Merger<H> {
         let counts = self.counts;
         self.table.count(id, reading, |path, since| match counts {
             Counts::Ingress => since.bytes,
-            Counts::Frame => since.bytes - since.packets * overhead(path),
+            Counts::Frame => since.bytes.saturating_sub(since.packets.saturating_mul(overhead(path))),
         });
     }
 
@@ -659,6 +677,12 @@ impl<H> Ports for Merger<H> {
 
     fn has_ingress_filters(&self, port: Port) -> bool {
         self.has_filters(Hook::Ingress(port))
+    }
+
+    fn is_bound(&self, port: Port, block: u32) -> bool {
+        self.blocks
+            .get(&Hook::Ingress(port))
+            .is_some_and(|blocks| blocks.contains(&block))
     }
 }
 

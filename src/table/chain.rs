@@ -70,17 +70,18 @@ impl Chains {
             ranges: [filter.matches.src_range, filter.matches.dst_range],
             inserted,
         };
-        let group = match groups.iter().position(|g| g.mask == mask) {
-            Some(i) => &mut groups[i],
-            None => {
-                groups.push(Group {
-                    mask,
-                    inserted,
-                    members: Vec::new(),
-                });
-                groups.last_mut().expect("just pushed")
-            }
-        };
+        let mine = groups.iter().position(|g| g.mask == mask).unwrap_or_else(|| {
+            groups.push(Group {
+                mask,
+                inserted,
+                members: Vec::new(),
+            });
+            groups.len() - 1
+        });
+        let group = &mut groups[mine];
+        if inserted == Inserted::Dumped {
+            group.inserted = Inserted::Dumped; // the mask is as old as its oldest filter
+        }
         match group.members.iter_mut().find(|m| Some(m.cookie) == instead) {
             Some(place) => {
                 *place = Member {
@@ -90,9 +91,26 @@ impl Chains {
             }
             None => group.members.push(member),
         }
-        if let Some(instead) = instead.filter(|&c| c != cookie) {
-            self.remove(instead, filter);
+        // What it replaces has no place but this one.
+        for (i, group) in groups.iter_mut().enumerate() {
+            let elsewhere = |m: &Member| m.cookie == cookie && i != mine;
+            group
+                .members
+                .retain(|m| !elsewhere(m) && (m.cookie == cookie || Some(m.cookie) != instead));
         }
+        groups.retain(|g| !g.members.is_empty());
+    }
+
+    /// The other filters of one priority whose order among themselves this one decides: those of its mask, if it has ranges.
+    /// A range is as old as the first filter that brought it.
+    pub fn ordered_by(&self, cookie: Cookie, filter: &Filter) -> Vec<Cookie> {
+        let chain = self.chains.get(&(filter.id.hook, filter.id.chain));
+        let mask = Shape::of(filter);
+        let groups = chain.and_then(|c| c.get(&filter.id.prio)).into_iter().flatten();
+        let members = groups
+            .filter(|g| g.mask == mask && mask.ranges != [false; 2])
+            .flat_map(|g| &g.members);
+        members.map(|m| m.cookie).filter(|&c| c != cookie).collect()
     }
 
     /// Takes a filter out; a mask goes with its last filter.
@@ -150,7 +168,10 @@ impl Chains {
                     out.extend(group.ranges_in_front(cookie));
                     continue;
                 }
-                _ if group.inserted == Inserted::Dumped && groups[mine].inserted == Inserted::Dumped => Order::Unknown,
+                // What was dumped was there before, also before what was observed earlier than the dump.
+                i if group.inserted == Inserted::Dumped && (i > mine || groups[mine].inserted == group.inserted) => {
+                    Order::Unknown
+                }
                 i if i < mine => Order::Before,
                 _ => continue,
             };
@@ -175,12 +196,12 @@ impl Group {
             self.members
                 .iter()
                 .filter(|m| m.ranges == ranges)
-                .all(|m| m.inserted == Inserted::Dumped)
+                .any(|m| m.inserted == Inserted::Dumped)
         };
         let others = self.members.iter().filter(|m| m.ranges != me.ranges);
         others
             .filter_map(|m| {
-                if dumped(m.ranges) && dumped(me.ranges) {
+                if dumped(m.ranges) && (dumped(me.ranges) || first(m.ranges) > mine) {
                     Some((m.cookie, Order::Unknown))
                 } else {
                     (first(m.ranges) < mine).then_some((m.cookie, Order::Before))

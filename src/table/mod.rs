@@ -136,6 +136,8 @@ impl Table {
     pub fn insert_filter(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted, instead: Option<Cookie>) {
         if !filter.skip_sw {
             self.chains.insert(cookie, &filter, inserted, instead);
+        } else if let Some(instead) = instead {
+            self.chains.remove(instead, &filter);
         }
         let counters = vec![Counters::default(); filter.actions.len()];
         self.retired.remove(&cookie);
@@ -348,6 +350,11 @@ impl Table {
             let Some(entry) = self.filters.get_mut(&parent.cookie) else {
                 continue;
             };
+            let longer = parent
+                .longer
+                .saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
+            let bytes = counters.bytes.saturating_add_signed(longer);
+            let counters = Counters { bytes, ..counters };
             for (i, action) in entry.counters.iter_mut().enumerate() {
                 if parent.ran >> i & 1 == 1 {
                     action.add(counters);
