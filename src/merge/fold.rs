@@ -226,13 +226,8 @@ impl<'a> Fold<'a> {
     fn act(&mut self, step: &Step<'a>, filter: FilterId, port: Port, actions: &'a [Action]) -> Result<(), Refusal> {
         let Some((ran, mut end)) = sequence(actions) else {
             let why = "where it goes on does not follow from the packet alone";
-            let action = actions
-                .iter()
-                .map(|a| a.name())
-                .next_back()
-                .unwrap_or("none")
-                .to_string();
-            return Err(Refusal::Action { filter, action, why });
+            let last = actions.last().map_or("none", Action::name);
+            return Err(Refusal::action(filter, last, why));
         };
         let mut mask = 0u32;
         let mut met = step.met.iter();
@@ -240,13 +235,6 @@ impl<'a> Fold<'a> {
         for &i in &ran {
             mask |= 1 << i.min(31);
             let action = &actions[i];
-            let refuse = |why| {
-                Err(Refusal::Action {
-                    filter,
-                    action: action.name().to_string(),
-                    why,
-                })
-            };
             match &action.kind {
                 ActionKind::Gact { .. } => {}
                 ActionKind::Skbedit(edit) => self.state.program.edit(*edit),
@@ -288,7 +276,10 @@ impl<'a> Fold<'a> {
                         }
                     }
                 }
-                ActionKind::Other(_) => return refuse("flowmerge does not know this kind"),
+                ActionKind::Other(_) => {
+                    let why = "flowmerge does not know this kind";
+                    return Err(Refusal::action(filter, action.name(), why));
+                }
             }
         }
         self.parents.push(Parent {
@@ -350,11 +341,7 @@ impl<'a> Fold<'a> {
         let family = self.state.network(filter)?;
         if !matches!(family, ethertype::IPV4 | ethertype::IPV6) {
             let why = "it drops what is not IP";
-            return Err(Refusal::Action {
-                filter,
-                action: "ct".into(),
-                why,
-            });
+            return Err(Refusal::unfit(filter, "ct", why));
         }
         let met = met.ok_or(Refusal::NoConnection { filter })?;
         met.connection
@@ -370,11 +357,7 @@ impl<'a> Fold<'a> {
             Some(c) if (c.index, c.direction) != (met.index, met.direction) => return Err(Refusal::Broken { filter }),
             Some(c) if ct.force && c.direction == Direction::Reply => {
                 let why = "with force it ends the connection that the packet belongs to";
-                return Err(Refusal::Action {
-                    filter,
-                    action: "ct".into(),
-                    why,
-                });
+                return Err(Refusal::unfit(filter, "ct", why));
             }
             Some(_) => {}
             None => {
@@ -384,11 +367,7 @@ impl<'a> Fold<'a> {
                 };
                 if self.state.stale.intersects(l4 | CsumFlags::IPV4) {
                     let why = "pedit left a checksum stale before it, which conntrack takes for invalid";
-                    return Err(Refusal::Action {
-                        filter,
-                        action: "ct".into(),
-                        why,
-                    });
+                    return Err(Refusal::unfit(filter, "ct", why));
                 }
                 self.pin(filter, &met, &parts)?;
             }

@@ -60,6 +60,16 @@ pub enum Refusal {
         /// What stands against it.
         why: &'static str,
     },
+    /// An action that a merged filter cannot carry for packets like this one.
+    #[error("{filter}: action {action} cannot be merged for such a packet: {why}")]
+    Unfit {
+        /// The filter.
+        filter: FilterId,
+        /// The action's name.
+        action: String,
+        /// What stands against it.
+        why: &'static str,
+    },
     /// The hardware cannot do one of the merged filter's actions, or match one of its fields.
     #[error("the hardware refused the merged filter: {why}")]
     Hardware {
@@ -179,6 +189,18 @@ pub enum Scope {
 }
 
 impl Refusal {
+    /// An action that no merged filter can carry.
+    pub(super) fn action(filter: FilterId, action: &str, why: &'static str) -> Refusal {
+        let action = action.to_string();
+        Refusal::Action { filter, action, why }
+    }
+
+    /// An action that a merged filter cannot carry for packets like this one.
+    pub(super) fn unfit(filter: FilterId, action: &str, why: &'static str) -> Refusal {
+        let action = action.to_string();
+        Refusal::Unfit { filter, action, why }
+    }
+
     /// A short name for counting, in kebab case.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -189,6 +211,7 @@ impl Refusal {
             Refusal::Broken { .. } => "broken",
             Refusal::Undecoded { .. } => "undecoded",
             Refusal::Action { .. } => "action",
+            Refusal::Unfit { .. } => "unfit",
             Refusal::Hardware { .. } => "hardware",
             Refusal::Impossible { .. } => "impossible",
             Refusal::Hidden { .. } => "hidden",

@@ -273,11 +273,7 @@ impl<'a> State<'a> {
             }
             Vlan::PopEthernet | Vlan::PushEthernet { .. } => {
                 let why = "the Ethernet header comes off or on";
-                return Err(Refusal::Action {
-                    filter,
-                    action: "vlan".into(),
-                    why,
-                });
+                return Err(Refusal::action(filter, "vlan", why));
             }
         }
         Ok(())
@@ -346,11 +342,7 @@ impl<'a> State<'a> {
     pub fn must_read_ip(&self, filter: FilterId, action: &str) -> Result<(), Refusal> {
         let why = "after a tag was pushed on a tagged packet, the kernel does not find the IP header for it";
         if self.skewed {
-            Err(Refusal::Action {
-                filter,
-                action: action.into(),
-                why,
-            })
+            Err(Refusal::unfit(filter, action, why))
         } else {
             Ok(())
         }
@@ -373,15 +365,10 @@ impl<'a> State<'a> {
     }
 
     fn rewrite(&mut self, filter: FilterId, key: &PeditKey) -> Result<(), Refusal> {
-        let refuse = |why| {
-            Err(Refusal::Action {
-                filter,
-                action: "pedit".into(),
-                why,
-            })
-        };
+        let refuse = |why| Err(Refusal::unfit(filter, "pedit", why));
         if key.dynamic.is_some() {
-            return refuse("it takes an offset from the packet");
+            let why = "it takes an offset from the packet";
+            return Err(Refusal::action(filter, "pedit", why));
         }
         let header = match key.header {
             PeditHeader::Ethernet => Header::Ethernet,

@@ -548,7 +548,7 @@ fn traps_9_after_two_pushes_csum_ct_and_ports_are_refused() {
             .merged(&packet(t))
             .unwrap_err();
         assert!(
-            matches!(&refusal, Refusal::Action { action, .. } if action == lost.name()),
+            matches!(&refusal, Refusal::Unfit { action, .. } if action == lost.name()),
             "{refusal}"
         );
     }
