@@ -210,3 +210,40 @@ fn a_difference_makes_the_status_1() {
         "{text}"
     );
 }
+
+#[test]
+fn frames_that_come_while_the_start_is_told_are_counted_once() {
+    // A recording that begins amid the traffic: the dump of filters, with their counters, comes behind the frames.
+    let good = fs::read(fixture("tc-rewrite.pcapng")).unwrap();
+    let blocks = blocks(&good);
+    let netlink_kind = |block: &[u8]| {
+        let is_message = block[28..].starts_with(&[0, 4, 3, 56]);
+        is_message.then(|| u16::from_ne_bytes([block[48], block[49]]))
+    };
+    let (head, packets): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|block| block[0] != 6);
+    let frames = packets.iter().filter(|block| netlink_kind(block).is_none());
+    let last_frame = packets.iter().rposition(|block| netlink_kind(block).is_none()).unwrap();
+    let dump = &packets[last_frame + 1..];
+    let links = packets.iter().filter(|block| netlink_kind(block) == Some(16));
+    let recorded: Vec<&&[u8]> = links
+        .chain(frames)
+        .chain(dump)
+        .chain([&packets[last_frame]])
+        .chain(dump)
+        .collect();
+    let mut bytes = head.concat();
+    for (i, block) in recorded.into_iter().enumerate() {
+        let mut block = block.to_vec();
+        block[16..20].copy_from_slice(&(i as u32 * 1000).to_le_bytes());
+        bytes.extend(block);
+    }
+    let file = scratch("amid.pcapng");
+    fs::write(&file, bytes).unwrap();
+    let output = replay(&[file.to_str().unwrap()]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
