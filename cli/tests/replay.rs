@@ -216,23 +216,20 @@ fn frames_that_come_while_the_start_is_told_are_counted_once() {
     // A recording that begins amid the traffic: the dump of filters, with their counters, comes behind the frames.
     let good = fs::read(fixture("tc-rewrite.pcapng")).unwrap();
     let blocks = blocks(&good);
-    let netlink_kind = |block: &[u8]| {
-        let is_message = block[28..].starts_with(&[0, 4, 3, 56]);
-        is_message.then(|| u16::from_ne_bytes([block[48], block[49]]))
-    };
-    let (head, packets): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|block| block[0] != 6);
-    let frames = packets.iter().filter(|block| netlink_kind(block).is_none());
-    let last_frame = packets.iter().rposition(|block| netlink_kind(block).is_none()).unwrap();
-    let dump = &packets[last_frame + 1..];
-    let links = packets.iter().filter(|block| netlink_kind(block) == Some(16));
-    let recorded: Vec<&&[u8]> = links
-        .chain(frames)
-        .chain(dump)
-        .chain([&packets[last_frame]])
-        .chain(dump)
-        .collect();
+    let is_message = |block: &[u8]| block[28..].starts_with(&[0, 4, 3, 56]);
+    let is_dump = |block: &[u8]| is_message(block) && block[50] & 2 != 0;
+    let (head, packets): (Vec<&[u8]>, Vec<&[u8]>) = blocks.into_iter().partition(|block| block[0] != 6);
+    let is_frame = |block: &&[u8]| !is_message(block);
+    let (first, last) = (
+        packets.iter().position(is_frame).unwrap(),
+        packets.iter().rposition(|block| is_frame(&block)).unwrap(),
+    );
+    let devices = packets[..first].iter().filter(|block| is_dump(block));
+    let frames = packets.iter().filter(|block| !is_message(block));
+    let dump = &packets[last + 1..];
+    let recorded = devices.chain(frames).chain(dump).chain([&packets[last]]).chain(dump);
     let mut bytes = head.concat();
-    for (i, block) in recorded.into_iter().enumerate() {
+    for (i, block) in recorded.enumerate() {
         let mut block = block.to_vec();
         block[16..20].copy_from_slice(&(i as u32 * 1000).to_le_bytes());
         bytes.extend(block);
