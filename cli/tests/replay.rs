@@ -219,10 +219,9 @@ fn frames_that_come_while_the_start_is_told_are_counted_once() {
     let is_message = |block: &[u8]| block[28..].starts_with(&[0, 4, 3, 56]);
     let is_dump = |block: &[u8]| is_message(block) && block[50] & 2 != 0;
     let (head, packets): (Vec<&[u8]>, Vec<&[u8]>) = blocks.into_iter().partition(|block| block[0] != 6);
-    let is_frame = |block: &&[u8]| !is_message(block);
     let (first, last) = (
-        packets.iter().position(is_frame).unwrap(),
-        packets.iter().rposition(|block| is_frame(&block)).unwrap(),
+        packets.iter().position(|block| !is_message(block)).unwrap(),
+        packets.iter().rposition(|block| !is_message(block)).unwrap(),
     );
     let devices = packets[..first].iter().filter(|block| is_dump(block));
     let frames = packets.iter().filter(|block| !is_message(block));
