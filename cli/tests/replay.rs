@@ -90,6 +90,12 @@ fn tc_rewrite() {
 }
 
 #[test]
+fn a_walk_that_changes_its_own_mark_is_no_established_one() {
+    assert_identical("tc-remark.pcapng", 55);
+    assert_eq!(json("tc-remark.pcapng")["merged"]["refused"]["changed"], 3);
+}
+
+#[test]
 fn the_lines_add_up_to_the_totals() {
     let totals = json("ovs-nat.pcapng");
     let file = scratch("ovs-nat.jsonl");
