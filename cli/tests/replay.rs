@@ -110,7 +110,13 @@ recorded_runs! {
     tc_overlap "tc-overlap" 70;
     tc_pedit "tc-pedit" 40;
     tc_qinq "tc-qinq" 50;
+    tc_remark "tc-remark" 55;
     tc_rewrite "tc-rewrite" 35;
+}
+
+#[test]
+fn a_walk_that_changes_its_own_mark_is_no_established_one() {
+    assert_eq!(json("tc-remark.pcapng")["merged"]["refused"]["changed"], 3);
 }
 
 #[test]
@@ -252,5 +258,38 @@ fn a_difference_makes_the_status_1() {
             && text.contains("sends another frame out of p")
             && text.contains("walk "),
         "{text}"
+    );
+}
+
+#[test]
+fn frames_that_come_while_the_start_is_told_are_counted_once() {
+    // A recording that begins amid the traffic: the dump of filters, with their counters, comes behind the frames.
+    let good = fs::read(fixture("tc-rewrite.pcapng")).unwrap();
+    let blocks = blocks(&good);
+    let is_message = |block: &[u8]| block[28..].starts_with(&[0, 4, 3, 56]);
+    let is_dump = |block: &[u8]| is_message(block) && block[50] & 2 != 0;
+    let (head, packets): (Vec<&[u8]>, Vec<&[u8]>) = blocks.into_iter().partition(|block| block[0] != 6);
+    let (first, last) = (
+        packets.iter().position(|block| !is_message(block)).unwrap(),
+        packets.iter().rposition(|block| !is_message(block)).unwrap(),
+    );
+    let devices = packets[..first].iter().filter(|block| is_dump(block));
+    let frames = packets.iter().filter(|block| !is_message(block));
+    let dump = &packets[last + 1..];
+    let recorded = devices.chain(frames).chain(dump).chain([&packets[last]]).chain(dump);
+    let mut bytes = head.concat();
+    for (i, block) in recorded.enumerate() {
+        let mut block = block.to_vec();
+        block[16..20].copy_from_slice(&(i as u32 * 1000).to_le_bytes());
+        bytes.extend(block);
+    }
+    let file = scratch("amid.pcapng");
+    fs::write(&file, bytes).unwrap();
+    let output = replay(&[file.to_str().unwrap()]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
     );
 }

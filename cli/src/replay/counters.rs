@@ -49,6 +49,15 @@ impl Book {
         }
     }
 
+    /// A filter's actions are known to have counted that much by now.
+    pub fn set(&mut self, filter: &Filter, counted: &[Counters]) {
+        for (action, &counters) in filter.actions.iter().zip(counted) {
+            if let Some(account) = self.accounts.get_mut(&Name::of(action)) {
+                account.counters = counters;
+            }
+        }
+    }
+
     /// A filter goes.
     pub fn close(&mut self, filter: &Filter) {
         for action in &filter.actions {

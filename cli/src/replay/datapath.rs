@@ -83,6 +83,17 @@ impl Datapath {
         }
     }
 
+    /// A filter of the start, not in hardware yet, had counted that much at this point.
+    pub fn recount(&mut self, told: &FilterMessage) {
+        if self
+            .filters
+            .get(&told.filter.id)
+            .is_some_and(|k| k.filter == told.filter)
+        {
+            self.book.set(&told.filter, &told.counters);
+        }
+    }
+
     /// What a filter's actions have counted, if there is such a filter.
     pub fn read(&self, id: FilterId) -> Option<Vec<Counters>> {
         Some(self.book.read(&self.filters.get(&id)?.filter))

@@ -192,6 +192,7 @@ pub fn run(
                 engine.datapath.apply(&envelope.message, false, engine.hardware);
                 engine.tracker.advance(at + 1);
             }
+            What::Counted(filter) => engine.datapath.recount(filter),
             What::Received(port, bytes) => engine.receive(at, step, *port, bytes),
             What::Sent(port, bytes) => engine.settle(at, step, *port, bytes),
         }
@@ -255,7 +256,10 @@ impl Engine<'_> {
         for change in self.tracker.over(at, step.time, self.horizons[at]) {
             self.hardware.connection(&change);
         }
-        if let Some(handled) = self.hardware.receive(port, bytes, step.time) {
+        // Before all is told nothing is merged.
+        let ready = at >= self.timeline.ready;
+        let handled = ready.then(|| self.hardware.receive(port, bytes, step.time)).flatten();
+        if let Some(handled) = handled {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
             for sent in handled.sent {
@@ -302,7 +306,8 @@ impl Engine<'_> {
             self.sent.open(step.time, bytes, open);
         }
         self.tell_changes();
-        if received.fate == Fate::Decided
+        if ready
+            && received.fate == Fate::Decided
             && let Some(walk) = self.walk(port, &outcome)
         {
             self.hardware.walk(walk);

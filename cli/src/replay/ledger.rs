@@ -7,6 +7,7 @@
 
 use flowmerge::flower::Port;
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     ops::Range,
 };
@@ -28,14 +29,7 @@ pub enum Identity {
 impl Identity {
     /// Of an Ethernet frame, under whatever VLAN tags it has. `None` for what is neither ARP nor IP.
     pub fn of(frame: &[u8]) -> Option<Identity> {
-        let mut at = 12;
-        let ethertype = loop {
-            match u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?) {
-                0x8100 | 0x88a8 | 0x9100 => at += 4,
-                other => break other,
-            }
-        };
-        let body = &frame[at + 2..];
+        let (ethertype, body) = network(frame)?;
         Some(match ethertype {
             0x0806 => {
                 let addresses = 2 * (usize::from(*body.get(4)?) + usize::from(*body.get(5)?));
@@ -55,6 +49,23 @@ impl Identity {
     }
 }
 
+/// The ethertype under the tags, and what follows it.
+fn network(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let mut at = 12;
+    loop {
+        match u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?) {
+            0x8100 | 0x88a8 | 0x9100 => at += 4,
+            ethertype => return Some((ethertype, &frame[at + 2..])),
+        }
+    }
+}
+
+/// In how many bytes behind the Ethernet header two frames agree.
+fn likeness(a: &[u8], b: &[u8]) -> usize {
+    let body = |frame| network(frame).map_or(&[][..], |(_, body)| body);
+    body(a).iter().zip(body(b)).filter(|(a, b)| a == b).count()
+}
+
 /// A frame that the kernel sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -70,6 +81,9 @@ pub struct Sent {
 #[derive(Clone, Debug)]
 struct Open<T> {
     time: u64,
+    frame: Vec<u8>,
+    /// How many frames were sent for it so far.
+    answered: usize,
     what: T,
 }
 
@@ -141,7 +155,12 @@ impl<T> Ledger<T> {
         }
         if let Some(identity) = Identity::of(frame) {
             self.until.push_back((time.saturating_add(SENT_FOR), identity.clone()));
-            self.open.entry(identity).or_default().push_back(Open { time, what });
+            self.open.entry(identity).or_default().push_back(Open {
+                time,
+                frame: frame.to_vec(),
+                answered: 0,
+                what,
+            });
         }
     }
 
@@ -155,11 +174,15 @@ impl<T> Ledger<T> {
             positions.remove(i);
         }
         let open = Identity::of(&sent.bytes).and_then(|identity| self.open.get_mut(&identity));
+        // Of several (every SYN+ACK has the identification 0) the one that is most alike, of equal ones the first in turn.
         open.into_iter()
             .flatten()
-            .rev()
-            .find(|o| o.time <= time && time <= o.time.saturating_add(SENT_FOR))
-            .map_or(Settled::Unaccounted, |o| Settled::SentFor(&mut o.what))
+            .filter(|o| o.time <= time && time <= o.time.saturating_add(SENT_FOR))
+            .min_by_key(|o| (Reverse(likeness(&o.frame, &sent.bytes)), o.answered))
+            .map_or(Settled::Unaccounted, |o| {
+                o.answered += 1;
+                Settled::SentFor(&mut o.what)
+            })
     }
 }
 
@@ -209,6 +232,30 @@ mod tests {
         let mut ledger = Ledger::new([late.clone()]);
         ledger.open(0, &udp(7, true), "missed");
         assert_eq!(ledger.settle(&late, SENT_FOR + 1), Settled::Unaccounted);
+    }
+
+    #[test]
+    fn of_frames_with_one_identity_the_most_alike_is_answered() {
+        let with_port = |port, source| {
+            let mut frame = udp(0, false);
+            (frame[35], frame[29]) = (port, source);
+            frame
+        };
+        let sent = |at, bytes| Sent {
+            at,
+            port: Port(2),
+            bytes,
+        };
+        // Translated on the way, the second as the first's retransmission came.
+        let all = [3, 4, 5, 6].map(|at| sent(at, with_port([1, 2, 1, 1][at - 3], 9)));
+        let mut ledger = Ledger::new(all.clone());
+        for (what, port) in [("first", 1), ("second", 2), ("again", 1)] {
+            ledger.open(0, &with_port(port, 7), what);
+        }
+        for (sent, what) in all.iter().zip(["first", "second", "again", "first"]) {
+            let mut what = what;
+            assert_eq!(ledger.settle(sent, 10), Settled::SentFor(&mut what));
+        }
     }
 
     #[test]

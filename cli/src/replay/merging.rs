@@ -6,7 +6,7 @@ use super::{
     totals,
 };
 use flowmerge::{
-    conntrack::proto,
+    conntrack::{ConnectionId, proto},
     flower::{
         Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Key, Kind, Port,
         field::tcp_flags::{ACK, FIN, RST, SYN},
@@ -20,7 +20,7 @@ use flowmerge::{
     walk::Walk,
 };
 use merge_model::conntrack::observed::{Change, ChangeKind};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A merged filter of the run.
 pub struct Record {
@@ -48,6 +48,8 @@ pub struct Merging {
     /// What hardware failed to do.
     pub failures: Vec<String>,
     paths: HashMap<Vec<Cookie>, Vec<Path>>,
+    /// Connections whose mark or labels the current frame has changed.
+    marked: BTreeSet<ConnectionId>,
 }
 
 impl Merging {
@@ -61,6 +63,7 @@ impl Merging {
             refusals: BTreeMap::new(),
             failures: Vec::new(),
             paths: HashMap::new(),
+            marked: BTreeSet::new(),
         }
     }
 
@@ -99,6 +102,13 @@ impl Merging {
         }
         self.merged.installed += 1;
         self.records.insert(id.0, record);
+    }
+
+    /// Whether a walk has itself changed what it found: its `ct` gave a connection another mark or labels, so that the next
+    /// packet may not take its way any more.
+    fn changes_itself(&self, walk: &Walk) -> bool {
+        let mut found = walk.hits.iter().flat_map(|hit| &hit.found).flatten();
+        found.any(|f| self.marked.contains(&f.connection))
     }
 
     /// Whether a walk's connections all qualify for being merged, there is one, and its packet is not excluded.
@@ -170,6 +180,11 @@ impl Offload for Merging {
     }
 
     fn connection(&mut self, change: &Change) {
+        let known = self.merger.table().connection(change.id);
+        let now = &change.connection;
+        if known.is_some_and(|k| (k.mark, k.labels) != (now.mark, now.labels)) {
+            self.marked.insert(change.id);
+        }
         let event = match change.kind {
             ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection.clone()),
             ChangeKind::Destroyed => ConnectionEvent::Gone(change.id),
@@ -180,6 +195,7 @@ impl Offload for Merging {
 
     fn walk(&mut self, walk: Walk) {
         let established = self.is_established(&walk);
+        let changes_itself = self.changes_itself(&walk);
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
         self.merger.walk(walk);
@@ -191,12 +207,18 @@ impl Offload for Merging {
                         self.record(merge.id);
                     }
                 }
-                Err(refusal) => self.refused(&refusal),
+                Err(refusal) => {
+                    // The connection that it was a walk of is no more.
+                    let is_over = changes_itself && refusal == Refusal::Changed;
+                    self.walks.established -= u64::from(established && is_over);
+                    self.refused(&refusal);
+                }
             }
         }
     }
 
     fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
+        self.marked.clear();
         let handled = self.merger.hardware().receive(port, frame, now)?;
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));

@@ -28,6 +28,8 @@ pub struct Timeline {
     pub has_ovs: bool,
     /// The state at the start.
     pub start: Vec<Envelope>,
+    /// Position of the first step after it was told.
+    pub ready: usize,
     /// What happened, by time.
     pub steps: Vec<Step>,
     /// The filters of the last dump, each once.
@@ -52,6 +54,8 @@ pub enum What {
     Sent(Port, Vec<u8>),
     /// The kernel told of something.
     Told(Envelope),
+    /// So much had a filter of the start counted here: frames came while the state at the start was being told.
+    Counted(Box<FilterMessage>),
 }
 
 impl Timeline {
@@ -107,6 +111,8 @@ impl Timeline {
         let (mut start, mut steps) = (Vec::new(), Vec::new());
         let mut last: BTreeMap<FilterId, FilterMessage> = BTreeMap::new();
         let mut answered = false;
+        // A dump is as old as its first message.
+        let (mut ready, mut dump) = (0, None);
         for (i, record) in records.into_iter().enumerate() {
             let what = match record.body {
                 Body::Message(envelope) if envelope.is_dump() => {
@@ -116,6 +122,20 @@ impl Timeline {
                         last.insert(filter.filter.id, (**filter).clone());
                     }
                     if !at_end || last_frame.is_none() {
+                        let at = *dump.get_or_insert(steps.len());
+                        match &envelope.message {
+                            Message::Done => dump = None,
+                            Message::Filter(filter) if at > 0 => steps.insert(
+                                at,
+                                Step {
+                                    number: record.number,
+                                    time: record.time,
+                                    what: What::Counted(filter.clone()),
+                                },
+                            ),
+                            _ => {}
+                        }
+                        ready = steps.len();
                         start.push(envelope);
                     }
                     continue;
@@ -167,6 +187,7 @@ impl Timeline {
             filtered,
             has_ovs,
             start,
+            ready,
             steps,
             last: last.into_values().collect(),
         })

@@ -50,7 +50,8 @@ pub struct Walks {
     pub recorded: u64,
     /// Different paths among them.
     pub paths: u64,
-    /// Walks whose connections all qualify and whose packet is not excluded.
+    /// Walks whose connections all qualify and whose packet is not excluded; but not those that by their own `ct` ended what
+    /// they rested on, a mark or label.
     pub established: u64,
     /// Those of them that were merged, or were so already.
     pub established_merged: u64,

@@ -28,6 +28,7 @@ use flowmerge::{
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
 use icmp::Icmp;
+use report::name;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// What a connection event says.
@@ -396,6 +397,14 @@ impl Tracker {
         self.ahead().find_map(|r| r.report.birth_of(zone, original))
     }
 
+    /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
+    fn committed(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
+        self.reports
+            .iter()
+            .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
+            .find_map(|r| r.report.birth_of(zone, original))
+    }
+
     /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end
     /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
@@ -413,7 +422,7 @@ impl Tracker {
     /// An unconfirmed entry for a packet of no known connection.
     fn unconfirmed(&mut self, zone: u16, tuple: Tuple) -> EntryId {
         let mut entry = Entry::new(zone, tuple);
-        let birth = self.birth(zone, tuple);
+        let birth = self.committed(zone, tuple);
         entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
         entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
         self.insert(entry)
@@ -539,7 +548,7 @@ impl Conntrack for Tracker {
             return;
         }
         let c = &entry.connection;
-        let chosen = self.birth(c.zone, c.original).map(|birth| birth.reply);
+        let chosen = self.committed(c.zone, c.original).map(|birth| birth.reply);
         let mut reply = c.reply;
         match (chosen, side) {
             (Some(chosen), NatSide::Src) => {
@@ -593,7 +602,7 @@ impl Conntrack for Tracker {
             return true;
         }
         let c = self.entries[&id].connection.clone();
-        match self.birth(c.zone, c.original).map(|birth| birth.reply) {
+        match self.committed(c.zone, c.original).map(|birth| birth.reply) {
             Some(reply) => self.entry(id).connection.reply = reply,
             None => {
                 let others: Vec<EntryId> = [c.original, c.reply]
@@ -617,19 +626,6 @@ impl Conntrack for Tracker {
         if self.is_confirmed(id) {
             self.end(id);
         }
-    }
-}
-
-/// What tells a connection from others at one time; the kernel's identifier may be used again by the next generation.
-fn name(c: &ConnectionMessage) -> (u16, Tuple, Tuple) {
-    (c.zone, c.original, c.reply)
-}
-
-impl Report {
-    /// The connection, if it was born with this original tuple.
-    fn birth_of(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
-        let c = &self.connection;
-        (self.event == ConnectionEvent::New && (c.zone, c.original) == (zone, original)).then_some(c)
     }
 }
 

@@ -94,6 +94,36 @@ fn the_translation_comes_from_the_report_behind_the_frame() {
 }
 
 #[test]
+fn in_a_burst_the_reports_stand_behind_the_later_frames() {
+    let mut others = tuple(proto::UDP);
+    others.src_port = 2000;
+    let tuples = [tuple(proto::UDP), others];
+    let births = tuples.map(|t| {
+        let mut born = report(ConnectionEvent::New, 3, t);
+        born.connection.reply.dst_port = t.src_port + 1;
+        born
+    });
+    let mut tracker = Tracker::new([], births.into_iter().enumerate().map(|(i, b)| at(i + 2, b)));
+    let nat = Nat {
+        side: Some(NatSide::Src),
+        ports: Some((1, 5)),
+        ..Nat::default()
+    };
+    for (i, t) in tuples.into_iter().enumerate() {
+        tracker.begin(i, i as u64 * 1000, if i == 0 { 1 } else { 4 });
+        let (id, _) = entry(tracker.track(3, &shown(t, 0)));
+        tracker.translate(id, &nat);
+        assert!(tracker.commit(id, None, None));
+        assert_eq!(
+            tracker.connection(id).translated(Direction::Original).src_port,
+            t.src_port + 1
+        );
+    }
+    tracker.advance(4);
+    assert_eq!(tracker.connections().count(), 2);
+}
+
+#[test]
 fn an_expired_connection_is_another_one() {
     let t = tuple(proto::UDP);
     let gone = report(ConnectionEvent::Destroy, 5, t);
