@@ -39,16 +39,10 @@ fn pipeline() -> Vec<Filter> {
     let established = ct_state::TRACKED | ct_state::ESTABLISHED;
     (0..5u32)
         .map(|chain| {
-            let ip = Match::default()
-                .exact(Field::Protocol, 0x800)
-                .exact(Field::EthType, 0x800);
+            let ip = Match::default().exact(Field::Protocol, 0x800).exact(Field::EthType, 0x800);
             let (matches, actions) = match chain {
                 0 => {
-                    let ct = Ct {
-                        zone: 5,
-                        nat: Some(Nat::default()),
-                        ..Ct::default()
-                    };
+                    let ct = Ct { zone: 5, nat: Some(Nat::default()), ..Ct::default() };
                     let goto = Action::gact(Control::Goto(1));
                     (ip, vec![Action::new(ActionKind::Ct(ct), Control::Pipe), goto])
                 }
@@ -58,13 +52,7 @@ fn pipeline() -> Vec<Filter> {
                     (ip.with(Field::CtState, established, established), vec![goto])
                 }
             };
-            let id = FilterId {
-                hook: Hook::Ingress(Port(1)),
-                chain,
-                prio: 2,
-                protocol: 0x800,
-                handle: 1,
-            };
+            let id = FilterId { hook: Hook::Ingress(Port(1)), chain, prio: 2, protocol: 0x800, handle: 1 };
             Filter::flower(id, matches, actions)
         })
         .collect()
@@ -80,11 +68,7 @@ fn connection(n: u32) -> Connection {
         src_port,
         dst_port: 80,
     };
-    let inside = Tuple {
-        dst: [10, 0, 0, 2].into(),
-        dst_port: 8000,
-        ..original
-    };
+    let inside = Tuple { dst: [10, 0, 0, 2].into(), dst_port: 8000, ..original };
     Connection::established(5, original, inside.inverse())
 }
 
@@ -100,40 +84,21 @@ fn walk(n: u32) -> Walk {
         .with(Field::SrcPort, t.src_port as u128)
         .with(Field::DstPort, t.dst_port as u128)
         .with(Field::TcpFlags, tcp_flags::ACK);
-    let found = Found {
-        connection: ConnectionId(n as u64),
-        direction: Direction::Original,
-    };
+    let found = Found { connection: ConnectionId(n as u64), direction: Direction::Original };
     let hits = (0..5u64)
-        .map(|i| Hit {
-            filter: Cookie(i),
-            found: if i == 0 { vec![Some(found)] } else { Vec::new() },
-        })
+        .map(|i| Hit { filter: Cookie(i), found: if i == 0 { vec![Some(found)] } else { Vec::new() } })
         .collect();
-    Walk {
-        port: Port(1),
-        key,
-        hits,
-    }
+    Walk { port: Port(1), key, hits }
 }
 
 /// A merger with the pipeline, and that many connections merged.
 fn merger(merged: u32) -> Merger<Instant> {
-    let mut m = Merger::with_limits(
-        Instant,
-        Limits {
-            queue: usize::MAX,
-            merged: usize::MAX,
-            ..Limits::default()
-        },
-    );
+    let mut m = Merger::with_limits(Instant, Limits { queue: usize::MAX, merged: usize::MAX, ..Limits::default() });
     for (i, filter) in pipeline().into_iter().enumerate() {
-        m.replace(Cookie(i as u64), filter, Inserted::Observed)
-            .expect("removes");
+        m.replace(Cookie(i as u64), filter, Inserted::Observed).expect("removes");
     }
     for n in 0..merged {
-        m.connection(ConnectionEvent::Is(ConnectionId(n as u64), connection(n)))
-            .expect("removes");
+        m.connection(ConnectionEvent::Is(ConnectionId(n as u64), connection(n))).expect("removes");
         m.walk(walk(n)).expect("room");
     }
     let refused = m.drain().walks.into_iter().find_map(|w| w.1.err());
@@ -151,8 +116,7 @@ fn benches(c: &mut Criterion) {
     c.bench_function("new path, 5 filters and a connection", |b| {
         let fresh = || {
             let mut m = merger(0);
-            m.connection(ConnectionEvent::Is(ConnectionId(0), connection(0)))
-                .expect("removes");
+            m.connection(ConnectionEvent::Is(ConnectionId(0), connection(0))).expect("removes");
             (m, walk(0))
         };
         b.iter_batched(

@@ -63,12 +63,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (id, prop::option::of(0u8..8)).prop_map(|(id, prio)| ActionKind::Vlan(Vlan::Modify { protocol: 0x88a8, id, prio })),
         1 => Just(ActionKind::Mirred(Mirred { port: Port(2), ingress: false, mirror: true })),
     ];
-    kind.prop_map(|kind| Action {
-        kind,
-        control: Control::Pipe,
-        index: 1,
-        cookie: Vec::new(),
-    })
+    kind.prop_map(|kind| Action { kind, control: Control::Pipe, index: 1, cookie: Vec::new() })
 }
 
 /// A frame whose headers are mostly whole.

@@ -16,33 +16,19 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 fn replay(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_flowmerge"))
-        .arg("replay")
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
+    Command::new(env!("CARGO_BIN_EXE_flowmerge")).arg("replay").args(arguments).output().expect("the binary runs")
 }
 
 fn json(trace: &str) -> Value {
     let output = replay(&["--json", fixture(trace).to_str().unwrap()]);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else")
 }
 
 /// Everything as in the kernel, in both runs; everything established merged; and so much of it in hardware.
 fn assert_identical(trace: &str, handled_percent: u64) {
     let totals = json(trace);
-    let number = |path: &str| {
-        totals
-            .pointer(path)
-            .and_then(Value::as_u64)
-            .unwrap_or_else(|| panic!("{path}"))
-    };
+    let number = |path: &str| totals.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}"));
     for run in ["software", "hardware"] {
         let number = |field| number(&format!("/{run}/{field}"));
         assert_eq!(number("identical"), number("frames"), "{trace} {run}");
@@ -50,23 +36,10 @@ fn assert_identical(trace: &str, handled_percent: u64) {
         assert!(number("frames") > 0 && number("counters") > 0, "{trace} {run}");
     }
     assert_eq!(number("/filters/undecoded"), 0);
-    assert_eq!(
-        number("/software/decided") + number("/software/missed"),
-        number("/software/received")
-    );
-    assert_eq!(
-        number("/hardware/handled") + number("/hardware/software"),
-        number("/software/received")
-    );
-    assert_eq!(
-        number("/walks/established_merged"),
-        number("/walks/established"),
-        "{trace}"
-    );
-    assert!(
-        number("/hardware/handled") * 100 >= handled_percent * number("/software/received"),
-        "{trace}"
-    );
+    assert_eq!(number("/software/decided") + number("/software/missed"), number("/software/received"));
+    assert_eq!(number("/hardware/handled") + number("/hardware/software"), number("/software/received"));
+    assert_eq!(number("/walks/established_merged"), number("/walks/established"), "{trace}");
+    assert!(number("/hardware/handled") * 100 >= handled_percent * number("/software/received"), "{trace}");
 }
 
 /// Every recorded run, with how many of a hundred received frames merged filters must handle at least. The rest are handshakes,
@@ -123,11 +96,7 @@ fn a_walk_that_changes_its_own_mark_is_no_established_one() {
 fn the_lines_add_up_to_the_totals() {
     let totals = json("ovs-nat.pcapng");
     let file = scratch("ovs-nat.jsonl");
-    let output = replay(&[
-        "--frames",
-        file.to_str().unwrap(),
-        fixture("ovs-nat.pcapng").to_str().unwrap(),
-    ]);
+    let output = replay(&["--frames", file.to_str().unwrap(), fixture("ovs-nat.pcapng").to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0));
     let text = fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -138,11 +107,8 @@ fn the_lines_add_up_to_the_totals() {
     assert_eq!(count("software", "decided"), totals["software"]["decided"]);
     assert_eq!(count("software", "missed"), totals["software"]["missed"]);
     assert_eq!(count("hardware", "handled"), totals["hardware"]["handled"]);
-    let sent: usize = lines
-        .iter()
-        .filter(|line| line["run"] == "software")
-        .map(|line| line["sent"].as_array().unwrap().len())
-        .sum();
+    let sent: usize =
+        lines.iter().filter(|line| line["run"] == "software").map(|line| line["sent"].as_array().unwrap().len()).sum();
     assert_eq!(sent as u64, totals["software"]["frames"]);
     let hit = lines.iter().find_map(|line| line["hits"].get(0)).unwrap();
     let keys: Vec<_> = hit.as_object().unwrap().keys().collect();
@@ -286,10 +252,5 @@ fn frames_that_come_while_the_start_is_told_are_counted_once() {
     let file = scratch("amid.pcapng");
     fs::write(&file, bytes).unwrap();
     let output = replay(&[file.to_str().unwrap()]);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -34,12 +34,7 @@ pub fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: usize) -> u64 {
 /// The checksum after `from` became `to`: both of one even length, and at even places of what is summed.
 pub fn mend(check: u16, from: &[u8], to: &[u8]) -> u16 {
     debug_assert_eq!(from.len(), to.len());
-    let away: u64 = from
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|&p| u64::from(!u16::from_be_bytes(p)))
-        .sum();
+    let away: u64 = from.as_chunks::<2>().0.iter().map(|&p| u64::from(!u16::from_be_bytes(p))).sum();
     fold(sum(to, u64::from(!check) + away))
 }
 
@@ -80,9 +75,7 @@ mod tests {
 
     #[test]
     fn mending_equals_computing() {
-        let mut bytes = [
-            0x45, 0, 0, 0x54, 0xbe, 0xef, 0x40, 0, 0x40, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-        ];
+        let mut bytes = [0x45, 0, 0, 0x54, 0xbe, 0xef, 0x40, 0, 0x40, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         let mut check = fold(sum(&bytes, 0));
         for to in [[0u8, 0, 0, 0], [0xff; 4], [192, 168, 7, 9], [10, 0, 0, 1]] {
             let from: [u8; 4] = bytes[12..16].try_into().unwrap();

@@ -96,12 +96,7 @@ impl Skb {
 
     /// For the dissector.
     pub fn view(&self) -> View<'_> {
-        View {
-            bytes: &self.bytes,
-            tag: self.tag,
-            protocol: self.protocol,
-            network: self.network,
-        }
+        View { bytes: &self.bytes, tag: self.tag, protocol: self.protocol, network: self.network }
     }
 
     /// `skb_protocol(skb, false)`.
@@ -148,10 +143,7 @@ impl Skb {
             return Err(Refused);
         }
         let tci = be16(&self.bytes, self.data).ok_or(Refused)?;
-        self.tag = Some(Tag {
-            protocol: self.protocol,
-            tci,
-        });
+        self.tag = Some(Tag { protocol: self.protocol, tci });
         self.take_protocol(self.data + 2);
         // The addresses move up to the data; without a link header there is nothing to move.
         let from = self.data.checked_sub(2).filter(|&at| at > 0).unwrap_or(0);
@@ -180,11 +172,7 @@ impl Skb {
 
     /// The frame as a receiver at the device's ingress sees it: from the Ethernet header on.
     pub fn received_frame(&self) -> Vec<u8> {
-        Skb {
-            data: 0,
-            ..self.clone()
-        }
-        .frame()
+        Skb { data: 0, ..self.clone() }.frame()
     }
 
     /// Makes the data the start of the link header (`skb_reset_mac_header`).
@@ -201,10 +189,9 @@ impl Skb {
         }
         let done = match *vlan {
             Vlan::Pop => self.vlan_pop(),
-            Vlan::Push { protocol, id, prio } => self.vlan_push(Tag {
-                protocol,
-                tci: u16::from(prio) << 13 | id & 0x0fff,
-            }),
+            Vlan::Push { protocol, id, prio } => {
+                self.vlan_push(Tag { protocol, tci: u16::from(prio) << 13 | id & 0x0fff })
+            }
             Vlan::Modify { protocol, id, prio } => self.vlan_modify(protocol, id, prio),
             Vlan::PopEthernet => self.ethernet_pop(),
             Vlan::PushEthernet { dst, src } => self.ethernet_push(dst, src),

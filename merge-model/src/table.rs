@@ -50,11 +50,7 @@ struct Shape {
 
 impl Shape {
     fn of(matches: &Match) -> Shape {
-        Shape {
-            mask: matches.mask,
-            src_range: matches.src_range.is_some(),
-            dst_range: matches.dst_range.is_some(),
-        }
+        Shape { mask: matches.mask, src_range: matches.src_range.is_some(), dst_range: matches.dst_range.is_some() }
     }
 }
 
@@ -232,10 +228,7 @@ impl Priority {
             return;
         }
         self.remove(filter.id.handle);
-        self.masks.push(Mask {
-            shape,
-            filters: vec![filter],
-        });
+        self.masks.push(Mask { shape, filters: vec![filter] });
     }
 
     fn remove(&mut self, handle: u32) -> bool {
@@ -268,10 +261,7 @@ impl Priority {
             return Search::None;
         };
         let guessed = self.order_guessed && self.masks.iter().map(|mask| mask.matching(key)).sum::<usize>() > 1;
-        Search::Hit {
-            filter: filter.clone(),
-            guessed,
-        }
+        Search::Hit { filter: filter.clone(), guessed }
     }
 }
 
@@ -293,9 +283,7 @@ impl Mask {
                 })
             })
         } else {
-            self.filters
-                .iter()
-                .find(|f| f.matches.key.agrees(key, &self.shape.mask))
+            self.filters.iter().find(|f| f.matches.key.agrees(key, &self.shape.mask))
         };
         found.filter(|f| !f.skip_sw)
     }
@@ -315,13 +303,7 @@ mod tests {
 
     fn filter(handle: u32, matches: Match) -> Filter {
         Filter {
-            id: FilterId {
-                hook: HOOK,
-                chain: 0,
-                prio: 1,
-                protocol: 0x0800,
-                handle,
-            },
+            id: FilterId { hook: HOOK, chain: 0, prio: 1, protocol: 0x0800, handle },
             kind: Kind::Flower,
             matches,
             actions: Vec::new(),
@@ -365,10 +347,8 @@ mod tests {
     /// TRAPS 12: of A (1-10, X), B (1-5, Y), C (1-10, Y) the packet Y:3 hits C.
     #[test]
     fn ranges_are_tried_in_order_of_insertion_whoever_inserted_them() {
-        let range = |max, dst| Match {
-            dst_range: Some(Range { min: 1, max }),
-            ..Match::default().exact(Field::Ipv4Dst, dst)
-        };
+        let range =
+            |max, dst| Match { dst_range: Some(Range { min: 1, max }), ..Match::default().exact(Field::Ipv4Dst, dst) };
         let mut table = FilterTable::new();
         table.replace(filter(1, range(10, 7)));
         table.replace(filter(2, range(5, 8)));

@@ -43,17 +43,8 @@ pub fn to(port: u32) -> Action {
 
 /// A filter for all protocols; its handle is one more than those of its priority.
 pub fn add(model: &mut Model, hook: Hook, chain: u32, prio: u16, matches: Match, actions: Vec<Action>) -> FilterId {
-    let there = model
-        .filters
-        .filters()
-        .filter(|f| f.id.hook == hook && f.id.chain == chain);
-    let id = FilterId {
-        hook,
-        chain,
-        prio,
-        protocol: 3,
-        handle: there.count() as u32 + 1,
-    };
+    let there = model.filters.filters().filter(|f| f.id.hook == hook && f.id.chain == chain);
+    let id = FilterId { hook, chain, prio, protocol: 3, handle: there.count() as u32 + 1 };
     model.filters.replace(Filter::flower(id, matches, actions));
     id
 }
@@ -81,10 +72,7 @@ pub struct Tracker {
 impl Tracker {
     /// A confirmed connection that has seen a reply.
     pub fn add(&mut self, zone: u16, original: Tuple, reply: Tuple) -> EntryId {
-        let connection = Connection {
-            tcp: None,
-            ..Connection::established(zone, original, reply)
-        };
+        let connection = Connection { tcp: None, ..Connection::established(zone, original, reply) };
         self.connections.push((connection, true));
         EntryId(self.connections.len() as u64 - 1)
     }
@@ -152,13 +140,7 @@ impl Conntrack for Tracker {
 
 pub fn tuple(proto: u8, src: &str, dst: &str) -> Tuple {
     let [src, dst]: [std::net::SocketAddr; 2] = [src, dst].map(|end| end.parse().unwrap());
-    Tuple {
-        src: src.ip(),
-        dst: dst.ip(),
-        proto,
-        src_port: src.port(),
-        dst_port: dst.port(),
-    }
+    Tuple { src: src.ip(), dst: dst.ip(), proto, src_port: src.port(), dst_port: dst.port() }
 }
 
 pub fn tcp(src: &str, dst: &str) -> Tuple {

@@ -173,22 +173,13 @@ impl Walk<'_> {
     pub(crate) fn count(&mut self, at: At, skb: &Skb) {
         if let Some(hit) = self.hits.get_mut(at.hit) {
             hit.ran.push(at.action);
-            self.counted.push(Counted {
-                filter: hit.filter,
-                action: at.action,
-                bytes: skb.pkt_len as u64,
-            });
+            self.counted.push(Counted { filter: hit.filter, action: at.action, bytes: skb.pkt_len as u64 });
         }
     }
 
     /// Gives a packet to a port's ingress: now, or where the kernel puts it into a queue, later.
     pub(crate) fn deliver(&mut self, skb: Skb, branch: u32, now: bool) {
-        self.sent.push(Sent {
-            port: skb.device,
-            frame: skb.received_frame(),
-            ingress: true,
-            random: None,
-        });
+        self.sent.push(Sent { port: skb.device, frame: skb.received_frame(), ingress: true, random: None });
         match now {
             true => self.ingress(skb, branch),
             false => self.later.push_back((skb, branch)),
@@ -323,11 +314,7 @@ impl Walk<'_> {
     fn actions(&mut self, skb: &mut Skb, filter: &Arc<Filter>, branch: u32) -> After {
         // TCA_ACT_MAX_PRIO jumps, and 32 runs of an action that repeats itself.
         let (mut jumps, mut skip) = (32, 0);
-        let mut at = At {
-            hit: self.hits.len() - 1,
-            action: 0,
-            branch,
-        };
+        let mut at = At { hit: self.hits.len() - 1, action: 0, branch };
         let mut control = Control::Ok;
         'restart: loop {
             for (position, action) in filter.actions.iter().enumerate() {

@@ -103,12 +103,7 @@ impl Connection {
     /// One with packets seen in both directions; TCP's handshake complete.
     pub fn established(zone: u16, original: Tuple, reply: Tuple) -> Connection {
         let unanswered = Connection::new(zone, original, reply);
-        Connection {
-            tcp: unanswered.tcp.map(|_| TcpState::Established),
-            seen_reply: true,
-            assured: true,
-            ..unanswered
-        }
+        Connection { tcp: unanswered.tcp.map(|_| TcpState::Established), seen_reply: true, assured: true, ..unanswered }
     }
 
     /// The tuple of one direction.

@@ -66,13 +66,7 @@ impl Tuple {
             }
             _ => (self.dst_port, self.src_port),
         };
-        Tuple {
-            src: self.dst,
-            dst: self.src,
-            proto: self.proto,
-            src_port,
-            dst_port,
-        }
+        Tuple { src: self.dst, dst: self.src, proto: self.proto, src_port, dst_port }
     }
 
     /// The tuple of a packet with this flower key, where the key says enough: TCP and UDP that are no fragments.
@@ -93,13 +87,7 @@ impl Tuple {
             _ => return None,
         };
         let port = |f| key.get(f) as u16;
-        Some(Tuple {
-            src,
-            dst,
-            proto,
-            src_port: port(Field::SrcPort),
-            dst_port: port(Field::DstPort),
-        })
+        Some(Tuple { src, dst, proto, src_port: port(Field::SrcPort), dst_port: port(Field::DstPort) })
     }
 }
 
@@ -165,12 +153,7 @@ mod tests {
         };
         assert_eq!(t.inverse().to_string(), "tcp 10.0.0.2:80 > 10.0.0.1:1000");
         assert_eq!(t.inverse().inverse(), t);
-        let ping = Tuple {
-            proto: proto::ICMP,
-            src_port: 7,
-            dst_port: 0x0800,
-            ..t
-        };
+        let ping = Tuple { proto: proto::ICMP, src_port: 7, dst_port: 0x0800, ..t };
         assert_eq!(ping.inverse().dst_port, 0);
         assert_eq!(ping.inverse().src_port, 7);
         assert_eq!(ping.inverse().inverse(), ping);

@@ -281,23 +281,14 @@ impl Counters {
 
     /// One packet of that many bytes at that time.
     pub fn one(bytes: u64, now: u64) -> Counters {
-        Counters {
-            packets: 1,
-            bytes,
-            last_used: now,
-        }
+        Counters { packets: 1, bytes, last_used: now }
     }
 }
 
 impl Action {
     /// An action without an index (the kernel gives one) and without a cookie.
     pub fn new(kind: ActionKind, control: Control) -> Action {
-        Action {
-            kind,
-            control,
-            index: 0,
-            cookie: Vec::new(),
-        }
+        Action { kind, control, index: 0, cookie: Vec::new() }
     }
 
     /// A `gact`: nothing but a control.
@@ -307,11 +298,7 @@ impl Action {
 
     /// A redirect out of a port.
     pub fn redirect(port: Port) -> Action {
-        let mirred = Mirred {
-            port,
-            ingress: false,
-            mirror: false,
-        };
+        let mirred = Mirred { port, ingress: false, mirror: false };
         Action::new(ActionKind::Mirred(mirred), Control::Stolen)
     }
 

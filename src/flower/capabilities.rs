@@ -116,13 +116,7 @@ impl Capabilities {
         for &field in Field::ALL {
             fields.set(field, field.ones());
         }
-        Capabilities {
-            fields,
-            ranges: true,
-            abilities: Abilities::all(),
-            counts: Counts::Ingress,
-            size: None,
-        }
+        Capabilities { fields, ranges: true, abilities: Abilities::all(), counts: Counts::Ingress, size: None }
     }
 
     /// Whether the table can compare all of this.
@@ -155,10 +149,7 @@ impl Capabilities {
         }
         let passes = actions.last().is_none_or(|a| a.control == Control::Pipe);
         if passes && !self.abilities.contains(Abilities::PASS) {
-            return Err(Lacking::Ability {
-                action: actions.len(),
-                ability: Abilities::PASS,
-            });
+            return Err(Lacking::Ability { action: actions.len(), ability: Abilities::PASS });
         }
         Ok(())
     }
@@ -215,9 +206,7 @@ impl fmt::Display for Lacking {
             Lacking::Field { field, bits } => write!(f, "bits {bits:#x} of field {field} cannot be matched"),
             Lacking::Range(field) => write!(f, "a range of {field} cannot be matched"),
             Lacking::Ability { action, ability } => {
-                let names = ability
-                    .iter_names()
-                    .map(|(name, _)| name.to_lowercase().replace('_', " "));
+                let names = ability.iter_names().map(|(name, _)| name.to_lowercase().replace('_', " "));
                 let names: Vec<_> = names.collect();
                 write!(f, "action {action}: not supported: {}", names.join(", "))
             }
@@ -254,21 +243,12 @@ mod tests {
             let port = Port(1);
             Action::new(ActionKind::Mirred(Mirred { port, ingress, mirror }), control)
         };
-        assert_eq!(
-            lacking(&[mirred(true, false, Control::Stolen)]),
-            "action 0: not supported: ingress"
-        );
-        assert_eq!(
-            lacking(&[mirred(false, true, Control::Pipe)]),
-            "action 1: not supported: pass"
-        );
+        assert_eq!(lacking(&[mirred(true, false, Control::Stolen)]), "action 0: not supported: ingress");
+        assert_eq!(lacking(&[mirred(false, true, Control::Pipe)]), "action 1: not supported: pass");
         let ct = Action::new(ActionKind::Ct(Ct::default()), Control::Pipe);
         assert_eq!(lacking(&[ct]), "action 0: ct cannot be done in a table");
         let goto = Action::new(ActionKind::Gact { random: None }, Control::Goto(3));
-        assert_eq!(
-            lacking(&[goto]),
-            "action 0: gact with control Goto(3) cannot be done in a table"
-        );
+        assert_eq!(lacking(&[goto]), "action 0: gact with control Goto(3) cannot be done in a table");
         assert_eq!(table.check_actions(&[mirred(false, false, Control::Stolen)]), Ok(()));
     }
 

@@ -71,15 +71,7 @@ pub enum Kind {
 impl Filter {
     /// A flower filter, for software and hardware alike, with everything decoded.
     pub fn flower(id: FilterId, matches: Match, actions: Vec<Action>) -> Filter {
-        Filter {
-            id,
-            kind: Kind::Flower,
-            matches,
-            actions,
-            skip_sw: false,
-            skip_hw: false,
-            undecoded: Vec::new(),
-        }
+        Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded: Vec::new() }
     }
 
     /// Whether match and actions are known in full.
@@ -106,10 +98,6 @@ impl fmt::Display for Hook {
 
 impl fmt::Display for FilterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} chain {} pref {} handle {:#x}",
-            self.hook, self.chain, self.prio, self.handle
-        )
+        write!(f, "{} chain {} pref {} handle {:#x}", self.hook, self.chain, self.prio, self.handle)
     }
 }

@@ -108,9 +108,7 @@ impl Default for Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.fields().map(|(k, v)| (k, format!("{v:#x}"))))
-            .finish()
+        f.debug_map().entries(self.fields().map(|(k, v)| (k, format!("{v:#x}")))).finish()
     }
 }
 

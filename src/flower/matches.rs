@@ -65,8 +65,6 @@ impl Match {
     /// Whether a packet with this key matches.
     pub fn fits(&self, packet: &Key) -> bool {
         self.key.agrees(packet, &self.mask)
-            && self
-                .ranges()
-                .all(|(field, range)| range.contains(packet.get(field) as u16))
+            && self.ranges().all(|(field, range)| range.contains(packet.get(field) as u16))
     }
 }

@@ -66,13 +66,7 @@ impl Printed<'_, Filter> {
     fn brief(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Filter { id, matches, .. } = self.what;
         let protocol = fields::protocol(id.protocol);
-        let place = format!(
-            "{} chain {} pref {} handle {:#x}",
-            self.hook(),
-            id.chain,
-            id.prio,
-            id.handle
-        );
+        let place = format!("{} chain {} pref {} handle {:#x}", self.hook(), id.chain, id.prio, id.handle);
         write!(f, "{place} {protocol}")?;
         let mut terms = fields::terms(matches, self.names, Some(id.protocol));
         // The protocol says it already.
@@ -143,10 +137,7 @@ impl Printed<'_, Filter> {
             Kind::Other(name) => Some(format!("({name}, match not known)")),
         };
         let undecoded = filter.undecoded.iter().map(|what| format!("(not understood: {what})"));
-        [kind, flag(filter.skip_sw, "skip_sw"), flag(filter.skip_hw, "skip_hw")]
-            .into_iter()
-            .flatten()
-            .chain(undecoded)
+        [kind, flag(filter.skip_sw, "skip_sw"), flag(filter.skip_hw, "skip_hw")].into_iter().flatten().chain(undecoded)
     }
 }
 

@@ -125,10 +125,7 @@ impl Memory {
             let same_port = entries[i + 1..].iter().take_while(|b| b.port == a.port);
             for b in same_port {
                 if meet(&a.matches, &b.matches) && (&a.actions, a.trim) != (&b.actions, b.trim) {
-                    found.push(Overlap {
-                        first: a.id,
-                        second: b.id,
-                    });
+                    found.push(Overlap { first: a.id, second: b.id });
                 }
             }
         }
@@ -173,10 +170,7 @@ impl Hardware for Memory {
             port.len() - 1
         });
         port[at].entries.entry(key.and(&mask)).or_default().push(id);
-        let slot = Slot {
-            entry: entry.clone(),
-            reading: Reading::default(),
-        };
+        let slot = Slot { entry: entry.clone(), reading: Reading::default() };
         self.slots.insert(id, slot);
         Ok(())
     }
@@ -255,22 +249,14 @@ mod tests {
     /// UDP over IPv4 from 10.0.0.1:1000 to this port.
     fn udp(port: u16) -> Vec<u8> {
         let mut f = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
-        f.extend([
-            0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 3, 0xe8,
-        ]);
+        f.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 3, 0xe8]);
         f.extend(port.to_be_bytes());
         f.extend([0, 8, 0, 0]);
         f
     }
 
     fn entry(id: u64, matches: Match, out: u32) -> Entry {
-        Entry {
-            id: MergedId(id),
-            port: Port(1),
-            matches,
-            actions: vec![redirect(out)],
-            trim: Trim::Never,
-        }
+        Entry { id: MergedId(id), port: Port(1), matches, actions: vec![redirect(out)], trim: Trim::Never }
     }
 
     fn ipv4() -> Match {
@@ -278,10 +264,7 @@ mod tests {
     }
 
     fn ranged(min: u16, max: u16) -> Match {
-        Match {
-            dst_range: Some(Range { min, max }),
-            ..ipv4().exact(Field::IpProto, 17)
-        }
+        Match { dst_range: Some(Range { min, max }), ..ipv4().exact(Field::IpProto, 17) }
     }
 
     fn out(table: &mut Memory, port: u16) -> Option<u32> {
@@ -297,22 +280,12 @@ mod tests {
         table.install(&entry(2, ranged(21, 30), 3)).expect("fits");
         let exact = ipv4().exact(Field::IpProto, 17).exact(Field::DstPort, 80);
         table.install(&entry(3, exact.exact(Field::Indev, 1), 4)).expect("fits");
-        assert_eq!(
-            [10, 21, 80, 81].map(|p| out(&mut table, p)),
-            [Some(2), Some(3), Some(4), None]
-        );
+        assert_eq!([10, 21, 80, 81].map(|p| out(&mut table, p)), [Some(2), Some(3), Some(4), None]);
         assert_eq!(table.receive(Port(2), &udp(10), 1), None);
-        let counted = Reading {
-            packets: 1,
-            bytes: 28,
-            last_used: 21,
-        };
+        let counted = Reading { packets: 1, bytes: 28, last_used: 21 };
         assert_eq!(table.read(MergedId(2)), Ok(counted));
         assert_eq!(table.remove(MergedId(2)), Ok(counted));
-        assert_eq!(
-            table.remove(MergedId(2)),
-            Err(HardwareError::Missing { id: MergedId(2) })
-        );
+        assert_eq!(table.remove(MergedId(2)), Err(HardwareError::Missing { id: MergedId(2) }));
         assert_eq!((out(&mut table, 21), out(&mut table, 10)), (None, Some(2)));
         for id in [1, 3] {
             table.remove(MergedId(id)).expect("there");
@@ -322,12 +295,8 @@ mod tests {
 
     #[test]
     fn refuses_by_name() {
-        let mut table = Memory::new(Capabilities {
-            size: Some(1),
-            ranges: false,
-            counts: Counts::Frame,
-            ..Capabilities::all()
-        });
+        let mut table =
+            Memory::new(Capabilities { size: Some(1), ranges: false, counts: Counts::Frame, ..Capabilities::all() });
         let say = |r: Result<(), HardwareError>| r.expect_err("refused").to_string();
         assert_eq!(
             say(table.install(&entry(7, ranged(1, 2), 2))),
@@ -337,10 +306,7 @@ mod tests {
         let e = entry(7, ipv4(), 2);
         assert_eq!(say(table.install(&e)), "merged filter 7: the device failed: no memory");
         table.install(&e).expect("the next one does not fail");
-        assert_eq!(
-            say(table.install(&e)),
-            "merged filter 7 not installed: there is one of this name"
-        );
+        assert_eq!(say(table.install(&e)), "merged filter 7 not installed: there is one of this name");
         assert_eq!(
             say(table.install(&entry(8, ipv4(), 2))),
             "merged filter 8 not installed: the table is full, 1 entries"
@@ -349,11 +315,7 @@ mod tests {
         assert!(table.remove(MergedId(7)).is_err());
         assert_eq!(out(&mut table, 5), Some(2), "still there");
         table.fail_removals(None);
-        assert_eq!(
-            table.remove(MergedId(7)).map(|r| r.bytes),
-            Ok(42),
-            "frames are counted whole"
-        );
+        assert_eq!(table.remove(MergedId(7)).map(|r| r.bytes), Ok(42), "frames are counted whole");
     }
 
     #[test]
@@ -371,29 +333,12 @@ mod tests {
             table.install(&entry(id, matches, out)).expect("fits");
         }
         let found: Vec<_> = table.overlaps().iter().map(|o| (o.first.0, o.second.0)).collect();
-        assert_eq!(
-            found,
-            [
-                (1, 2),
-                (1, 5),
-                (1, 6),
-                (2, 3),
-                (2, 6),
-                (3, 5),
-                (3, 6),
-                (4, 5),
-                (4, 6),
-                (5, 6)
-            ]
-        );
+        assert_eq!(found, [(1, 2), (1, 5), (1, 6), (2, 3), (2, 6), (3, 5), (3, 6), (4, 5), (4, 6), (5, 6)]);
     }
 
     /// A match of few bits, so that packets meet several.
     fn narrow() -> impl Strategy<Value = Match> {
-        let range = (0u16..4, 0u16..4).prop_map(|(a, b)| Range {
-            min: a.min(b),
-            max: a.max(b),
-        });
+        let range = (0u16..4, 0u16..4).prop_map(|(a, b)| Range { min: a.min(b), max: a.max(b) });
         let fields = [Field::IpProto, Field::IpTos, Field::DstPort];
         let values = prop::array::uniform3((0u128..4, 0u128..4));
         (values, prop::option::of(range)).prop_map(move |(values, dst_range)| {

@@ -104,10 +104,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
         shadows: Vec::new(),
         parents: Vec::new(),
         targets: Vec::new(),
-        at: Some(Place {
-            chain: 0,
-            port: scene.port,
-        }),
+        at: Some(Place { chain: 0, port: scene.port }),
         entered: 0,
         longer: 0,
         ended: None,
@@ -141,9 +138,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
 /// Why a packet does not match what its own walk asks.
 fn off_its_own_path(asked: Option<&Match>, key: &Key) -> Refusal {
     let differ = |m: &Match, f| (m.key.get(f) ^ key.get(f)) & m.mask.get(f) != 0;
-    let field = [Field::IpFlags, Field::TcpFlags]
-        .into_iter()
-        .find(|&f| asked.is_some_and(|m| differ(m, f)));
+    let field = [Field::IpFlags, Field::TcpFlags].into_iter().find(|&f| asked.is_some_and(|m| differ(m, f)));
     field.map_or(Refusal::Changed, |field| Refusal::Excluded { field })
 }
 
@@ -183,12 +178,7 @@ struct Fold<'a> {
 
 impl<'a> Fold<'a> {
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {
-        let Filter {
-            id: filter,
-            matches,
-            actions,
-            ..
-        } = step.filter;
+        let Filter { id: filter, matches, actions, .. } = step.filter;
         let filter = *filter;
         let at = self.at.take().ok_or(Refusal::Broken { filter })?;
         let elsewhere = match filter.hook {
@@ -200,16 +190,10 @@ impl<'a> Fold<'a> {
             return Err(Refusal::Broken { filter });
         }
         if let Kind::Other(kind) = &step.filter.kind {
-            return Err(Refusal::Undecoded {
-                filter,
-                what: kind.clone(),
-            });
+            return Err(Refusal::Undecoded { filter, what: kind.clone() });
         }
         if let Some(what) = step.filter.undecoded.first() {
-            return Err(Refusal::Undecoded {
-                filter,
-                what: what.clone(),
-            });
+            return Err(Refusal::Undecoded { filter, what: what.clone() });
         }
         for (other, order) in &step.in_front {
             self.shadows.extend(Shadow::new(&self.state, filter, other, *order));
@@ -256,10 +240,8 @@ impl<'a> Fold<'a> {
                         self.targets.push(mirred.port);
                     }
                     // A redirect whose control is final sends the packet itself, and nothing is left of it.
-                    let last = matches!(
-                        action.control,
-                        Control::Shot | Control::Stolen | Control::Queued | Control::Trap
-                    );
+                    let last =
+                        matches!(action.control, Control::Shot | Control::Stolen | Control::Queued | Control::Trap);
                     let itself = last && !mirred.mirror;
                     if self.ports.is_down(mirred.port) {
                         // Nothing is sent, and a redirect drops whatever its control.
@@ -282,11 +264,7 @@ impl<'a> Fold<'a> {
                 }
             }
         }
-        self.parents.push(Parent {
-            cookie: step.cookie,
-            ran: mask,
-            longer: self.longer,
-        });
+        self.parents.push(Parent { cookie: step.cookie, ran: mask, longer: self.longer });
         if let Some(port) = into {
             self.longer = self.state.longer(filter)?;
             self.enter(port);
@@ -344,9 +322,7 @@ impl<'a> Fold<'a> {
             return Err(Refusal::unfit(filter, "ct", why));
         }
         let met = met.ok_or(Refusal::NoConnection { filter })?;
-        met.connection
-            .qualifies()
-            .map_err(|why| Refusal::NotQualified { filter, why })?;
+        met.connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
         if met.connection.zone != ct.zone {
             return Err(Refusal::Broken { filter });
         }
@@ -373,29 +349,14 @@ impl<'a> Fold<'a> {
             }
         }
         let pinned = cached.map_or_else(|| parts.all.map(|(field, ..)| self.state.view(field)), |c| c.pinned);
-        self.current = Some(Current {
-            zone: ct.zone,
-            index: met.index,
-            direction: met.direction,
-            pinned,
-        });
-        let reply = if met.direction == Direction::Reply {
-            ct_state::REPLY
-        } else {
-            0
-        };
+        self.current = Some(Current { zone: ct.zone, index: met.index, direction: met.direction, pinned });
+        let reply = if met.direction == Direction::Reply { ct_state::REPLY } else { 0 };
         let state = ct_state::TRACKED | ct_state::ESTABLISHED | reply;
         self.state.set(Field::CtState, Value::known(state));
         self.state.set(Field::CtZone, Value::known(ct.zone as u128));
-        let part = |part| Param {
-            connection: met.index,
-            direction: met.direction,
-            part,
-        };
-        self.state
-            .set(Field::CtMark, Value::param(part(Part::Mark), Field::CtMark));
-        self.state
-            .set(Field::CtLabels, Value::param(part(Part::Labels), Field::CtLabels));
+        let part = |part| Param { connection: met.index, direction: met.direction, part };
+        self.state.set(Field::CtMark, Value::param(part(Part::Mark), Field::CtMark));
+        self.state.set(Field::CtLabels, Value::param(part(Part::Labels), Field::CtLabels));
         if ct.nat.is_some() {
             self.translate(&met, &parts, &pinned);
         }
@@ -419,11 +380,7 @@ impl<'a> Fold<'a> {
             known(&mut self.state, Field::TcpFlags, watched, tcp_flags::ACK).map_err(excluded(Field::TcpFlags))?;
         }
         for (field, part, _) in parts.all {
-            let param = Param {
-                connection: met.index,
-                direction: met.direction,
-                part,
-            };
+            let param = Param { connection: met.index, direction: met.direction, part };
             self.state.require(filter, field, field.ones(), Want::Param(param))?;
         }
         Ok(())
@@ -435,11 +392,7 @@ impl<'a> Fold<'a> {
         let changes = changes(met.connection, met.direction);
         for (i, (field, _, new)) in parts.all.into_iter().enumerate() {
             let end_changes = changes[i] || changes[(i + 2) % 4];
-            let param = Param {
-                connection: met.index,
-                direction: met.direction,
-                part: new,
-            };
+            let param = Param { connection: met.index, direction: met.direction, part: new };
             let value = Value::param(param, field);
             let now = self.state.view(field);
             if end_changes && now != value && (changes[i] || now != pinned[i]) {
@@ -453,20 +406,9 @@ impl<'a> Fold<'a> {
     fn commit(&mut self, filter: FilterId, ct: &Ct, met: &Met) -> Result<(), Refusal> {
         let mark = ct.mark.filter(|m| m.1 != 0).map(|(v, m)| (v as u128, (m | v) as u128));
         let labels = ct.labels.filter(|l| l.1 != 0);
-        for (set, part, field) in [
-            (mark, Part::Mark, Field::CtMark),
-            (labels, Part::Labels, Field::CtLabels),
-        ] {
+        for (set, part, field) in [(mark, Part::Mark, Field::CtMark), (labels, Part::Labels, Field::CtLabels)] {
             let Some((value, mask)) = set else { continue };
-            let is = Is::Bits {
-                param: Param {
-                    connection: met.index,
-                    direction: met.direction,
-                    part,
-                },
-                mask,
-                value,
-            };
+            let is = Is::Bits { param: Param { connection: met.index, direction: met.direction, part }, mask, value };
             let now = match part {
                 Part::Mark => met.connection.mark as u128,
                 _ => met.connection.labels,
@@ -505,17 +447,7 @@ impl Parts {
 
 /// Which of source address, destination address, source port and destination port `nat` changes in a direction.
 pub fn changes(connection: &Connection, direction: Direction) -> [bool; 4] {
-    let parts = |t: Tuple| {
-        [
-            address_bits(t.src),
-            address_bits(t.dst),
-            t.src_port as u128,
-            t.dst_port as u128,
-        ]
-    };
-    let (old, new) = (
-        parts(connection.tuple(direction)),
-        parts(connection.translated(direction)),
-    );
+    let parts = |t: Tuple| [address_bits(t.src), address_bits(t.dst), t.src_port as u128, t.dst_port as u128];
+    let (old, new) = (parts(connection.tuple(direction)), parts(connection.translated(direction)));
     std::array::from_fn(|i| old[i] != new[i])
 }

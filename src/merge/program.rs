@@ -106,11 +106,7 @@ impl Builder {
     /// A copy goes out of the port, or into it.
     pub fn send(&mut self, port: Port, ingress: bool) {
         self.flush(ingress);
-        self.fixed(ActionKind::Mirred(Mirred {
-            port,
-            ingress,
-            mirror: true,
-        }));
+        self.fixed(ActionKind::Mirred(Mirred { port, ingress, mirror: true }));
     }
 
     /// The end: with `Ok` what is left of the packet goes to the stack as it is now, with `Shot` nothing does, with `Trap`
@@ -120,20 +116,13 @@ impl Builder {
             if let Some(Instruction::Fixed(ActionKind::Mirred(last), control)) = self.done.last_mut() {
                 last.mirror = false;
                 *control = Control::Stolen;
-                return Program {
-                    instructions: self.done,
-                    trim: self.trim,
-                };
+                return Program { instructions: self.done, trim: self.trim };
             }
         } else {
             self.flush(true);
         }
-        self.done
-            .push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
-        Program {
-            instructions: self.done,
-            trim: self.trim,
-        }
+        self.done.push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
+        Program { instructions: self.done, trim: self.trim }
     }
 
     fn fixed(&mut self, kind: ActionKind) {
@@ -166,10 +155,7 @@ impl Builder {
         }
         if !to_stack && edit.ptype.is_some() {
             let ptype = edit.ptype.take();
-            self.edits.push(Skbedit {
-                ptype,
-                ..Skbedit::default()
-            });
+            self.edits.push(Skbedit { ptype, ..Skbedit::default() });
         }
         if edit != Skbedit::default() {
             self.fixed(ActionKind::Skbedit(edit));
@@ -315,14 +301,7 @@ pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Ve
                 (v as u32).to_be_bytes()
             };
             let mask = align(field.ones()).map(|m| !m);
-            PeditKey {
-                header,
-                offset: word as i32 * 4,
-                mask,
-                value: align(value),
-                add: false,
-                dynamic: None,
-            }
+            PeditKey { header, offset: word as i32 * 4, mask, value: align(value), add: false, dynamic: None }
         })
         .collect()
 }
@@ -335,14 +314,7 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
         if program.trim == Some(i) {
             trim = Trim::Before(out.len());
         }
-        let mut push = |kind, control| {
-            out.push(Action {
-                kind,
-                control,
-                index: 0,
-                cookie: Vec::new(),
-            })
-        };
+        let mut push = |kind, control| out.push(Action { kind, control, index: 0, cookie: Vec::new() });
         match instruction {
             Instruction::Fixed(kind, control) => push(kind.clone(), *control),
             Instruction::Translate(fields) => {
@@ -386,14 +358,7 @@ mod tests {
     use super::*;
 
     fn set(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> PeditKey {
-        PeditKey {
-            header,
-            offset,
-            mask,
-            value,
-            add: false,
-            dynamic: None,
-        }
+        PeditKey { header, offset, mask, value, add: false, dynamic: None }
     }
 
     #[test]
@@ -433,10 +398,7 @@ mod tests {
 
     #[test]
     fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
-        let ttl = PeditKey {
-            add: true,
-            ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0])
-        };
+        let ttl = PeditKey { add: true, ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]) };
         let mut builder = Builder::default();
         builder.rewrite(set(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]));
         builder.rewrite(ttl);
@@ -450,11 +412,7 @@ mod tests {
             set(PeditHeader::Tcp, 0, [0; 4], [0, 80, 0, 90]),
             set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]),
         ];
-        let redirect = Mirred {
-            port: Port(2),
-            ingress: false,
-            mirror: false,
-        };
+        let redirect = Mirred { port: Port(2), ingress: false, mirror: false };
         assert_eq!(
             program.instructions,
             [

@@ -23,12 +23,7 @@ enum Needs {
     /// `arrived & mask == value`.
     Bits { field: Field, mask: u128, value: u128 },
     /// `(arrived + add) & mask == value`.
-    Sum {
-        field: Field,
-        add: u8,
-        mask: u128,
-        value: u128,
-    },
+    Sum { field: Field, add: u8, mask: u128, value: u128 },
     /// The arrived port within the range.
     Range { field: Field, range: Range },
     /// Of a parameter.
@@ -69,22 +64,9 @@ impl Shadow {
             let want = (want ^ value.flip) & kept;
             match value.source {
                 _ if kept == 0 => {}
-                Source::Arrived(field) => needs.push(Needs::Bits {
-                    field,
-                    mask: kept,
-                    value: want,
-                }),
-                Source::Sum(field, add) => needs.push(Needs::Sum {
-                    field,
-                    add,
-                    mask: kept,
-                    value: want,
-                }),
-                Source::Param(param) => needs.push(Needs::Param(Is::Bits {
-                    param,
-                    mask: kept,
-                    value: want,
-                })),
+                Source::Arrived(field) => needs.push(Needs::Bits { field, mask: kept, value: want }),
+                Source::Sum(field, add) => needs.push(Needs::Sum { field, add, mask: kept, value: want }),
+                Source::Param(param) => needs.push(Needs::Param(Is::Bits { param, mask: kept, value: want })),
                 Source::Hidden(why) => hidden = Some((field, why)),
             }
         }
@@ -104,14 +86,7 @@ impl Shadow {
             Kind::Other(kind) => Some(kind.clone()),
             Kind::Flower => filter.undecoded.first().cloned(),
         };
-        Some(Shadow {
-            hit,
-            filter: filter.id,
-            order,
-            undecoded,
-            hidden,
-            needs,
-        })
+        Some(Shadow { hit, filter: filter.id, order, undecoded, hidden, needs })
     }
 
     /// Out already: no packet that the template matches meets the shadow's needs.
@@ -127,12 +102,7 @@ impl Shadow {
                 let range = known.ranges().find(|r| r.0 == field);
                 mask == field.ones() && range.is_some_and(|(_, r)| !r.contains(value as u16))
             }
-            Needs::Sum {
-                field,
-                add,
-                mask,
-                value,
-            } => {
+            Needs::Sum { field, add, mask, value } => {
                 known.mask.get(field) == 0xff
                     && ((known.key.get(field) as u8).wrapping_add(add) as u128 ^ value) & mask != 0
             }
@@ -155,11 +125,7 @@ impl Shadow {
                 Needs::Bits { field, mask, value } => {
                     for term in template.terms.iter().filter(|t| t.field == field && t.mask & mask != 0) {
                         let mask = term.mask & mask;
-                        all.push(Is::Bits {
-                            param: term.param,
-                            mask,
-                            value: (value ^ term.flip) & mask,
-                        });
+                        all.push(Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
                     }
                 }
                 Needs::Range { field, range } => {
@@ -179,12 +145,7 @@ impl Shadow {
             Needs::Bits { field, mask, value } => {
                 field == cut.field && (packet.get(field) ^ value) & mask & cut.mask != 0
             }
-            Needs::Sum {
-                field,
-                add,
-                mask,
-                value,
-            } => {
+            Needs::Sum { field, add, mask, value } => {
                 field == cut.field
                     && cut.mask == 0xff
                     && ((packet.get(field) as u8).wrapping_add(add) as u128 ^ value) & mask != 0
@@ -209,10 +170,7 @@ impl Shadow {
                 }
                 Needs::Sum { field, .. } => cuts.push(Cut { field, mask: 0xff }),
                 Needs::Range { field, .. } => {
-                    let prefixes = (1..=16).map(|n| Cut {
-                        field,
-                        mask: 0xffff << (16 - n) & 0xffff,
-                    });
+                    let prefixes = (1..=16).map(|n| Cut { field, mask: 0xffff << (16 - n) & 0xffff });
                     cuts.extend(prefixes.filter(|&c| self.cut_by(packet, c)).take(1));
                 }
                 Needs::Param(_) => {}
@@ -259,16 +217,8 @@ pub fn keep_out(
         }
         if cuts.is_empty() {
             return Err(match (&shadow.undecoded, shadow.hidden) {
-                (Some(what), _) => Refusal::ShadowUndecoded {
-                    filter,
-                    shadow: other,
-                    what: what.clone(),
-                },
-                (None, Some((field, why))) => Refusal::Hidden {
-                    filter: other,
-                    field,
-                    why,
-                },
+                (Some(what), _) => Refusal::ShadowUndecoded { filter, shadow: other, what: what.clone() },
+                (None, Some((field, why))) => Refusal::Hidden { filter: other, field, why },
                 (None, None) => Refusal::Stale { filter, shadow: other },
             });
         }
@@ -277,10 +227,7 @@ pub fn keep_out(
 
     let mut chosen: Vec<Cut> = Vec::new();
     loop {
-        let uncut: Vec<_> = left
-            .iter()
-            .filter(|(s, _)| !chosen.iter().any(|&c| s.cut_by(packet, c)))
-            .collect();
+        let uncut: Vec<_> = left.iter().filter(|(s, _)| !chosen.iter().any(|&c| s.cut_by(packet, c))).collect();
         let candidates = uncut.iter().flat_map(|(_, cuts)| cuts.iter().copied());
         let worth = |cut: Cut| uncut.iter().filter(|(s, _)| s.cut_by(packet, cut)).count();
         // The most shadows; among equals the field first in the table, then the highest bit.
@@ -292,9 +239,7 @@ pub fn keep_out(
     let mut i = 0;
     while i < chosen.len() {
         let without = |c: &Cut| *c != chosen[i];
-        let enough = left
-            .iter()
-            .all(|(s, _)| chosen.iter().filter(|c| without(c)).any(|&c| s.cut_by(packet, c)));
+        let enough = left.iter().all(|(s, _)| chosen.iter().filter(|c| without(c)).any(|&c| s.cut_by(packet, c)));
         if enough {
             chosen.remove(i);
         } else {

@@ -117,13 +117,7 @@ impl<'a> State<'a> {
         let impossible = Refusal::Impossible { filter, field };
         let value = self.view(field);
         let (kept, fixed) = (mask & value.kept, mask & !value.kept);
-        let bits = |param, mask, value| {
-            Condition::Holds(Is::Bits {
-                param,
-                mask,
-                value: value & mask,
-            })
-        };
+        let bits = |param, mask, value| Condition::Holds(Is::Bits { param, mask, value: value & mask });
         let conditions = &mut self.template.conditions;
         match want {
             Want::Known(known) if (known ^ value.flip) & fixed != 0 => return Err(impossible),
@@ -148,12 +142,7 @@ impl<'a> State<'a> {
             }
             (Source::Param(a), Want::Param(b)) => {
                 if a != b || value.flip & kept != 0 {
-                    conditions.push(Condition::Same {
-                        a,
-                        b,
-                        mask: kept,
-                        flip: value.flip & kept,
-                    });
+                    conditions.push(Condition::Same { a, b, mask: kept, flip: value.flip & kept });
                 }
                 true
             }
@@ -171,11 +160,7 @@ impl<'a> State<'a> {
                 }
             }
             (Source::Sum(..), Want::Param(_)) => {
-                return Err(Refusal::Hidden {
-                    filter,
-                    field,
-                    why: PARTLY_ADDED,
-                });
+                return Err(Refusal::Hidden { filter, field, why: PARTLY_ADDED });
             }
         };
         if possible { Ok(()) } else { Err(impossible) }
@@ -188,18 +173,12 @@ impl<'a> State<'a> {
             (_, 0, known) => range.contains(known as u16),
             (Source::Arrived(from), kept, 0) if kept == field.ones() => self.template.require_range(from, range),
             (Source::Param(param), kept, 0) if kept == field.ones() => {
-                self.template
-                    .conditions
-                    .push(Condition::Holds(Is::Within { param, range }));
+                self.template.conditions.push(Condition::Holds(Is::Within { param, range }));
                 true
             }
             _ => range.contains(self.decide(filter, field)? as u16),
         };
-        if possible {
-            Ok(())
-        } else {
-            Err(Refusal::Impossible { filter, field })
-        }
+        if possible { Ok(()) } else { Err(Refusal::Impossible { filter, field }) }
     }
 
     /// The field's value for this packet; what it depends on of the arrived packet is asked for.
@@ -315,11 +294,7 @@ impl<'a> State<'a> {
         let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
         let last = behind_is_last(&self.template);
         let third = |field| {
-            if last {
-                Value::known(0)
-            } else {
-                Value::hidden(THIRD_TAG, field)
-            }
+            if last { Value::known(0) } else { Value::hidden(THIRD_TAG, field) }
         };
         for (field, value) in [
             (Field::Protocol, behind),
@@ -341,11 +316,7 @@ impl<'a> State<'a> {
     /// the inner tag's ethertype for that of the IP header, which the network offset still points at.
     pub fn must_read_ip(&self, filter: FilterId, action: &str) -> Result<(), Refusal> {
         let why = "after a tag was pushed on a tagged packet, the kernel does not find the IP header for it";
-        if self.skewed {
-            Err(Refusal::unfit(filter, action, why))
-        } else {
-            Ok(())
-        }
+        if self.skewed { Err(Refusal::unfit(filter, action, why)) } else { Ok(()) }
     }
 
     /// Runs a `csum` action.
@@ -402,9 +373,7 @@ impl<'a> State<'a> {
             Header::Ipv6 => 40,
             _ => 8,
         };
-        if written
-            .iter()
-            .any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
+        if written.iter().any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
             || key.offset % 4 != 0
         {
             return refuse("it writes outside of the fixed part of a header");
@@ -463,11 +432,8 @@ fn behind_is_last(template: &Template) -> bool {
 fn added(before: Value, key: &PeditKey, field: Field, bit: u16, written: &[usize]) -> Value {
     let byte = |i: usize| (key.offset + i as i32) * 8;
     let (from, to) = (bit as i32, bit as i32 + field.row().bits as i32);
-    let touched: Vec<usize> = written
-        .iter()
-        .copied()
-        .filter(|&i| key.mask[i] != 0xff && byte(i) < to && byte(i) + 8 > from)
-        .collect();
+    let touched: Vec<usize> =
+        written.iter().copied().filter(|&i| key.mask[i] != 0xff && byte(i) < to && byte(i) + 8 > from).collect();
     match touched[..] {
         [] => before,
         [i] if key.mask[i] == 0 && (byte(i), byte(i) + 8) == (from, to) && key.value[..i].iter().all(|&v| v == 0) => {

@@ -94,38 +94,22 @@ pub struct Value {
 impl Value {
     /// A field of the arrived packet, as it is.
     pub fn arrived(field: Field) -> Value {
-        Value {
-            source: Source::Arrived(field),
-            kept: field.ones(),
-            flip: 0,
-        }
+        Value { source: Source::Arrived(field), kept: field.ones(), flip: 0 }
     }
 
     /// A constant.
     pub fn known(value: u128) -> Value {
-        Value {
-            source: Source::Hidden("known"),
-            kept: 0,
-            flip: value,
-        }
+        Value { source: Source::Hidden("known"), kept: 0, flip: value }
     }
 
     /// A parameter, over the width of the field that holds it.
     pub fn param(param: Param, field: Field) -> Value {
-        Value {
-            source: Source::Param(param),
-            kept: field.ones(),
-            flip: 0,
-        }
+        Value { source: Source::Param(param), kept: field.ones(), flip: 0 }
     }
 
     /// Not to be told, over the width of the field.
     pub fn hidden(why: &'static str, field: Field) -> Value {
-        Value {
-            source: Source::Hidden(why),
-            kept: field.ones(),
-            flip: 0,
-        }
+        Value { source: Source::Hidden(why), kept: field.ones(), flip: 0 }
     }
 
     /// The value where no bit depends on anything.
@@ -135,29 +119,20 @@ impl Value {
 
     /// The value after `(old & mask) ^ xor`, as `pedit` writes.
     pub fn written(self, mask: u128, xor: u128) -> Value {
-        Value {
-            kept: self.kept & mask,
-            flip: self.flip & mask ^ xor,
-            ..self
-        }
+        Value { kept: self.kept & mask, flip: self.flip & mask ^ xor, ..self }
     }
 
     /// The value after adding a constant to a whole eight-bit field.
     pub fn plus(self, add: u8) -> Value {
         match (self.source, self.kept, self.flip) {
             (_, 0, known) => Value::known((known as u8).wrapping_add(add) as u128),
-            (Source::Arrived(f), kept, 0) if kept == f.ones() && kept == 0xff => Value {
-                source: Source::Sum(f, add),
-                ..self
-            },
-            (Source::Sum(f, before), 0xff, 0) => Value {
-                source: Source::Sum(f, before.wrapping_add(add)),
-                ..self
-            },
-            _ => Value {
-                source: Source::Hidden("a constant was added to a byte of which parts were rewritten"),
-                ..self
-            },
+            (Source::Arrived(f), kept, 0) if kept == f.ones() && kept == 0xff => {
+                Value { source: Source::Sum(f, add), ..self }
+            }
+            (Source::Sum(f, before), 0xff, 0) => Value { source: Source::Sum(f, before.wrapping_add(add)), ..self },
+            _ => {
+                Value { source: Source::Hidden("a constant was added to a byte of which parts were rewritten"), ..self }
+            }
         }
     }
 }
@@ -170,14 +145,7 @@ mod tests {
     fn writes_compose() {
         let v = Value::arrived(Field::IpTos).written(0x0f, 0x50).written(0xf1, 0x01);
         // (x & 0x0f ^ 0x50) & 0xf1 ^ 0x01: of x only bit 0 is left, and it is flipped.
-        assert_eq!(
-            v,
-            Value {
-                source: Source::Arrived(Field::IpTos),
-                kept: 0x01,
-                flip: 0x51
-            }
-        );
+        assert_eq!(v, Value { source: Source::Arrived(Field::IpTos), kept: 0x01, flip: 0x51 });
         assert_eq!(v.written(0, 7).constant(), Some(7));
     }
 

@@ -106,11 +106,7 @@ impl Template {
             let mask = term.mask & mask;
             free &= !mask;
             let value = (value ^ term.flip) & mask;
-            self.conditions.push(Condition::Holds(Is::Bits {
-                param: term.param,
-                mask,
-                value,
-            }));
+            self.conditions.push(Condition::Holds(Is::Bits { param: term.param, mask, value }));
         }
         self.known.set(field, value, free);
         true
@@ -121,11 +117,7 @@ impl Template {
         let known = self.known.mask.get(field) & mask;
         if known != 0 {
             let value = (self.known.key.get(field) ^ flip) & known;
-            self.conditions.push(Condition::Holds(Is::Bits {
-                param,
-                mask: known,
-                value,
-            }));
+            self.conditions.push(Condition::Holds(Is::Bits { param, mask: known, value }));
         }
         let asked = mask & !known;
         let mut free = asked;
@@ -134,21 +126,11 @@ impl Template {
             free &= !mask;
             if term.param != param || (term.flip ^ flip) & mask != 0 {
                 let flip = (term.flip ^ flip) & mask;
-                self.conditions.push(Condition::Same {
-                    a: term.param,
-                    b: param,
-                    mask,
-                    flip,
-                });
+                self.conditions.push(Condition::Same { a: term.param, b: param, mask, flip });
             }
         }
         if free != 0 {
-            self.terms.push(Term {
-                field,
-                param,
-                mask: free,
-                flip: flip & free,
-            });
+            self.terms.push(Term { field, param, mask: free, flip: flip & free });
         }
     }
 
@@ -159,20 +141,14 @@ impl Template {
             _ => &mut self.known.dst_range,
         };
         let before = slot.unwrap_or(Range { min: 0, max: u16::MAX });
-        let both = Range {
-            min: before.min.max(range.min),
-            max: before.max.min(range.max),
-        };
+        let both = Range { min: before.min.max(range.min), max: before.max.min(range.max) };
         *slot = Some(both);
         both.min <= both.max
     }
 
     /// The parameter that the whole field is compared with, if it is one, and the bits in which they differ.
     pub fn param_of(&self, field: Field) -> Option<(Param, u128)> {
-        self.terms
-            .iter()
-            .find(|t| t.field == field && t.mask == field.ones())
-            .map(|t| (t.param, t.flip))
+        self.terms.iter().find(|t| t.field == field && t.mask == field.ones()).map(|t| (t.param, t.flip))
     }
 
     /// Drops port ranges on fields that are compared as a whole: they become conditions, or are checked here. False if one

@@ -30,12 +30,7 @@ impl Ports for NoFilters {
 }
 
 fn action(kind: ActionKind, control: Control) -> Action {
-    Action {
-        kind,
-        control,
-        index: 0,
-        cookie: Vec::new(),
-    }
+    Action { kind, control, index: 0, cookie: Vec::new() }
 }
 fn goto(chain: u32) -> Action {
     action(ActionKind::Gact { random: None }, Control::Goto(chain))
@@ -44,34 +39,13 @@ fn drop() -> Action {
     action(ActionKind::Gact { random: None }, Control::Shot)
 }
 fn output() -> Action {
-    action(
-        ActionKind::Mirred(Mirred {
-            port: OUT,
-            ingress: false,
-            mirror: false,
-        }),
-        Control::Stolen,
-    )
+    action(ActionKind::Mirred(Mirred { port: OUT, ingress: false, mirror: false }), Control::Stolen)
 }
 fn ct(zone: u16, nat: bool) -> Action {
-    action(
-        ActionKind::Ct(Ct {
-            zone,
-            nat: nat.then(Nat::default),
-            ..Ct::default()
-        }),
-        Control::Pipe,
-    )
+    action(ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }), Control::Pipe)
 }
 fn pedit(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> Action {
-    let keys = vec![PeditKey {
-        header,
-        offset,
-        mask,
-        value,
-        add: false,
-        dynamic: None,
-    }];
+    let keys = vec![PeditKey { header, offset, mask, value, add: false, dynamic: None }];
     action(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
 }
 fn vlan(vlan: Vlan) -> Action {
@@ -79,42 +53,20 @@ fn vlan(vlan: Vlan) -> Action {
 }
 
 fn ip() -> Match {
-    Match::default()
-        .exact(Field::Protocol, 0x800)
-        .exact(Field::EthType, 0x800)
+    Match::default().exact(Field::Protocol, 0x800).exact(Field::EthType, 0x800)
 }
 fn state(value: u128, mask: u128) -> Match {
     ip().with(Field::CtState, value, mask)
 }
 
 fn filter(chain: u32, prio: u16, matches: Match, actions: &[Action]) -> Filter {
-    let id = FilterId {
-        hook: Hook::Ingress(IN),
-        chain,
-        prio,
-        protocol: 0x800,
-        handle: 1,
-    };
+    let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: 0x800, handle: 1 };
     let (actions, undecoded) = (actions.to_vec(), Vec::new());
-    Filter {
-        id,
-        kind: Kind::Flower,
-        matches,
-        actions,
-        skip_sw: false,
-        skip_hw: false,
-        undecoded,
-    }
+    Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded }
 }
 
 fn tcp(src: [u8; 4], src_port: u16, dst: [u8; 4], dst_port: u16) -> Tuple {
-    Tuple {
-        src: src.into(),
-        dst: dst.into(),
-        proto: proto::TCP,
-        src_port,
-        dst_port,
-    }
+    Tuple { src: src.into(), dst: dst.into(), proto: proto::TCP, src_port, dst_port }
 }
 
 fn connection(zone: u16, original: Tuple, reply: Tuple) -> Connection {
@@ -167,11 +119,7 @@ impl<'a> Case<'a> {
         self.hit_with(filter, &[], &[])
     }
     fn hit_with(mut self, filter: &'a Filter, front: &[&'a Filter], met: &[(&'a Connection, Direction)]) -> Self {
-        self.hits.push(CaseHit {
-            filter,
-            front: front.to_vec(),
-            met: met.to_vec(),
-        });
+        self.hits.push(CaseHit { filter, front: front.to_vec(), met: met.to_vec() });
         self
     }
     fn fold(&self, key: &Key) -> Result<(Path, Vec<&'a Connection>), Refusal> {
@@ -179,44 +127,23 @@ impl<'a> Case<'a> {
         let mut steps = Vec::new();
         for (i, CaseHit { filter, front, met }) in self.hits.iter().enumerate() {
             let met = met.iter().map(|&(connection, direction)| {
-                let index = connections
-                    .iter()
-                    .position(|c| std::ptr::eq(*c, connection))
-                    .unwrap_or_else(|| {
-                        connections.push(connection);
-                        connections.len() - 1
-                    });
-                Some(Met {
-                    index: index as u8,
-                    direction,
-                    connection,
-                })
+                let index = connections.iter().position(|c| std::ptr::eq(*c, connection)).unwrap_or_else(|| {
+                    connections.push(connection);
+                    connections.len() - 1
+                });
+                Some(Met { index: index as u8, direction, connection })
             });
             let met = met.collect();
             let in_front = front.iter().map(|f| (*f, Order::Before)).collect();
-            steps.push(Step {
-                cookie: Cookie(i as u64),
-                filter,
-                in_front,
-                met,
-            });
+            steps.push(Step { cookie: Cookie(i as u64), filter, in_front, met });
         }
-        let scene = Scene {
-            port: IN,
-            key,
-            steps,
-            connections: connections.clone(),
-            tell_tag: false,
-        };
+        let scene = Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false };
         Ok((fold(&scene, &NoFilters)?, connections))
     }
     fn merged(&self, key: &Key) -> Result<(Match, Vec<Action>), Refusal> {
         let (path, connections) = self.fold(key)?;
         let matches = path.matches(&connections).ok_or(Refusal::Changed)?;
-        assert!(
-            matches.fits(key),
-            "a walk's packet matches its merged filter: {matches:?}"
-        );
+        assert!(matches.fits(key), "a walk's packet matches its merged filter: {matches:?}");
         Ok((matches, path.actions(&connections, true).0))
     }
 }
@@ -243,30 +170,15 @@ fn traps_1_a_rewritten_field_is_compared_with_what_was_written() {
     assert_eq!(matches, ip(), "the arrived destination does not matter");
     assert_eq!(actions.len(), 2);
     let refusal = Case::default().hit(&a).hit(&miss).merged(&key).unwrap_err();
-    assert_eq!(
-        refusal,
-        Refusal::Impossible {
-            filter: miss.id,
-            field: Field::Ipv4Dst
-        }
-    );
+    assert_eq!(refusal, Refusal::Impossible { filter: miss.id, field: Field::Ipv4Dst });
 }
 
 #[test]
 fn traps_2_a_masked_rewrite_leaves_and_may_flip_the_other_bits() {
     // Keeps the low byte of the destination and flips its lowest bit.
-    let a = filter(
-        0,
-        1,
-        ip(),
-        &[pedit(PeditHeader::Ipv4, 16, [0, 0, 0, 0xff], [10, 0, 0, 1]), goto(1)],
-    );
+    let a = filter(0, 1, ip(), &[pedit(PeditHeader::Ipv4, 16, [0, 0, 0, 0xff], [10, 0, 0, 1]), goto(1)]);
     let b = filter(1, 1, ip().exact(Field::Ipv4Dst, 0x0a000033), &[output()]);
-    let (matches, _) = Case::default()
-        .hit(&a)
-        .hit(&b)
-        .merged(&packet(tcp(H1, 1, VIP, 2)))
-        .unwrap();
+    let (matches, _) = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
     assert_eq!(matches, ip().with(Field::Ipv4Dst, 0x32, 0xff));
 }
 
@@ -280,53 +192,18 @@ fn traps_2_add_is_told_where_it_is_one_whole_byte() {
         add: true,
         dynamic: None,
     };
-    let add = action(
-        ActionKind::Pedit(Pedit {
-            keys: vec![key],
-            mend: false,
-        }),
-        Control::Pipe,
-    );
+    let add = action(ActionKind::Pedit(Pedit { keys: vec![key], mend: false }), Control::Pipe);
     let a = filter(0, 1, ip(), &[add.clone(), goto(1)]);
     let b = filter(1, 1, ip().exact(Field::IpTtl, 63), &[output()]);
-    let (matches, _) = Case::default()
-        .hit(&a)
-        .hit(&b)
-        .merged(&packet(tcp(H1, 1, H2, 2)))
-        .unwrap();
+    let (matches, _) = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
     assert_eq!(matches, ip().exact(Field::IpTtl, 64));
     // Two bytes at once carry the wrong way round: not told.
-    let ports = PeditKey {
-        header: PeditHeader::Tcp,
-        offset: 0,
-        mask: [0, 0, 0xff, 0xff],
-        value: [0, 1, 0, 0],
-        ..key
-    };
-    let add = action(
-        ActionKind::Pedit(Pedit {
-            keys: vec![ports],
-            mend: false,
-        }),
-        Control::Pipe,
-    );
+    let ports = PeditKey { header: PeditHeader::Tcp, offset: 0, mask: [0, 0, 0xff, 0xff], value: [0, 1, 0, 0], ..key };
+    let add = action(ActionKind::Pedit(Pedit { keys: vec![ports], mend: false }), Control::Pipe);
     let a = filter(0, 1, ip(), &[add, goto(1)]);
     let b = filter(1, 1, ip().exact(Field::SrcPort, 2), &[output()]);
-    let refusal = Case::default()
-        .hit(&a)
-        .hit(&b)
-        .merged(&packet(tcp(H1, 1, H2, 2)))
-        .unwrap_err();
-    assert!(
-        matches!(
-            refusal,
-            Refusal::Hidden {
-                field: Field::SrcPort,
-                ..
-            }
-        ),
-        "{refusal}"
-    );
+    let refusal = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
+    assert!(matches!(refusal, Refusal::Hidden { field: Field::SrcPort, .. }), "{refusal}");
 }
 
 #[test]
@@ -337,23 +214,10 @@ fn traps_3_and_4_two_zones_the_second_tuple_is_carried_back() {
     let c3 = connection(3, outside, inside.inverse());
     let c4 = connection(4, inside, inside.inverse());
     let a = filter(0, 1, ip(), &[ct(3, true), goto(1)]);
-    let b = filter(
-        1,
-        1,
-        state(ct_state::ESTABLISHED, ct_state::ESTABLISHED),
-        &[ct(4, false), goto(2)],
-    );
-    let c = filter(
-        2,
-        1,
-        ip().exact(Field::DstPort, 8000).exact(Field::CtZone, 4),
-        &[output()],
-    );
+    let b = filter(1, 1, state(ct_state::ESTABLISHED, ct_state::ESTABLISHED), &[ct(4, false), goto(2)]);
+    let c = filter(2, 1, ip().exact(Field::DstPort, 8000).exact(Field::CtZone, 4), &[output()]);
     let original = Direction::Original;
-    let case = Case::default()
-        .hit_with(&a, &[], &[(&c3, original)])
-        .hit_with(&b, &[], &[(&c4, original)])
-        .hit(&c);
+    let case = Case::default().hit_with(&a, &[], &[(&c3, original)]).hit_with(&b, &[], &[(&c4, original)]).hit(&c);
     let (matches, actions) = case.merged(&packet(outside)).unwrap();
     let want = ip()
         .exact(Field::AddrType, 2)
@@ -365,24 +229,12 @@ fn traps_3_and_4_two_zones_the_second_tuple_is_carried_back() {
         .exact(Field::SrcPort, 1000)
         .exact(Field::DstPort, 80);
     assert_eq!(matches, want);
-    let ActionKind::Pedit(p) = &actions[0].kind else {
-        panic!("{actions:?}")
-    };
+    let ActionKind::Pedit(p) = &actions[0].kind else { panic!("{actions:?}") };
     assert!(p.mend);
-    let set = |header, offset, mask, value| PeditKey {
-        header,
-        offset,
-        mask,
-        value,
-        add: false,
-        dynamic: None,
-    };
+    let set = |header, offset, mask, value| PeditKey { header, offset, mask, value, add: false, dynamic: None };
     assert_eq!(
         p.keys,
-        [
-            set(PeditHeader::Ipv4, 16, [0; 4], H2),
-            set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0x1f, 0x40]),
-        ]
+        [set(PeditHeader::Ipv4, 16, [0; 4], H2), set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0x1f, 0x40]),]
     );
     assert_eq!(actions[1..], [output()]);
 
@@ -403,32 +255,15 @@ fn traps_4_source_nat_of_the_original_is_destination_nat_of_the_reply() {
     let a = filter(0, 1, ip(), &[ct(7, true), output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Reply)]);
     let (_, actions) = case.merged(&packet(reply)).unwrap();
-    let ActionKind::Pedit(p) = &actions[0].kind else {
-        panic!("{actions:?}")
-    };
-    assert_eq!(
-        p.keys[0],
-        PeditKey {
-            value: H1,
-            offset: 16,
-            ..p.keys[0]
-        }
-    );
-    assert_eq!(
-        (p.keys[1].mask, p.keys[1].value),
-        ([0xff, 0xff, 0, 0], [0, 0, 0x03, 0xe8])
-    );
+    let ActionKind::Pedit(p) = &actions[0].kind else { panic!("{actions:?}") };
+    assert_eq!(p.keys[0], PeditKey { value: H1, offset: 16, ..p.keys[0] });
+    assert_eq!((p.keys[1].mask, p.keys[1].value), ([0xff, 0xff, 0, 0], [0, 0, 0x03, 0xe8]));
 }
 
 #[test]
 fn traps_5_every_bit_of_ct_state_counts() {
     let c = connection(5, tcp(H1, 1, H2, 2), tcp(H1, 1, H2, 2).inverse());
-    let a = filter(
-        0,
-        1,
-        ip().with(Field::CtState, 0, ct_state::TRACKED),
-        &[ct(5, false), goto(1)],
-    );
+    let a = filter(0, 1, ip().with(Field::CtState, 0, ct_state::TRACKED), &[ct(5, false), goto(1)]);
     let all = 0x3f;
     let yes = ct_state::TRACKED | ct_state::ESTABLISHED;
     for (want, direction, merges) in [
@@ -455,38 +290,23 @@ fn traps_7_a_ct_without_its_connection_breaks_the_walk() {
 #[test]
 fn traps_8_mark_and_labels_are_conditions() {
     let t = tcp(H1, 1, H2, 2);
-    let c = Connection {
-        mark: 0x21,
-        ..connection(5, t, t.inverse())
-    };
+    let c = Connection { mark: 0x21, ..connection(5, t, t.inverse()) };
     let a = filter(0, 1, ip(), &[ct(5, false), goto(1)]);
     let b = filter(1, 1, ip().with(Field::CtMark, 1, 0xf), &[output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).hit(&b);
     let (path, _) = case.fold(&packet(t)).unwrap();
     assert!(path.matches(&[&c]).is_some());
-    assert!(
-        path.matches(&[&Connection {
-            mark: 0x22,
-            ..c.clone()
-        }])
-        .is_none()
-    );
+    assert!(path.matches(&[&Connection { mark: 0x22, ..c.clone() }]).is_none());
 }
 
 #[test]
 fn traps_9_tags_move_the_ethertypes() {
     let tagged = Match::default().exact(Field::Protocol, 0x8100).exact(Field::VlanId, 10);
     let a = filter(0, 1, tagged, &[vlan(Vlan::Pop), goto(1)]);
-    let push = vlan(Vlan::Push {
-        protocol: 0x8100,
-        id: 30,
-        prio: 3,
-    });
+    let push = vlan(Vlan::Push { protocol: 0x8100, id: 30, prio: 3 });
     let b = filter(1, 1, ip().exact(Field::IpTtl, 64), &[push, goto(2)]);
-    let behind = Match::default()
-        .exact(Field::Protocol, 0x8100)
-        .exact(Field::VlanId, 30)
-        .exact(Field::VlanEthType, 0x800);
+    let behind =
+        Match::default().exact(Field::Protocol, 0x8100).exact(Field::VlanId, 30).exact(Field::VlanEthType, 0x800);
     let c = filter(2, 1, behind, &[output()]);
     let key = packet(tcp(H1, 1, H2, 2))
         .with(Field::Protocol, 0x8100)
@@ -495,10 +315,7 @@ fn traps_9_tags_move_the_ethertypes() {
         .with(Field::VlanEthType, 0x800)
         .with(Field::NumOfVlans, 1);
     let (matches, actions) = Case::default().hit(&a).hit(&b).hit(&c).merged(&key).unwrap();
-    let want = tagged
-        .exact(Field::VlanEthType, 0x800)
-        .exact(Field::EthType, 0x800)
-        .exact(Field::IpTtl, 64);
+    let want = tagged.exact(Field::VlanEthType, 0x800).exact(Field::EthType, 0x800).exact(Field::IpTtl, 64);
     assert_eq!(matches, want);
     let kinds: Vec<_> = actions.iter().map(|a| a.name()).collect();
     assert_eq!(kinds, ["vlan", "vlan", "mirred"]);
@@ -506,11 +323,7 @@ fn traps_9_tags_move_the_ethertypes() {
 
 #[test]
 fn traps_9_after_two_pushes_nothing_behind_the_outer_tag_is_told() {
-    let push = vlan(Vlan::Push {
-        protocol: 0x8100,
-        id: 30,
-        prio: 3,
-    });
+    let push = vlan(Vlan::Push { protocol: 0x8100, id: 30, prio: 3 });
     let a = filter(0, 1, ip(), &[push.clone(), push, goto(1)]);
     let outer = Match::default().exact(Field::Protocol, 0x8100).exact(Field::VlanId, 30);
     let b = filter(1, 1, outer, &[output()]);
@@ -518,75 +331,37 @@ fn traps_9_after_two_pushes_nothing_behind_the_outer_tag_is_told() {
     assert!(Case::default().hit(&a).hit(&b).merged(&key).is_ok());
     let inner = filter(1, 1, outer.exact(Field::CvlanId, 30), &[output()]);
     let refusal = Case::default().hit(&a).hit(&inner).merged(&key).unwrap_err();
-    assert!(
-        matches!(
-            refusal,
-            Refusal::Hidden {
-                field: Field::CvlanId,
-                ..
-            }
-        ),
-        "{refusal}"
-    );
+    assert!(matches!(refusal, Refusal::Hidden { field: Field::CvlanId, .. }), "{refusal}");
 }
 
 #[test]
 fn traps_9_after_two_pushes_csum_ct_and_ports_are_refused() {
-    let push = vlan(Vlan::Push {
-        protocol: 0x8100,
-        id: 30,
-        prio: 3,
-    });
+    let push = vlan(Vlan::Push { protocol: 0x8100, id: 30, prio: 3 });
     let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
     let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
     let t = tcp(H1, 1, H2, 2);
     let c = connection(5, t, t.inverse());
     for lost in [port, csum, ct(5, false)] {
         let a = filter(0, 1, ip(), &[push.clone(), push.clone(), lost.clone(), output()]);
-        let refusal = Case::default()
-            .hit_with(&a, &[], &[(&c, Direction::Original)])
-            .merged(&packet(t))
-            .unwrap_err();
-        assert!(
-            matches!(&refusal, Refusal::Unfit { action, .. } if action == lost.name()),
-            "{refusal}"
-        );
+        let refusal = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).merged(&packet(t)).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Unfit { action, .. } if action == lost.name()), "{refusal}");
     }
     let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
     let a = filter(0, 1, ip(), &[push.clone(), push, dst, output()]);
-    assert!(
-        Case::default().hit(&a).merged(&packet(t)).is_ok(),
-        "the IP header itself is found"
-    );
+    assert!(Case::default().hit(&a).merged(&packet(t)).is_ok(), "the IP header itself is found");
 }
 
 #[test]
 fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
     let t = tcp(H1, 1, H2, 2);
     let c = connection(5, t, t.inverse());
-    let psh = filter(
-        0,
-        1,
-        ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 8, 8),
-        &[ct(5, false), output()],
-    );
-    let syn = filter(
-        0,
-        1,
-        ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 2, 2),
-        &[ct(5, false), output()],
-    );
+    let psh = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 8, 8), &[ct(5, false), output()]);
+    let syn = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 2, 2), &[ct(5, false), output()]);
     let met = [(&c, Direction::Original)];
     let flags = |f| packet(t).with(Field::TcpFlags, f);
     let (matches, _) = Case::default().hit_with(&psh, &[], &met).merged(&flags(0x18)).unwrap();
-    assert_eq!(
-        (matches.key.get(Field::TcpFlags), matches.mask.get(Field::TcpFlags)),
-        (0x18, 0x1f)
-    );
-    let refusal = Case::default()
-        .hit_with(&syn, &[], &met)
-        .merged(&flags(0x02))
-        .unwrap_err();
+    assert_eq!((matches.key.get(Field::TcpFlags), matches.mask.get(Field::TcpFlags)), (0x18, 0x1f));
+    let refusal = Case::default().hit_with(&syn, &[], &met).merged(&flags(0x02)).unwrap_err();
     assert_eq!(refusal, Refusal::Excluded { field: Field::TcpFlags });
 }
 
@@ -594,43 +369,21 @@ fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
 fn a_packet_that_stays_in_software_chooses_no_cut() {
     let t = tcp(H1, 1, H2, 2);
     let c = connection(5, t, t.inverse());
-    let front = filter(
-        0,
-        1,
-        ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10),
-        &[drop()],
-    );
+    let front = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10), &[drop()]);
     let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
     let syn = packet(t).with(Field::TcpFlags, tcp_flags::SYN);
-    let refusal = Case::default()
-        .hit_with(&hit, &[&front], &[(&c, Direction::Original)])
-        .merged(&syn)
-        .unwrap_err();
+    let refusal = Case::default().hit_with(&hit, &[&front], &[(&c, Direction::Original)]).merged(&syn).unwrap_err();
     assert_eq!(refusal, Refusal::Excluded { field: Field::TcpFlags });
 }
 
 #[test]
 fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
     let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
-    let mirror = action(
-        ActionKind::Mirred(Mirred {
-            port: Port(3),
-            ingress: false,
-            mirror: true,
-        }),
-        Control::Pipe,
-    );
+    let mirror = action(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
     let src = pedit(PeditHeader::Ipv4, 12, [0; 4], H2);
     let a = filter(0, 1, ip(), &[dst.clone(), mirror.clone(), src, drop()]);
     let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
-    let redirect = action(
-        ActionKind::Mirred(Mirred {
-            port: Port(3),
-            ingress: false,
-            mirror: false,
-        }),
-        Control::Stolen,
-    );
+    let redirect = action(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }), Control::Stolen);
     assert_eq!(
         actions,
         [dst, redirect],
@@ -641,20 +394,9 @@ fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
 #[test]
 fn traps_16_jump_starts_again_and_skips() {
     let jump = action(ActionKind::Gact { random: None }, Control::Jump(2));
-    assert_eq!(
-        sequence(&[jump.clone(), drop(), output()]),
-        Some((vec![0, 2], Control::Stolen))
-    );
-    assert_eq!(
-        sequence(&[jump.clone(), jump.clone(), jump]),
-        None,
-        "jumps onto itself for ever"
-    );
-    assert_eq!(
-        sequence(&[ct(1, false)]),
-        Some((vec![0], Control::Ok)),
-        "a list that runs out passes"
-    );
+    assert_eq!(sequence(&[jump.clone(), drop(), output()]), Some((vec![0, 2], Control::Stolen)));
+    assert_eq!(sequence(&[jump.clone(), jump.clone(), jump]), None, "jumps onto itself for ever");
+    assert_eq!(sequence(&[ct(1, false)]), Some((vec![0], Control::Ok)), "a list that runs out passes");
 }
 
 #[test]
@@ -666,13 +408,7 @@ fn traps_17_mended_and_recomputed_checksums_are_two_things() {
     let a = filter(0, 1, ip(), &[ct(3, true), ttl, csum.clone(), output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
     let (path, connections) = case.fold(&packet(t)).unwrap();
-    let names = |mend| {
-        path.actions(&connections, mend)
-            .0
-            .iter()
-            .map(|a| a.name().to_string())
-            .collect::<Vec<_>>()
-    };
+    let names = |mend| path.actions(&connections, mend).0.iter().map(|a| a.name().to_string()).collect::<Vec<_>>();
     assert_eq!(names(true), ["pedit", "pedit", "csum", "mirred"]);
     assert_eq!(names(false), ["pedit", "pedit", "csum", "csum", "mirred"]);
 }
@@ -680,33 +416,16 @@ fn traps_17_mended_and_recomputed_checksums_are_two_things() {
 #[test]
 fn traps_19_commit_on_an_established_connection_must_change_nothing() {
     let t = tcp(H1, 1, H2, 2);
-    let c = Connection {
-        mark: 1,
-        ..connection(5, t, t.inverse())
-    };
+    let c = Connection { mark: 1, ..connection(5, t, t.inverse()) };
     let commit = |mark| {
-        let ct = Ct {
-            zone: 5,
-            commit: true,
-            mark: Some((mark, 0xff)),
-            ..Ct::default()
-        };
+        let ct = Ct { zone: 5, commit: true, mark: Some((mark, 0xff)), ..Ct::default() };
         filter(0, 1, ip(), &[action(ActionKind::Ct(ct), Control::Pipe), output()])
     };
     let (same, other) = (commit(1), commit(2));
     let met = [(&c, Direction::Original)];
     assert!(Case::default().hit_with(&same, &[], &met).merged(&packet(t)).is_ok());
-    let refusal = Case::default()
-        .hit_with(&other, &[], &met)
-        .merged(&packet(t))
-        .unwrap_err();
-    assert_eq!(
-        refusal,
-        Refusal::ChangesConnection {
-            filter: other.id,
-            field: Field::CtMark
-        }
-    );
+    let refusal = Case::default().hit_with(&other, &[], &met).merged(&packet(t)).unwrap_err();
+    assert_eq!(refusal, Refusal::ChangesConnection { filter: other.id, field: Field::CtMark });
 }
 
 #[test]
@@ -714,18 +433,9 @@ fn traps_21_the_gate() {
     let t = tcp(H1, 1, H2, 2);
     let a = filter(0, 1, ip(), &[ct(5, false), output()]);
     for c in [
-        Connection {
-            assured: false,
-            ..connection(5, t, t.inverse())
-        },
-        Connection {
-            tcp: Some(TcpState::FinWait),
-            ..connection(5, t, t.inverse())
-        },
-        Connection {
-            helper: true,
-            ..connection(5, t, t.inverse())
-        },
+        Connection { assured: false, ..connection(5, t, t.inverse()) },
+        Connection { tcp: Some(TcpState::FinWait), ..connection(5, t, t.inverse()) },
+        Connection { helper: true, ..connection(5, t, t.inverse()) },
     ] {
         let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
         assert!(matches!(case.merged(&packet(t)), Err(Refusal::NotQualified { .. })));
@@ -748,13 +458,7 @@ fn traps_22_shadows_are_cut_off_with_no_bit_to_spare() {
     }
     // The packet that the shadow should have had: the record does not fit.
     let refusal = case.merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
-    assert_eq!(
-        refusal,
-        Refusal::Stale {
-            filter: wide.id,
-            shadow: net.id
-        }
-    );
+    assert_eq!(refusal, Refusal::Stale { filter: wide.id, shadow: net.id });
 }
 
 #[test]
@@ -779,20 +483,14 @@ fn a_range_in_front_is_cut_off_by_a_prefix() {
     let case = Case::default().hit_with(&hit, &[&shadow], &[]);
     let (matches, _) = case.merged(&packet(tcp(H1, 1, H2, 12))).unwrap();
     // 12 to 15 is the widest block around 12 that holds none of 1 to 10.
-    assert_eq!(
-        (matches.key.get(Field::DstPort), matches.mask.get(Field::DstPort)),
-        (12, 0xfffc)
-    );
+    assert_eq!((matches.key.get(Field::DstPort), matches.mask.get(Field::DstPort)), (12, 0xfffc));
 }
 
 #[test]
 fn what_is_not_understood_is_refused_by_name() {
     let t = packet(tcp(H1, 1, H2, 2));
     let hit = filter(0, 2, ip(), &[output()]);
-    let strange = Filter {
-        undecoded: vec!["TCA_FLOWER 200".into()],
-        ..filter(0, 1, ip(), &[output()])
-    };
+    let strange = Filter { undecoded: vec!["TCA_FLOWER 200".into()], ..filter(0, 1, ip(), &[output()]) };
     let refusal = Case::default().hit(&strange).merged(&t).unwrap_err();
     assert!(matches!(refusal, Refusal::Undecoded { .. }), "{refusal}");
     let refusal = Case::default().hit_with(&hit, &[&strange], &[]).merged(&t).unwrap_err();
@@ -808,10 +506,7 @@ fn a_walk_that_its_filters_do_not_lead_along_is_broken() {
     let a = filter(0, 1, ip(), &[goto(1)]);
     let b = filter(2, 1, ip(), &[output()]);
     let key = packet(tcp(H1, 1, H2, 2));
-    assert_eq!(
-        Case::default().hit(&a).hit(&b).merged(&key).unwrap_err(),
-        Refusal::Broken { filter: b.id }
-    );
+    assert_eq!(Case::default().hit(&a).hit(&b).merged(&key).unwrap_err(), Refusal::Broken { filter: b.id });
     assert_eq!(Case::default().hit(&a).merged(&key).unwrap_err(), Refusal::NoTerminal);
 }
 
@@ -823,10 +518,9 @@ fn traps_17_a_stale_checksum_before_ct_is_refused() {
     let t = tcp(H1, 1, H2, 2);
     let c = connection(5, t, t.inverse());
     let key = packet(t);
-    for (actions, merged) in [
-        (vec![ttl.clone(), ct(5, false), output()], false),
-        (vec![ttl, csum, ct(5, false), output()], true),
-    ] {
+    for (actions, merged) in
+        [(vec![ttl.clone(), ct(5, false), output()], false), (vec![ttl, csum, ct(5, false), output()], true)]
+    {
         let f = filter(0, 1, ip(), &actions);
         let case = Case::default().hit_with(&f, &[], &[(&c, Direction::Original)]);
         assert_eq!(case.merged(&key).is_ok(), merged);

@@ -202,11 +202,7 @@ impl<H: Hardware> Merger<H> {
         match hook {
             Hook::Ingress(port) | Hook::Egress(port) => vec![port],
             Hook::Block(block) => {
-                let sides = self
-                    .blocks
-                    .iter()
-                    .filter(|(_, b)| b.contains(&block))
-                    .map(|(&side, _)| side);
+                let sides = self.blocks.iter().filter(|(_, b)| b.contains(&block)).map(|(&side, _)| side);
                 sides.flat_map(|side| self.ports_of(side)).collect()
             }
         }
@@ -228,10 +224,7 @@ impl<H: Hardware> Merger<H> {
                 continue;
             };
             if shadow.id.prio <= id.prio && overlap(&shadow.matches, &filter.matches) {
-                return Err(Refusal::Stale {
-                    filter: id,
-                    shadow: shadow.id,
-                });
+                return Err(Refusal::Stale { filter: id, shadow: shadow.id });
             }
         }
         let mut key = filter.matches.key;
@@ -239,26 +232,12 @@ impl<H: Hardware> Merger<H> {
             key.set(field, range.min as u128);
         }
         for port in ports {
-            let step = Step {
-                cookie,
-                filter: &filter,
-                in_front: Vec::new(),
-                met: Vec::new(),
-            };
+            let step = Step { cookie, filter: &filter, in_front: Vec::new(), met: Vec::new() };
             let tell_tag = self.counts == Counts::Frame;
-            let scene = Scene {
-                port,
-                key: &key,
-                steps: vec![step],
-                connections: Vec::new(),
-                tell_tag,
-            };
+            let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag };
             let path = merge::fold(&scene, self)?;
             let matches = path.matches(&[]).ok_or(Refusal::Changed)?;
-            let way = self.table.way(WayKey {
-                port,
-                steps: vec![(cookie, SmallVec::new())],
-            });
+            let way = self.table.way(WayKey { port, steps: vec![(cookie, SmallVec::new())] });
             let path = self.table.add_path(way, path);
             self.install(port, path, Connections::new(), matches)?;
         }
@@ -284,10 +263,7 @@ impl<H: Hardware> Merger<H> {
             self.read(id);
         }
         let counters = self.table.filter(cookie).map(|e| &e.counters);
-        counters
-            .or_else(|| self.table.retired(cookie))
-            .cloned()
-            .unwrap_or_default()
+        counters.or_else(|| self.table.retired(cookie)).cloned().unwrap_or_default()
     }
 
     /// A port is up, with carrier, or not. Software sends nothing to a port that is down, and drops what is redirected there;
@@ -297,11 +273,7 @@ impl<H: Hardware> Merger<H> {
     /// The hardware did not remove a merged filter.
     pub fn port(&mut self, port: Port, up: bool) -> Result<(), NotRemoved> {
         let mut failed = Vec::new();
-        let changed = if up {
-            self.down.remove(&port)
-        } else {
-            self.down.insert(port)
-        };
+        let changed = if up { self.down.remove(&port) } else { self.down.insert(port) };
         if changed {
             self.forget_sends(&[port], &mut failed);
         }
@@ -331,22 +303,10 @@ impl<H: Hardware> Merger<H> {
         if let Some(blocks) = self.blocks.get_mut(&side) {
             blocks.remove(&block);
         }
-        let of_block = |c: Cookie| {
-            self.table
-                .filter(c)
-                .is_some_and(|e| e.filter.id.hook == Hook::Block(block))
-        };
+        let of_block = |c: Cookie| self.table.filter(c).is_some_and(|e| e.filter.id.hook == Hook::Block(block));
         let leaves = |m: &Merged| self.table.path_of(m).parents.iter().any(|p| of_block(p.cookie));
-        let leaving = self
-            .table
-            .all_merged()
-            .filter(|(_, m)| leaves(m))
-            .map(|(id, _)| id)
-            .collect();
-        let filters = self
-            .table
-            .filters()
-            .filter(|(_, e)| e.filter.id.hook == Hook::Block(block));
+        let leaving = self.table.all_merged().filter(|(_, m)| leaves(m)).map(|(id, _)| id).collect();
+        let filters = self.table.filters().filter(|(_, e)| e.filter.id.hook == Hook::Block(block));
         let filters: Vec<Cookie> = filters.map(|(cookie, _)| cookie).collect();
         self.remove(leaving, &mut failed);
         for cookie in filters {
@@ -363,11 +323,7 @@ impl<H: Hardware> Merger<H> {
         let mut failed = Vec::new();
         match event {
             ConnectionEvent::Is(id, now) => {
-                if self
-                    .table
-                    .connection(id)
-                    .is_some_and(|before| rests_on_change(before, &now))
-                {
+                if self.table.connection(id).is_some_and(|before| rests_on_change(before, &now)) {
                     self.remove(self.table.derived_from_connection(id), &mut failed);
                 }
                 self.table.insert_connection(id, now);
@@ -395,8 +351,7 @@ impl<H: Hardware> Merger<H> {
     /// Tries again what the hardware would not remove, then merges the walks handed in.
     pub fn drain(&mut self) -> Drained {
         let hardware = &mut self.hardware;
-        self.stuck
-            .retain(|e| !matches!(hardware.remove(e.id), Ok(_) | Err(HardwareError::Missing { .. })));
+        self.stuck.retain(|e| !matches!(hardware.remove(e.id), Ok(_) | Err(HardwareError::Missing { .. })));
         let mut walks = Vec::with_capacity(self.queue.len());
         while let Some((ticket, walk)) = self.queue.pop_front() {
             let outcome = self.merge(&walk);
@@ -443,9 +398,7 @@ impl<H: Hardware> Merger<H> {
             None => {
                 if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
                     self.turned.merged_per_way += 1;
-                    return Err(Refusal::TooMany {
-                        limit: self.limits.merged_per_way,
-                    });
+                    return Err(Refusal::TooMany { limit: self.limits.merged_per_way });
                 }
                 let folded = merge::fold(&self.scene(walk, &connections), self);
                 let path = folded.inspect_err(|refusal| {
@@ -475,29 +428,14 @@ impl<H: Hardware> Merger<H> {
         let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
         let (actions, trim) = self.table.path(path).actions(&known, self.mend);
         drop(known);
-        let entry = Entry {
-            id,
-            port,
-            matches,
-            actions,
-            trim,
-        };
+        let entry = Entry { id, port, matches, actions, trim };
         let refused = |why: String| Refusal::Hardware { why };
-        if let Some(stuck) = self
-            .stuck
-            .iter()
-            .find(|e| e.port == port && overlap(&e.matches, &matches))
-        {
-            return Err(refused(format!(
-                "{} should be gone, is not, and matches the same packets",
-                stuck.id
-            )));
+        if let Some(stuck) = self.stuck.iter().find(|e| e.port == port && overlap(&e.matches, &matches)) {
+            return Err(refused(format!("{} should be gone, is not, and matches the same packets", stuck.id)));
         }
         if self.table.merged_count() >= self.limits.merged {
             self.turned.merged += 1;
-            return Err(Refusal::Hardware {
-                why: format!("{} merged filters are the limit", self.limits.merged),
-            });
+            return Err(Refusal::Hardware { why: format!("{} merged filters are the limit", self.limits.merged) });
         }
         self.hardware.install(&entry).map_err(|e| refused(e.to_string()))?;
         self.table.insert_merged(id, path, connections, matches, entry.actions);
@@ -515,21 +453,12 @@ impl<H: Hardware> Merger<H> {
                     if let Some(m) = self.table.merged(id) {
                         let port = self.table.path_of(m).port;
                         let (matches, actions) = (m.matches, m.actions.clone());
-                        self.stuck.push(Entry {
-                            id,
-                            port,
-                            matches,
-                            actions,
-                            trim: Default::default(),
-                        });
+                        self.stuck.push(Entry { id, port, matches, actions, trim: Default::default() });
                     }
                 }
             }
             if let Some(merged) = self.table.remove_merged(id) {
-                self.removed.push(Removed {
-                    id,
-                    counters: merged.counters,
-                });
+                self.removed.push(Removed { id, counters: merged.counters });
             }
         }
     }
@@ -552,29 +481,18 @@ impl<H: Hardware> Merger<H> {
     fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<WayKey, Refusal> {
         let mut steps = Vec::with_capacity(walk.hits.len());
         if walk.hits.len() > self.limits.hits {
-            return Err(Refusal::TooLong {
-                hits: walk.hits.len(),
-                limit: self.limits.hits,
-            });
+            return Err(Refusal::TooLong { hits: walk.hits.len(), limit: self.limits.hits });
         }
         for (hit, h) in walk.hits.iter().enumerate() {
             let cookie = h.filter;
-            let filter = self
-                .table
-                .filter(cookie)
-                .ok_or(Refusal::UnknownFilter { hit, cookie })?
-                .filter
-                .id;
+            let filter = self.table.filter(cookie).ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
             let mut found = SmallVec::new();
             for f in &h.found {
                 let Some(f) = f else {
                     found.push(None);
                     continue;
                 };
-                let unknown = Refusal::UnknownConnection {
-                    filter,
-                    connection: f.connection.0,
-                };
+                let unknown = Refusal::UnknownConnection { filter, connection: f.connection.0 };
                 let connection = self.table.connection(f.connection).ok_or(unknown)?;
                 found.push(Some(CtKey {
                     index: index(connections, f.connection),
@@ -597,9 +515,7 @@ impl<H: Hardware> Merger<H> {
             };
             for found in hit.found.iter().flatten() {
                 if let Some(connection) = self.table.connection(found.connection) {
-                    connection
-                        .qualifies()
-                        .map_err(|why| Refusal::NotQualified { filter, why })?;
+                    connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
                 }
             }
         }
@@ -619,11 +535,7 @@ impl<H: Hardware> Merger<H> {
                 (f.id.hook, f.id.chain) == (id.hook, id.chain)
                     && merge::sequence(&f.actions).is_some_and(|(_, end)| end == crate::flower::Control::Continue)
             });
-            let from = if continued {
-                before.map_or(0, |f| f.id.prio.saturating_add(1))
-            } else {
-                0
-            };
+            let from = if continued { before.map_or(0, |f| f.id.prio.saturating_add(1)) } else { 0 };
             let in_front: Vec<(&Filter, Order)> = self
                 .table
                 .chains
@@ -634,18 +546,9 @@ impl<H: Hardware> Merger<H> {
             let met = hit.found.iter().map(|f| {
                 let f = (*f)?;
                 let connection = self.table.connection(f.connection)?;
-                Some(Met {
-                    index: index(connections, f.connection),
-                    direction: f.direction,
-                    connection,
-                })
+                Some(Met { index: index(connections, f.connection), direction: f.direction, connection })
             });
-            steps.push(Step {
-                cookie: hit.filter,
-                filter: &entry.filter,
-                in_front,
-                met: met.collect(),
-            });
+            steps.push(Step { cookie: hit.filter, filter: &entry.filter, in_front, met: met.collect() });
             before = Some(&entry.filter);
         }
         Scene {
@@ -680,18 +583,12 @@ impl<H> Ports for Merger<H> {
     }
 
     fn is_bound(&self, port: Port, block: u32) -> bool {
-        self.blocks
-            .get(&Hook::Ingress(port))
-            .is_some_and(|blocks| blocks.contains(&block))
+        self.blocks.get(&Hook::Ingress(port)).is_some_and(|blocks| blocks.contains(&block))
     }
 }
 
 fn told(failed: Vec<HardwareError>) -> Result<(), NotRemoved> {
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(NotRemoved(failed))
-    }
+    if failed.is_empty() { Ok(()) } else { Err(NotRemoved(failed)) }
 }
 
 /// The connections of a walk, each once, in the order in which it meets them.

@@ -15,12 +15,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            hits: 16,
-            queue: 4096,
-            merged_per_way: 64,
-            merged: 1 << 20,
-        }
+        Limits { hits: 16, queue: 4096, merged_per_way: 64, merged: 1 << 20 }
     }
 }
 

@@ -22,48 +22,22 @@ fn merger() -> Merger<Memory> {
 }
 
 fn filter(handle: u32, chain: u32, prio: u16, matches: Match, kind: ActionKind, control: Control) -> Filter {
-    let id = FilterId {
-        hook: Hook::Ingress(IN),
-        chain,
-        prio,
-        protocol: 0x800,
-        handle,
-    };
+    let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: 0x800, handle };
     let matches = matches.exact(Field::Protocol, 0x800).exact(Field::EthType, 0x800);
-    let output = Mirred {
-        port: Port(2),
-        ingress: false,
-        mirror: false,
-    };
+    let output = Mirred { port: Port(2), ingress: false, mirror: false };
     let last = match control {
         Control::Pipe => (ActionKind::Mirred(output), Control::Stolen),
         other => (ActionKind::Gact { random: None }, other),
     };
     let actions = [(kind, Control::Pipe), last]
-        .map(|(kind, control)| Action {
-            kind,
-            control,
-            index: 0,
-            cookie: Vec::new(),
-        })
+        .map(|(kind, control)| Action { kind, control, index: 0, cookie: Vec::new() })
         .to_vec();
-    Filter {
-        id,
-        kind: Kind::Flower,
-        matches,
-        actions,
-        skip_sw: false,
-        skip_hw: false,
-        undecoded: Vec::new(),
-    }
+    Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded: Vec::new() }
 }
 
 /// Chain 0: `ct zone 5`, on to chain 1. Chain 1: established, output.
 fn firewall(m: &mut Merger<Memory>) {
-    let ct = ActionKind::Ct(Ct {
-        zone: 5,
-        ..Ct::default()
-    });
+    let ct = ActionKind::Ct(Ct { zone: 5, ..Ct::default() });
     let established = Match::default().with(Field::CtState, ct_state::ESTABLISHED, ct_state::ESTABLISHED);
     let nothing = ActionKind::Gact { random: None };
     let chain0 = filter(1, 0, 2, Match::default(), ct, Control::Goto(1));
@@ -73,13 +47,7 @@ fn firewall(m: &mut Merger<Memory>) {
 }
 
 fn tuple(port: u16) -> Tuple {
-    Tuple {
-        src: [10, 0, 0, 1].into(),
-        dst: [10, 0, 0, 2].into(),
-        proto: proto::TCP,
-        src_port: port,
-        dst_port: 80,
-    }
+    Tuple { src: [10, 0, 0, 1].into(), dst: [10, 0, 0, 2].into(), proto: proto::TCP, src_port: port, dst_port: 80 }
 }
 
 fn connection(port: u16) -> Connection {
@@ -117,25 +85,9 @@ fn key(port: u16) -> Key {
 }
 
 fn walk(port: u16) -> Walk {
-    let found = Some(Found {
-        connection: ConnectionId(port as u64),
-        direction: Direction::Original,
-    });
-    let hits = vec![
-        Hit {
-            filter: Cookie(10),
-            found: vec![found],
-        },
-        Hit {
-            filter: Cookie(11),
-            found: vec![],
-        },
-    ];
-    Walk {
-        port: IN,
-        key: key(port),
-        hits,
-    }
+    let found = Some(Found { connection: ConnectionId(port as u64), direction: Direction::Original });
+    let hits = vec![Hit { filter: Cookie(10), found: vec![found] }, Hit { filter: Cookie(11), found: vec![] }];
+    Walk { port: IN, key: key(port), hits }
 }
 
 fn merge(m: &mut Merger<Memory>, walk: Walk) -> Outcome {
@@ -144,8 +96,7 @@ fn merge(m: &mut Merger<Memory>, walk: Walk) -> Outcome {
 }
 
 fn established(m: &mut Merger<Memory>, port: u16) -> Merge {
-    m.connection(ConnectionEvent::Is(ConnectionId(port as u64), connection(port)))
-        .unwrap();
+    m.connection(ConnectionEvent::Is(ConnectionId(port as u64), connection(port))).unwrap();
     merge(m, walk(port)).unwrap()
 }
 
@@ -155,23 +106,13 @@ fn a_connection_is_merged_once_and_counted_at_every_parent() {
     firewall(&mut m);
     let first = established(&mut m, 1000);
     assert!(first.installed);
-    assert_eq!(
-        merge(&mut m, walk(1000)),
-        Ok(Merge {
-            installed: false,
-            ..first
-        })
-    );
+    assert_eq!(merge(&mut m, walk(1000)), Ok(Merge { installed: false, ..first }));
     for now in [7, 8, 9] {
         let handled = m.hardware().receive(IN, &frame(1000, 3), now).unwrap();
         assert_eq!((handled.id, handled.sent.len()), (first.id, 1));
     }
     assert!(m.hardware().receive(IN, &frame(1001, 3), 10).is_none());
-    let three = Counters {
-        packets: 3,
-        bytes: 3 * FRAME,
-        last_used: 9,
-    };
+    let three = Counters { packets: 3, bytes: 3 * FRAME, last_used: 9 };
     for cookie in [Cookie(10), Cookie(11)] {
         assert_eq!(m.stats(cookie), [three; 2]);
         assert_eq!(m.stats(cookie), [three; 2], "a reading counts once");
@@ -195,45 +136,20 @@ fn traps_25_the_last_reading_comes_before_the_removal() {
     established(&mut m, 1000);
     m.hardware().receive(IN, &frame(1000, 3), 5).unwrap();
     let counts = m.destroy(Cookie(11)).unwrap();
-    assert_eq!(
-        counts,
-        [Counters {
-            packets: 1,
-            bytes: FRAME,
-            last_used: 5
-        }; 2]
-    );
+    assert_eq!(counts, [Counters { packets: 1, bytes: FRAME, last_used: 5 }; 2]);
     assert!(m.hardware().is_empty());
-    assert_eq!(
-        m.stats(Cookie(10))[0].packets,
-        1,
-        "the other parent keeps what it was given"
-    );
+    assert_eq!(m.stats(Cookie(10))[0].packets, 1, "the other parent keeps what it was given");
 }
 
 #[test]
 fn traps_26_a_dead_cookie_breaks_the_walk_and_a_reused_one_is_another_filter() {
     let mut m = merger();
     firewall(&mut m);
-    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000)))
-        .unwrap();
+    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000))).unwrap();
     m.walk(walk(1000)).unwrap();
     m.destroy(Cookie(11)).unwrap();
-    assert_eq!(
-        m.drain().walks[0].1,
-        Err(Refusal::UnknownFilter {
-            hit: 1,
-            cookie: Cookie(11)
-        })
-    );
-    let drop = filter(
-        1,
-        1,
-        2,
-        Match::default(),
-        ActionKind::Gact { random: None },
-        Control::Shot,
-    );
+    assert_eq!(m.drain().walks[0].1, Err(Refusal::UnknownFilter { hit: 1, cookie: Cookie(11) }));
+    let drop = filter(1, 1, 2, Match::default(), ActionKind::Gact { random: None }, Control::Shot);
     m.replace(Cookie(11), drop, Inserted::Observed).unwrap();
     merge(&mut m, walk(1000)).unwrap();
     assert!(m.hardware().receive(IN, &frame(1000, 3), 5).unwrap().sent.is_empty());
@@ -245,23 +161,12 @@ fn a_replaced_filter_takes_its_merged_filters_with_it_and_begins_at_0() {
     firewall(&mut m);
     established(&mut m, 1000);
     m.hardware().receive(IN, &frame(1000, 3), 5).unwrap();
-    let drop = filter(
-        1,
-        1,
-        2,
-        Match::default(),
-        ActionKind::Gact { random: None },
-        Control::Shot,
-    );
+    let drop = filter(1, 1, 2, Match::default(), ActionKind::Gact { random: None }, Control::Shot);
     // TC calls with the new cookie before it destroys the old one.
     m.replace(Cookie(12), drop, Inserted::Observed).unwrap();
     assert!(m.hardware().is_empty());
     assert_eq!(m.stats(Cookie(12))[0], Counters::default());
-    assert_eq!(
-        m.destroy(Cookie(11)).unwrap()[0].packets,
-        1,
-        "the old one's last counts come with its destroy"
-    );
+    assert_eq!(m.destroy(Cookie(11)).unwrap()[0].packets, 1, "the old one's last counts come with its destroy");
     assert!(m.table().filter(Cookie(12)).is_some());
 }
 
@@ -287,51 +192,24 @@ fn traps_23_a_filter_added_in_front_takes_out_what_it_shadows_and_no_more() {
     firewall(&mut m);
     established(&mut m, 1000);
     let drop = |prio, matches: Match| filter(9, 1, prio, matches, ActionKind::Gact { random: None }, Control::Shot);
-    m.replace(Cookie(20), drop(3, Match::default()), Inserted::Observed)
-        .unwrap();
+    m.replace(Cookie(20), drop(3, Match::default()), Inserted::Observed).unwrap();
     let other = Match::default().with(Field::CtState, 0, ct_state::ESTABLISHED);
     m.replace(Cookie(21), drop(1, other), Inserted::Observed).unwrap();
     assert_eq!(m.hardware().len(), 1, "neither behind nor contradicting");
-    m.replace(
-        Cookie(22),
-        drop(1, Match::default().exact(Field::IpTtl, 1)),
-        Inserted::Observed,
-    )
-    .unwrap();
+    m.replace(Cookie(22), drop(1, Match::default().exact(Field::IpTtl, 1)), Inserted::Observed).unwrap();
     assert!(m.hardware().is_empty());
     merge(&mut m, walk(1000)).unwrap();
     assert!(m.hardware().receive(IN, &frame(1000, 64), 5).is_some());
-    assert!(
-        m.hardware().receive(IN, &frame(1000, 1), 5).is_none(),
-        "the shadow's packets stay in software"
-    );
+    assert!(m.hardware().receive(IN, &frame(1000, 1), 5).is_none(), "the shadow's packets stay in software");
 }
 
 #[test]
 fn traps_27_a_connection_that_leaves_takes_its_merged_filters_only() {
     for leave in [
         ConnectionEvent::Gone(ConnectionId(1000)),
-        ConnectionEvent::Is(
-            ConnectionId(1000),
-            Connection {
-                tcp: Some(TcpState::FinWait),
-                ..connection(1000)
-            },
-        ),
-        ConnectionEvent::Is(
-            ConnectionId(1000),
-            Connection {
-                mark: 1,
-                ..connection(1000)
-            },
-        ),
-        ConnectionEvent::Is(
-            ConnectionId(1000),
-            Connection {
-                reply: tuple(7).inverse(),
-                ..connection(1000)
-            },
-        ),
+        ConnectionEvent::Is(ConnectionId(1000), Connection { tcp: Some(TcpState::FinWait), ..connection(1000) }),
+        ConnectionEvent::Is(ConnectionId(1000), Connection { mark: 1, ..connection(1000) }),
+        ConnectionEvent::Is(ConnectionId(1000), Connection { reply: tuple(7).inverse(), ..connection(1000) }),
     ] {
         let mut m = merger();
         firewall(&mut m);
@@ -348,24 +226,12 @@ fn traps_28_a_refused_way_is_remembered_until_a_filter_changes() {
     let mut m = merger();
     let sample = |kind: &str| filter(1, 0, 1, Match::default(), ActionKind::Other(kind.into()), Control::Pipe);
     m.replace(Cookie(1), sample("sample"), Inserted::Observed).unwrap();
-    let lone = || Walk {
-        port: IN,
-        key: key(1),
-        hits: vec![Hit {
-            filter: Cookie(1),
-            found: vec![],
-        }],
-    };
+    let lone = || Walk { port: IN, key: key(1), hits: vec![Hit { filter: Cookie(1), found: vec![] }] };
     let first = merge(&mut m, lone());
     assert!(matches!(first, Err(Refusal::Action { .. })));
     assert_eq!(merge(&mut m, lone()), first);
     let csum = ActionKind::Csum(crate::flower::action::CsumFlags::IPV4);
-    m.replace(
-        Cookie(1),
-        filter(1, 0, 1, Match::default(), csum, Control::Pipe),
-        Inserted::Observed,
-    )
-    .unwrap();
+    m.replace(Cookie(1), filter(1, 0, 1, Match::default(), csum, Control::Pipe), Inserted::Observed).unwrap();
     assert!(merge(&mut m, lone()).is_ok());
 }
 
@@ -378,8 +244,7 @@ fn a_removal_that_fails_is_told_and_tried_again() {
     let error = m.connection(ConnectionEvent::Gone(ConnectionId(1000))).unwrap_err();
     assert!(error.to_string().contains(&merged.id.to_string()), "{error}");
     // The tuple comes back, but not into hardware beside the entry that would not go.
-    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000)))
-        .unwrap();
+    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000))).unwrap();
     assert!(matches!(merge(&mut m, walk(1000)), Err(Refusal::Hardware { .. })));
     m.hardware().fail_removals(None);
     m.drain();
@@ -388,70 +253,34 @@ fn a_removal_that_fails_is_told_and_tried_again() {
 
 #[test]
 fn limits_turn_away_and_say_so() {
-    let limits = Limits {
-        queue: 1,
-        merged: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { queue: 1, merged: 1, ..Limits::default() };
     let mut m = Merger::with_limits(Memory::new(crate::flower::Capabilities::all()), limits);
     firewall(&mut m);
     established(&mut m, 1000);
-    m.connection(ConnectionEvent::Is(ConnectionId(1001), connection(1001)))
-        .unwrap();
+    m.connection(ConnectionEvent::Is(ConnectionId(1001), connection(1001))).unwrap();
     assert!(m.walk(walk(1001)).is_some());
     assert!(m.walk(walk(1001)).is_none());
     assert!(matches!(m.drain().walks[0].1, Err(Refusal::Hardware { .. })));
-    assert_eq!(
-        m.turned(),
-        Turned {
-            queue: 1,
-            merged: 1,
-            ..Turned::default()
-        }
-    );
+    assert_eq!(m.turned(), Turned { queue: 1, merged: 1, ..Turned::default() });
 }
 
 #[test]
 fn traps_32_a_skip_sw_filter_is_installed_at_once_or_refused() {
     let mut m = merger();
     let drop = |handle, prio, matches: Match| {
-        filter(
-            handle,
-            0,
-            prio,
-            matches,
-            ActionKind::Gact { random: None },
-            Control::Shot,
-        )
+        filter(handle, 0, prio, matches, ActionKind::Gact { random: None }, Control::Shot)
     };
     let tcp = Match::default().exact(Field::IpProto, 6);
-    let hard = Filter {
-        skip_sw: true,
-        ..drop(1, 2, tcp)
-    };
+    let hard = Filter { skip_sw: true, ..drop(1, 2, tcp) };
     m.replace(Cookie(1), hard.clone(), Inserted::Observed).unwrap();
     assert!(m.hardware().receive(IN, &frame(1, 1), 1).is_some());
     m.destroy(Cookie(1)).unwrap();
     assert!(m.hardware().is_empty());
-    m.replace(
-        Cookie(2),
-        drop(2, 1, Match::default().exact(Field::IpTtl, 1)),
-        Inserted::Observed,
-    )
-    .unwrap();
+    m.replace(Cookie(2), drop(2, 1, Match::default().exact(Field::IpTtl, 1)), Inserted::Observed).unwrap();
     let refused = m.replace(Cookie(1), hard, Inserted::Observed).unwrap_err();
-    assert!(
-        matches!(refused, ReplaceError::SkipSw(Refusal::Stale { .. })),
-        "{refused}"
-    );
-    let ct = ActionKind::Ct(Ct {
-        zone: 5,
-        ..Ct::default()
-    });
-    let recirculates = Filter {
-        skip_sw: true,
-        ..filter(3, 0, 1, tcp, ct, Control::Goto(1))
-    };
+    assert!(matches!(refused, ReplaceError::SkipSw(Refusal::Stale { .. })), "{refused}");
+    let ct = ActionKind::Ct(Ct { zone: 5, ..Ct::default() });
+    let recirculates = Filter { skip_sw: true, ..filter(3, 0, 1, tcp, ct, Control::Goto(1)) };
     assert!(m.replace(Cookie(3), recirculates, Inserted::Observed).is_err());
     assert!(m.hardware().is_empty() && m.table().filter(Cookie(3)).is_none());
 }
@@ -461,21 +290,11 @@ fn a_first_filter_at_a_port_that_is_sent_to_takes_out_what_sends_there() {
     let mut m = merger();
     firewall(&mut m);
     established(&mut m, 1000);
-    let mut egress = filter(
-        1,
-        0,
-        1,
-        Match::default(),
-        ActionKind::Gact { random: None },
-        Control::Shot,
-    );
+    let mut egress = filter(1, 0, 1, Match::default(), ActionKind::Gact { random: None }, Control::Shot);
     egress.id.hook = Hook::Egress(Port(2));
     m.replace(Cookie(30), egress, Inserted::Observed).unwrap();
     assert!(m.hardware().is_empty());
-    assert!(matches!(
-        merge(&mut m, walk(1000)),
-        Err(Refusal::EgressFilters { port: Port(2), .. })
-    ));
+    assert!(matches!(merge(&mut m, walk(1000)), Err(Refusal::EgressFilters { port: Port(2), .. })));
     m.destroy(Cookie(30)).unwrap();
     assert!(merge(&mut m, walk(1000)).is_ok());
 }

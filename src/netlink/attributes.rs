@@ -55,27 +55,19 @@ impl<'a> Attributes<'a> {
 
     /// The first `N` bytes of an attribute that must be there.
     pub(super) fn need<const N: usize>(&self, kind: u16) -> Result<[u8; N], DecodeError> {
-        self.array(kind)?
-            .ok_or_else(|| DecodeError::new(self.part, Fault::Missing { attribute: kind }))
+        self.array(kind)?.ok_or_else(|| DecodeError::new(self.part, Fault::Missing { attribute: kind }))
     }
 
     fn head<const N: usize>(&self, attribute: u16, value: &[u8]) -> Result<[u8; N], DecodeError> {
         let (have, want) = (value.len(), N);
         let fault = Fault::AttributeShort { attribute, have, want };
-        value
-            .first_chunk()
-            .copied()
-            .ok_or_else(|| DecodeError::new(self.part, fault))
+        value.first_chunk().copied().ok_or_else(|| DecodeError::new(self.part, fault))
     }
 
     /// The first `want` bytes of an attribute.
     pub(super) fn bytes(&self, kind: u16, want: usize) -> Result<Option<&'a [u8]>, DecodeError> {
         let Some(value) = self.get(kind) else { return Ok(None) };
-        let fault = Fault::AttributeShort {
-            attribute: kind,
-            have: value.len(),
-            want,
-        };
+        let fault = Fault::AttributeShort { attribute: kind, have: value.len(), want };
         let value = value.get(..want).ok_or_else(|| DecodeError::new(self.part, fault))?;
         Ok(Some(value))
     }
@@ -133,17 +125,11 @@ enum Value {
 
 impl Attribute {
     pub(super) fn new(kind: u16, value: impl Into<Vec<u8>>) -> Attribute {
-        Attribute {
-            kind,
-            value: Value::Bytes(value.into()),
-        }
+        Attribute { kind, value: Value::Bytes(value.into()) }
     }
 
     pub(super) fn nest(kind: u16, attributes: Vec<Attribute>) -> Attribute {
-        Attribute {
-            kind,
-            value: Value::Nest(attributes),
-        }
+        Attribute { kind, value: Value::Nest(attributes) }
     }
 
     /// Text with its closing 0.

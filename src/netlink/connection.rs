@@ -146,10 +146,7 @@ impl ConnectionMessage {
 
 /// Reads the payload of a conntrack message, `struct nfgenmsg` and attributes.
 pub(super) fn decode(payload: &[u8]) -> Result<ConnectionMessage, DecodeError> {
-    let short = Fault::Short {
-        have: payload.len(),
-        want: 4,
-    };
+    let short = Fault::Short { have: payload.len(), want: 4 };
     let header = NetfilterHeader::parse(payload).map_err(|_| DecodeError::new("struct nfgenmsg", short))?;
     let cta = Attributes::parse("CTA", &payload[header.buffer_len()..])?;
     let tuple = |kind| -> Result<Option<(Tuple, Option<u16>)>, DecodeError> {
@@ -183,22 +180,14 @@ fn counters(cta: &Attributes, kind: u16) -> Result<Option<Counters>, DecodeError
         return Ok(None);
     };
     let number = |kind| nest.need(kind).map(u64::from_be_bytes);
-    Ok(Some(Counters {
-        packets: number(CTA_COUNTERS_PACKETS)?,
-        bytes: number(CTA_COUNTERS_BYTES)?,
-        last_used: 0,
-    }))
+    Ok(Some(Counters { packets: number(CTA_COUNTERS_PACKETS)?, bytes: number(CTA_COUNTERS_BYTES)?, last_used: 0 }))
 }
 
 /// A tuple, and the zone if it is that direction's alone.
 fn tuple(nest: &Attributes) -> Result<(Tuple, Option<u16>), DecodeError> {
     let missing = |part, attribute| DecodeError::new(part, Fault::Missing { attribute });
-    let ip = nest
-        .nested(CTA_TUPLE_IP, "CTA_TUPLE_IP")?
-        .ok_or_else(|| missing("CTA_TUPLE", CTA_TUPLE_IP))?;
-    let l4 = nest
-        .nested(CTA_TUPLE_PROTO, "CTA_TUPLE_PROTO")?
-        .ok_or_else(|| missing("CTA_TUPLE", CTA_TUPLE_PROTO))?;
+    let ip = nest.nested(CTA_TUPLE_IP, "CTA_TUPLE_IP")?.ok_or_else(|| missing("CTA_TUPLE", CTA_TUPLE_IP))?;
+    let l4 = nest.nested(CTA_TUPLE_PROTO, "CTA_TUPLE_PROTO")?.ok_or_else(|| missing("CTA_TUPLE", CTA_TUPLE_PROTO))?;
     let address = |v4: u16, v6: u16| match ip.array::<4>(v4)? {
         Some(address) => Ok(IpAddr::from(address)),
         None => ip.need::<16>(v6).map(IpAddr::from),
@@ -209,13 +198,7 @@ fn tuple(nest: &Attributes) -> Result<(Tuple, Option<u16>), DecodeError> {
         proto::ICMPV6 => icmp(&l4, 7)?,
         _ => (l4.u16_be(2)?.unwrap_or(0), l4.u16_be(3)?.unwrap_or(0)),
     };
-    let tuple = Tuple {
-        src: address(1, 3)?,
-        dst: address(2, 4)?,
-        proto,
-        src_port,
-        dst_port,
-    };
+    let tuple = Tuple { src: address(1, 3)?, dst: address(2, 4)?, proto, src_port, dst_port };
     Ok((tuple, nest.u16_be(CTA_TUPLE_ZONE)?))
 }
 
@@ -249,13 +232,8 @@ fn tcp_state(cta: &Attributes) -> Result<Option<TcpState>, DecodeError> {
         TcpState::Close,
         TcpState::SynSent2,
     ];
-    let fault = Fault::Value {
-        attribute: CTA_PROTOINFO_TCP_STATE,
-        value: state.into(),
-        expected: "a TCP state of 0 to 9",
-    };
+    let fault =
+        Fault::Value { attribute: CTA_PROTOINFO_TCP_STATE, value: state.into(), expected: "a TCP state of 0 to 9" };
     let known = STATES.get(usize::from(state)).copied();
-    known
-        .ok_or_else(|| DecodeError::new("CTA_PROTOINFO_TCP", fault))
-        .map(Some)
+    known.ok_or_else(|| DecodeError::new("CTA_PROTOINFO_TCP", fault)).map(Some)
 }

@@ -67,11 +67,7 @@ pub enum Fault {
 impl DecodeError {
     /// A fault of a part; [`super::decode`] adds the message's name.
     pub(super) fn new(part: &'static str, fault: Fault) -> DecodeError {
-        DecodeError {
-            message: "netlink message",
-            part,
-            fault,
-        }
+        DecodeError { message: "netlink message", part, fault }
     }
 }
 

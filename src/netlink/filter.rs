@@ -64,10 +64,7 @@ fn hook(header: &TcHeader) -> Option<Hook> {
 }
 
 pub(super) fn header(payload: &[u8]) -> Result<(TcHeader, Attributes<'_>), DecodeError> {
-    let short = Fault::Short {
-        have: payload.len(),
-        want: 20,
-    };
+    let short = Fault::Short { have: payload.len(), want: 20 };
     let header = TcHeader::parse(payload).map_err(|_| DecodeError::new("struct tcmsg", short))?;
     Ok((header, Attributes::parse("TCA", &payload[20..])?))
 }
@@ -86,27 +83,10 @@ pub(super) fn decode(event: Event, payload: &[u8], names: &dyn Names) -> Result<
     // A whole priority: the head of each in a dump, or the end of all its filters. The kernel tells a chain's flush as the end
     // of its priorities, one by one.
     if id.handle == 0 {
-        let FilterId {
-            hook,
-            chain,
-            prio,
-            protocol,
-            ..
-        } = id;
+        let FilterId { hook, chain, prio, protocol, .. } = id;
         return Ok(Some(match event {
-            Event::New => Message::Priority {
-                hook,
-                chain,
-                prio,
-                protocol,
-                kind,
-            },
-            Event::Gone => Message::FiltersGone {
-                hook,
-                chain,
-                prio,
-                protocol,
-            },
+            Event::New => Message::Priority { hook, chain, prio, protocol, kind },
+            Event::Gone => Message::FiltersGone { hook, chain, prio, protocol },
         }));
     }
     let message = match kind.as_str() {
@@ -135,10 +115,7 @@ fn flower_filter(
     let counters = list.iter().map(|a| a.counters).collect();
     let idle = list.iter().map(|a| a.idle).collect();
     let mut actions = Vec::with_capacity(list.len());
-    for ActionMessage {
-        action, undecoded: u, ..
-    } in list
-    {
+    for ActionMessage { action, undecoded: u, .. } in list {
         actions.push(action);
         undecoded.extend(u);
     }

@@ -202,11 +202,8 @@ impl Types {
         let dumped = flower.u16_be(ETH_TYPE)?;
         let vlans = flower.u8(NUM_OF_VLANS)?.unwrap_or(0);
         let pppoe = protocol == ETH_P_PPP_SES || flower.has_any(&[PPPOE_SID, PPP_PROTO]);
-        let mut types = Types {
-            eth: dumped,
-            vlan: flower.u16_be(VLAN_ETH_TYPE)?,
-            cvlan: flower.u16_be(CVLAN_ETH_TYPE)?,
-        };
+        let mut types =
+            Types { eth: dumped, vlan: flower.u16_be(VLAN_ETH_TYPE)?, cvlan: flower.u16_be(CVLAN_ETH_TYPE)? };
         let tagged = is_tag(protocol) || vlans > 0;
         if tagged {
             types.eth = (protocol != PROTOCOL_ALL).then_some(protocol);
@@ -232,29 +229,20 @@ impl Types {
             _ if pppoe => Some(ETH_P_PPP_SES),
             eth_type => eth_type,
         };
-        Types {
-            eth: asked(Field::VlanTpid).or(innermost),
-            vlan,
-            cvlan,
-        }
+        Types { eth: asked(Field::VlanTpid).or(innermost), vlan, cvlan }
     }
 
     /// What flower makes of them: comparisons of tags and of the innermost type.
     fn apply(self, m: &mut Match) -> Tags {
         let vlans = m.key.get(Field::NumOfVlans);
         let mut compare = |field: Field, value: u16| m.set(field, value.into(), field.ones());
-        let mut tags = Tags {
-            outer: false,
-            inner: false,
-        };
+        let mut tags = Tags { outer: false, inner: false };
         match self.eth {
             Some(eth) if vlans == 0 && !is_tag(eth) => compare(Field::EthType, eth),
             None if vlans == 0 => {}
             tpid => {
                 tags.outer = true;
-                tpid.into_iter()
-                    .filter(|&t| t != 0)
-                    .for_each(|t| compare(Field::VlanTpid, t));
+                tpid.into_iter().filter(|&t| t != 0).for_each(|t| compare(Field::VlanTpid, t));
                 self.vlan.into_iter().for_each(|t| compare(Field::VlanEthType, t));
             }
         }
@@ -264,9 +252,7 @@ impl Types {
             None if vlans <= 1 => {}
             tpid => {
                 tags.inner = true;
-                tpid.into_iter()
-                    .filter(|&t| t != 0)
-                    .for_each(|t| compare(Field::CvlanTpid, t));
+                tpid.into_iter().filter(|&t| t != 0).for_each(|t| compare(Field::CvlanTpid, t));
                 if let Some(cvlan) = self.cvlan {
                     compare(Field::CvlanEthType, cvlan);
                     compare(Field::EthType, cvlan);
@@ -366,10 +352,7 @@ pub(super) fn decode(
 
 /// Naming an address compares the kind of addresses, too. With both kinds IPv4 counts in the packet, IPv6 in the tunnel.
 fn set_addr_type(flower: &Attributes, m: &mut Match) {
-    let named = |guard: Guard| {
-        ROWS.iter()
-            .any(|row| row.guard == guard && flower.has_any(&[row.value]))
-    };
+    let named = |guard: Guard| ROWS.iter().any(|row| row.guard == guard && flower.has_any(&[row.value]));
     for kind in [addr_type::IPV6, addr_type::IPV4] {
         if named(Guard::Addresses(kind)) {
             m.set(Field::AddrType, kind, u128::MAX);
@@ -412,11 +395,7 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names) -> Result<Vec<
         out.push(Attribute::text(INDEV, &device));
     }
     let types = Types::of(m);
-    for (kind, ethertype) in [
-        (ETH_TYPE, types.eth),
-        (VLAN_ETH_TYPE, types.vlan),
-        (CVLAN_ETH_TYPE, types.cvlan),
-    ] {
+    for (kind, ethertype) in [(ETH_TYPE, types.eth), (VLAN_ETH_TYPE, types.vlan), (CVLAN_ETH_TYPE, types.cvlan)] {
         out.extend(ethertype.map(|t| Attribute::new(kind, t.to_be_bytes())));
     }
     for (kind, field) in [(PPPOE_SID, Field::PppoeSid), (PPP_PROTO, Field::PppProto)] {
@@ -424,19 +403,13 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names) -> Result<Vec<
             out.push(Attribute::new(kind, (m.key.get(field) as u16).to_be_bytes()));
         }
     }
-    let tags = Tags {
-        outer: true,
-        inner: true,
-    };
+    let tags = Tags { outer: true, inner: true };
     for row in ROWS {
         let mask = m.mask.get(row.field);
         if mask == 0 || !row.guard.is_open(m, tags) {
             continue;
         }
-        out.push(Attribute::new(
-            row.value,
-            row.order.write(m.key.get(row.field), row.bytes),
-        ));
+        out.push(Attribute::new(row.value, row.order.write(m.key.get(row.field), row.bytes)));
         if row.mask != 0 {
             out.push(Attribute::new(row.mask, row.order.write(mask, row.bytes)));
         }

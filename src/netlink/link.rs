@@ -62,10 +62,7 @@ pub struct Qdisc {
 /// `None` for what is told of a device in another family's name: a bridge's ports are told in AF_BRIDGE, and a port that
 /// leaves its bridge with RTM_DELLINK, though the device stays.
 pub(super) fn decode(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
-    let short = Fault::Short {
-        have: payload.len(),
-        want: 16,
-    };
+    let short = Fault::Short { have: payload.len(), want: 16 };
     let header = LinkHeader::parse(payload).map_err(|_| DecodeError::new("struct ifinfomsg", short))?;
     if u8::from(header.interface_family) != AF_UNSPEC {
         return Ok(None);

@@ -213,9 +213,7 @@ pub fn decode(family: u16, bytes: &[u8], names: &dyn Names) -> Result<Envelope, 
     let content = match (family, message_type) {
         (_, NLMSG_ERROR) => payload
             .first_chunk()
-            .map(|code| Message::Error {
-                code: i32::from_ne_bytes(*code),
-            })
+            .map(|code| Message::Error { code: i32::from_ne_bytes(*code) })
             .ok_or_else(|| fault(payload.len(), 4)),
         (_, NLMSG_DONE) => Ok(Message::Done),
         (ROUTE, _) => route(message_type, payload, names),
@@ -284,13 +282,8 @@ fn route(message_type: u16, payload: &[u8], names: &dyn Names) -> Result<Message
 
 /// `struct tcamsg` (four bytes), then the actions.
 fn actions_changed(event: Event, payload: &[u8]) -> Result<Message, DecodeError> {
-    let short = Fault::Short {
-        have: payload.len(),
-        want: 4,
-    };
-    let attributes = payload
-        .get(4..)
-        .ok_or_else(|| DecodeError::new("struct tcamsg", short))?;
+    let short = Fault::Short { have: payload.len(), want: 4 };
+    let attributes = payload.get(4..).ok_or_else(|| DecodeError::new("struct tcamsg", short))?;
     let root = Attributes::parse("TCA_ROOT", attributes)?;
     let Some(list) = root.nested(TCA_ACT_TAB, "TCA_ACT_TAB")? else {
         let actions = Vec::new();

@@ -56,24 +56,13 @@ fn terms(message: &FilterMessage) -> Vec<(Field, u128, u128)> {
 fn filter(protocol: u16, matches: Match, actions: Vec<(ActionKind, Control)>) -> Filter {
     let protocol_term = if protocol == PROTOCOL_ALL { 0 } else { 0xffff };
     Filter {
-        id: FilterId {
-            hook: Hook::Egress(Port(8)),
-            chain: 5,
-            prio: 9,
-            protocol,
-            handle: 3,
-        },
+        id: FilterId { hook: Hook::Egress(Port(8)), chain: 5, prio: 9, protocol, handle: 3 },
         kind: Kind::Flower,
         matches: matches.with(Field::Protocol, protocol.into(), protocol_term),
         actions: actions
             .into_iter()
             .zip(1..)
-            .map(|((kind, control), index)| Action {
-                kind,
-                control,
-                index,
-                cookie: vec![index as u8; 5],
-            })
+            .map(|((kind, control), index)| Action { kind, control, index, cookie: vec![index as u8; 5] })
             .collect(),
         skip_sw: false,
         skip_hw: true,
@@ -86,16 +75,12 @@ fn survives(filter: &Filter) {
     let bytes = encode_filter(filter, &names()).unwrap();
     let envelope = decode(ROUTE, &bytes, &names()).unwrap();
     assert!(envelope.is_request());
-    let Message::Filter(again) = envelope.message else {
-        panic!("not a filter")
-    };
+    let Message::Filter(again) = envelope.message else { panic!("not a filter") };
     assert_eq!(again.filter, *filter);
 }
 
 fn ip(proto: u8) -> Match {
-    Match::default()
-        .exact(Field::EthType, 0x0800)
-        .exact(Field::IpProto, proto.into())
+    Match::default().exact(Field::EthType, 0x0800).exact(Field::IpProto, proto.into())
 }
 
 #[test]
@@ -127,10 +112,7 @@ fn two_tags_are_told_by_the_types_inside() {
     survives(&message.filter);
     // With a count of tags no ethertype need be named.
     let counted = told(PROTOCOL_ALL, vec![attribute(102, &[2]), attribute(78, &[4])]);
-    assert_eq!(
-        terms(&counted),
-        [(Field::NumOfVlans, 2, 0xff), (Field::CvlanPrio, 4, 7)]
-    );
+    assert_eq!(terms(&counted), [(Field::NumOfVlans, 2, 0xff), (Field::CvlanPrio, 4, 7)]);
     survives(&counted.filter);
     // A tag that the protocol does not speak of: its type is not in the dump.
     let lost = told(PROTOCOL_ALL, vec![attribute(23, &5u16.to_ne_bytes())]);
@@ -143,10 +125,7 @@ fn flower_looks_at_nothing_behind_a_condition_that_is_not_met() {
     // No IP protocol, then no IP at all.
     let no_proto = told(0x0800, vec![attribute(8, &[8, 0]), port.clone()]);
     assert_eq!(terms(&no_proto).len(), 2);
-    let no_ip = told(
-        0x0806,
-        vec![attribute(8, &[8, 6]), attribute(9, &[proto::TCP]), port.clone()],
-    );
+    let no_ip = told(0x0806, vec![attribute(8, &[8, 6]), attribute(9, &[proto::TCP]), port.clone()]);
     assert_eq!(terms(&no_ip).len(), 2);
     let tcp = told(0x0800, vec![attribute(8, &[8, 0]), attribute(9, &[proto::TCP]), port]);
     assert_eq!(terms(&tcp)[3], (Field::DstPort, 80, 0xffff));
@@ -207,22 +186,9 @@ fn conntrack_ranges_flags_and_devices() {
 fn every_field_survives() {
     let v6 = Match::default().exact(Field::EthType, 0x86dd);
     let made = [
-        (
-            0x0800,
-            ip(proto::TCP)
-                .with(Field::TcpFlags, 0x10, 0x17)
-                .with(Field::IpTos, 4, 0xfc),
-        ),
-        (
-            0x0800,
-            ip(proto::SCTP)
-                .exact(Field::SrcPort, 7)
-                .with(Field::DstPort, 0x100, 0xff00),
-        ),
-        (
-            0x0800,
-            ip(proto::ICMP).exact(Field::IcmpType, 8).exact(Field::IcmpCode, 0),
-        ),
+        (0x0800, ip(proto::TCP).with(Field::TcpFlags, 0x10, 0x17).with(Field::IpTos, 4, 0xfc)),
+        (0x0800, ip(proto::SCTP).exact(Field::SrcPort, 7).with(Field::DstPort, 0x100, 0xff00)),
+        (0x0800, ip(proto::ICMP).exact(Field::IcmpType, 8).exact(Field::IcmpCode, 0)),
         (0x0800, ip(115).exact(Field::L2tpv3Sid, 99)),
         (0x86dd, v6.exact(Field::IpProto, 58).exact(Field::IcmpType, 135)),
         (
@@ -233,11 +199,11 @@ fn every_field_survives() {
         ),
         (
             0x0806,
-            Match::default()
-                .exact(Field::EthType, 0x0806)
-                .exact(Field::ArpOp, 1)
-                .exact(Field::ArpSip, 5)
-                .with(Field::ArpTha, 0xff << 40, 0xff << 40),
+            Match::default().exact(Field::EthType, 0x0806).exact(Field::ArpOp, 1).exact(Field::ArpSip, 5).with(
+                Field::ArpTha,
+                0xff << 40,
+                0xff << 40,
+            ),
         ),
         (
             0x8847,
@@ -287,18 +253,10 @@ fn what_flower_would_take_otherwise_is_refused() {
     assert_eq!(refusal(0x8100, other_tag), EncodeError::Field(Field::VlanTpid));
     // Flower has no mask for these.
     assert_eq!(
-        refusal(
-            0x0800,
-            Match::default()
-                .exact(Field::EthType, 0x0800)
-                .with(Field::IpProto, 4, 6)
-        ),
+        refusal(0x0800, Match::default().exact(Field::EthType, 0x0800).with(Field::IpProto, 4, 6)),
         EncodeError::Field(Field::IpProto)
     );
-    assert_eq!(
-        refusal(3, Match::default().exact(Field::Indev, 99)),
-        EncodeError::NoSuchDevice(99)
-    );
+    assert_eq!(refusal(3, Match::default().exact(Field::Indev, 99)), EncodeError::NoSuchDevice(99));
     let mut one_port = ip(proto::TCP);
     one_port.dst_range = Some(Range { min: 4, max: 4 });
     assert_eq!(refusal(0x0800, one_port), EncodeError::Range(Field::DstPort));
@@ -312,18 +270,9 @@ fn every_action_survives() {
         mask: [0, 0xff, 0xff, 0],
         value: [1, 0, 0, 2],
         add: false,
-        dynamic: Some(PeditDynamic {
-            at: 0,
-            mask: 0xf00_0000,
-            shift: 22,
-        }),
+        dynamic: Some(PeditDynamic { at: 0, mask: 0xf00_0000, shift: 22 }),
     };
-    let tcp = PeditKey {
-        header: PeditHeader::Tcp,
-        add: true,
-        dynamic: None,
-        ..key
-    };
+    let tcp = PeditKey { header: PeditHeader::Tcp, add: true, dynamic: None, ..key };
     let nat = |side, addresses, ports| {
         let nat = Some(Nat { side, addresses, ports });
         ActionKind::Ct(Ct { nat, ..Ct::default() })
@@ -331,11 +280,7 @@ fn every_action_survives() {
     let (low, high) = ([10, 0, 0, 1].into(), [10, 0, 0, 9].into());
     let six = std::net::IpAddr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     let vlan = |vlan| (ActionKind::Vlan(vlan), Control::Pipe);
-    let random = Some(Random {
-        kind: 2,
-        value: 10,
-        control: Control::Shot,
-    });
+    let random = Some(Random { kind: 2, value: 10, control: Control::Shot });
     let committed = Ct {
         zone: 5,
         commit: true,
@@ -345,58 +290,23 @@ fn every_action_survives() {
         labels: Some((1 << 127 | 1, 1 << 127 | 3)),
         ..Ct::default()
     };
-    let cleared = Ct {
-        clear: true,
-        ..Ct::default()
-    };
-    let mirred = |ingress, mirror| {
-        ActionKind::Mirred(Mirred {
-            port: Port(8),
-            ingress,
-            mirror,
-        })
-    };
+    let cleared = Ct { clear: true, ..Ct::default() };
+    let mirred = |ingress, mirror| ActionKind::Mirred(Mirred { port: Port(8), ingress, mirror });
     let actions = vec![
         (ActionKind::Gact { random }, Control::Jump(2)),
-        (
-            ActionKind::Pedit(Pedit {
-                keys: vec![key],
-                mend: false,
-            }),
-            Control::Pipe,
-        ),
-        (
-            ActionKind::Pedit(Pedit {
-                keys: vec![key, tcp],
-                mend: false,
-            }),
-            Control::Pipe,
-        ),
+        (ActionKind::Pedit(Pedit { keys: vec![key], mend: false }), Control::Pipe),
+        (ActionKind::Pedit(Pedit { keys: vec![key, tcp], mend: false }), Control::Pipe),
         (ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::UDP), Control::Pipe),
         (ActionKind::Ct(committed), Control::Pipe),
         (ActionKind::Ct(cleared), Control::Ok),
-        (
-            nat(Some(NatSide::Src), Some((low, high)), Some((1000, 2000))),
-            Control::Pipe,
-        ),
+        (nat(Some(NatSide::Src), Some((low, high)), Some((1000, 2000))), Control::Pipe),
         (nat(Some(NatSide::Dst), Some((six, six)), None), Control::Pipe),
         (nat(None, None, None), Control::Pipe),
         vlan(Vlan::Pop),
-        vlan(Vlan::Push {
-            protocol: 0x88a8,
-            id: 4094,
-            prio: 7,
-        }),
-        vlan(Vlan::Modify {
-            protocol: 0x8100,
-            id: 1,
-            prio: None,
-        }),
+        vlan(Vlan::Push { protocol: 0x88a8, id: 4094, prio: 7 }),
+        vlan(Vlan::Modify { protocol: 0x8100, id: 1, prio: None }),
         vlan(Vlan::PopEthernet),
-        vlan(Vlan::PushEthernet {
-            dst: [1; 6],
-            src: [2; 6],
-        }),
+        vlan(Vlan::PushEthernet { dst: [1; 6], src: [2; 6] }),
         (
             ActionKind::Skbedit(Skbedit {
                 queue: Some(1),
@@ -423,26 +333,10 @@ fn what_an_action_cannot_say_is_refused() {
         assert!(matches!(error, EncodeError::Action { position: 1, .. }), "{error}");
     };
     let helper = Some("ftp".to_owned());
-    refused(
-        ActionKind::Ct(Ct {
-            helper,
-            ..Ct::default()
-        }),
-        Control::Pipe,
-    );
-    refused(
-        ActionKind::Pedit(Pedit {
-            keys: vec![],
-            mend: true,
-        }),
-        Control::Pipe,
-    );
+    refused(ActionKind::Ct(Ct { helper, ..Ct::default() }), Control::Pipe);
+    refused(ActionKind::Pedit(Pedit { keys: vec![], mend: true }), Control::Pipe);
     // `clear` makes act_ct look at nothing else; a goto has 28 bits.
-    let both = Ct {
-        clear: true,
-        zone: 4,
-        ..Ct::default()
-    };
+    let both = Ct { clear: true, zone: 4, ..Ct::default() };
     refused(ActionKind::Ct(both), Control::Pipe);
     refused(ActionKind::Gact { random: None }, Control::Goto(1 << 28));
     refused(ActionKind::Other("police".to_owned()), Control::Pipe);
@@ -453,10 +347,7 @@ fn what_is_not_understood_is_named() {
     let police = Attribute::nest(1, vec![Attribute::text(1, "police"), Attribute::nest(2, vec![])]);
     let queues = Attribute::nest(
         2,
-        vec![
-            Attribute::text(1, "skbedit"),
-            Attribute::nest(2, vec![attribute(2, &[0; 20]), attribute(10, &[1, 0])]),
-        ],
+        vec![Attribute::text(1, "skbedit"), Attribute::nest(2, vec![attribute(2, &[0; 20]), attribute(10, &[1, 0])])],
     );
     let message = told(
         0x0800,
@@ -510,12 +401,7 @@ fn hooks_priorities_and_chains() {
     let flower = [Attribute::text(1, "flower"), attribute(11, &4u32.to_ne_bytes())];
     let read = |bytes: Vec<u8>| decode(ROUTE, &bytes, &names()).unwrap().message;
     let hook_of = |index, parent| match read(tc(45, index, 0, parent, 0x0800, &flower)) {
-        Message::FiltersGone {
-            hook,
-            chain: 4,
-            prio: 1,
-            protocol: 0x0800,
-        } => Some(hook),
+        Message::FiltersGone { hook, chain: 4, prio: 1, protocol: 0x0800 } => Some(hook),
         Message::Other { message_type: 45 } => None,
         other => panic!("{other:?}"),
     };
@@ -524,17 +410,12 @@ fn hooks_priorities_and_chains() {
     assert_eq!(hook_of(7, 0xffff_0000), Some(Hook::Ingress(Port(7))));
     assert_eq!(hook_of(u32::MAX, 22), Some(Hook::Block(22)));
     assert_eq!(hook_of(7, 0x0001_0000), None);
-    assert!(matches!(
-        read(tc(44, 7, 0, INGRESS, 0x0800, &flower)),
-        Message::Priority { chain: 4, .. }
-    ));
+    assert!(matches!(read(tc(44, 7, 0, INGRESS, 0x0800, &flower)), Message::Priority { chain: 4, .. }));
     let chain = read(tc(101, 7, 0, 0xffff_0000, 0, &flower));
     let owner = ChainOwner::Device(Port(7));
     assert_eq!(chain, Message::ChainGone { owner, chain: 4 });
     let matchall = [Attribute::text(1, "matchall"), Attribute::nest(2, vec![])];
-    let Message::Filter(other) = read(tc(44, 7, 1, INGRESS, 3, &matchall)) else {
-        panic!()
-    };
+    let Message::Filter(other) = read(tc(44, 7, 1, INGRESS, 3, &matchall)) else { panic!() };
     assert_eq!(other.filter.kind, Kind::Other("matchall".to_owned()));
     assert!(!other.filter.is_decoded());
 }
@@ -542,76 +423,30 @@ fn hooks_priorities_and_chains() {
 #[test]
 fn faults_are_told_with_their_place() {
     let fault = |bytes: &[u8]| decode(ROUTE, bytes, &names()).unwrap_err().to_string();
-    let whole = tc(
-        44,
-        7,
-        1,
-        INGRESS,
-        0x0800,
-        &[
-            Attribute::text(1, "flower"),
-            Attribute::nest(2, vec![attribute(8, &[8])]),
-        ],
-    );
-    assert_eq!(
-        fault(&whole),
-        "RTM_NEWTFILTER, TCA_FLOWER: attribute 8 has 1 bytes where 2 were expected"
-    );
+    let whole =
+        tc(44, 7, 1, INGRESS, 0x0800, &[Attribute::text(1, "flower"), Attribute::nest(2, vec![attribute(8, &[8])])]);
+    assert_eq!(fault(&whole), "RTM_NEWTFILTER, TCA_FLOWER: attribute 8 has 1 bytes where 2 were expected");
     assert_eq!(
         fault(&whole[..whole.len() - 1]),
-        format!(
-            "RTM_NEWTFILTER, header: {} bytes where {} were expected",
-            whole.len() - 1,
-            whole.len()
-        )
+        format!("RTM_NEWTFILTER, header: {} bytes where {} were expected", whole.len() - 1, whole.len())
     );
     let mut overrun = whole.clone();
     overrun[36] = 200;
-    assert_eq!(
-        fault(&overrun),
-        "RTM_NEWTFILTER, TCA: an attribute runs past the end of its 24 bytes, at byte 0"
-    );
+    assert_eq!(fault(&overrun), "RTM_NEWTFILTER, TCA: an attribute runs past the end of its 24 bytes, at byte 0");
 }
 
 /// A kernel's own order of names is the judge of our numbers: `enum` in `include/uapi/linux/pkt_cls.h`.
 #[test]
 fn attributes_have_the_kernels_numbers() {
-    let mpls = told(
-        0x8847,
-        vec![attribute(8, &[0x88, 0x47]), attribute(70, &0xabcdeu32.to_ne_bytes())],
-    );
+    let mpls = told(0x8847, vec![attribute(8, &[0x88, 0x47]), attribute(70, &0xabcdeu32.to_ne_bytes())]);
     assert_eq!(terms(&mpls)[2], (Field::MplsLabel, 0xabcde, 0xfffff));
-    let hash = told(
-        PROTOCOL_ALL,
-        vec![
-            attribute(100, &7u32.to_ne_bytes()),
-            attribute(101, &15u32.to_ne_bytes()),
-        ],
-    );
+    let hash = told(PROTOCOL_ALL, vec![attribute(100, &7u32.to_ne_bytes()), attribute(101, &15u32.to_ne_bytes())]);
     assert_eq!(terms(&hash), [(Field::Hash, 7, 15)]);
-    let pppoe = told(
-        0x8864,
-        vec![
-            attribute(103, &[0, 9]),
-            attribute(104, &[0, 0x57]),
-            attribute(8, &[0x86, 0xdd]),
-        ],
-    );
+    let pppoe = told(0x8864, vec![attribute(103, &[0, 9]), attribute(104, &[0, 0x57]), attribute(8, &[0x86, 0xdd])]);
     assert_eq!(
         terms(&pppoe)[1..],
-        [
-            (Field::EthType, 0x86dd, 0xffff),
-            (Field::PppoeSid, 9, 0xffff),
-            (Field::PppProto, 0x57, 0xffff),
-        ]
+        [(Field::EthType, 0x86dd, 0xffff), (Field::PppoeSid, 9, 0xffff), (Field::PppProto, 0x57, 0xffff),]
     );
-    let l2tp = told(
-        0x0800,
-        vec![
-            attribute(8, &[8, 0]),
-            attribute(9, &[115]),
-            attribute(105, &[0, 0, 0, 3]),
-        ],
-    );
+    let l2tp = told(0x0800, vec![attribute(8, &[8, 0]), attribute(9, &[115]), attribute(105, &[0, 0, 0, 3])]);
     assert_eq!(terms(&l2tp)[3], (Field::L2tpv3Sid, 3, 0xffff_ffff));
 }

@@ -75,11 +75,7 @@ pub fn apply(actions: &[Action], trim: Trim, frame: &[u8]) -> Result<Applied, La
         }
         let done = match &action.kind {
             ActionKind::Mirred(mirred) => {
-                sent.push(Sent {
-                    port: mirred.port,
-                    ingress: mirred.ingress,
-                    frame: packet.frame(),
-                });
+                sent.push(Sent { port: mirred.port, ingress: mirred.ingress, frame: packet.frame() });
                 true
             }
             ActionKind::Pedit(p) => {
@@ -119,10 +115,7 @@ struct Packet {
 
 impl Packet {
     fn arrived(frame: &[u8]) -> Packet {
-        let mut packet = Packet {
-            bytes: frame.to_vec(),
-            tag: None,
-        };
+        let mut packet = Packet { bytes: frame.to_vec(), tag: None };
         packet.take_tag();
         packet
     }

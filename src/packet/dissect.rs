@@ -148,21 +148,13 @@ impl<'a> View<'a> {
     /// The outer tag stays in `bytes` (its addresses stand where they always do), the network offset is behind it.
     pub fn arrived(frame: &'a [u8]) -> Option<View<'a>> {
         let protocol = protocol_of(be16(frame, 12)?, array(frame, ETHERNET));
-        let untagged = View {
-            bytes: frame,
-            tag: None,
-            protocol,
-            network: ETHERNET,
-        };
+        let untagged = View { bytes: frame, tag: None, protocol, network: ETHERNET };
         if !is_vlan(protocol) {
             return Some(untagged);
         }
         let behind = array(frame, ETHERNET + VLAN)?;
         Some(View {
-            tag: Some(Tag {
-                protocol,
-                tci: be16(frame, ETHERNET)?,
-            }),
+            tag: Some(Tag { protocol, tci: be16(frame, ETHERNET)? }),
             protocol: protocol_of(be16(frame, ETHERNET + 2)?, Some(behind)),
             network: ETHERNET + VLAN,
             ..untagged
@@ -218,11 +210,7 @@ pub fn dissect(view: &View) -> Dissected {
     let _ = dissector.run();
     dissector.key.set(Field::EthType, dissector.proto.into());
     dissector.key.set(Field::IpProto, dissector.ip_proto.into());
-    Dissected {
-        key: dissector.key,
-        network: dissector.network,
-        transport: dissector.at.min(view.bytes.len()),
-    }
+    Dissected { key: dissector.key, network: dissector.network, transport: dissector.at.min(view.bytes.len()) }
 }
 
 fn addresses(bytes: &[u8], key: &mut Key) {
@@ -416,11 +404,7 @@ impl Dissector<'_> {
             self.key.set(Field::MplsBos, entry >> 8);
             self.key.set(Field::MplsTtl, entry);
         }
-        Some(if entry >> 8 & 1 == 1 {
-            Next::Done
-        } else {
-            Next::Ethertype
-        })
+        Some(if entry >> 8 & 1 == 1 { Next::Done } else { Next::Ethertype })
     }
 
     fn arp(&mut self) -> Option<Next> {
@@ -488,9 +472,7 @@ impl Dissector<'_> {
             ip::AH => Some(4),
             _ => None,
         };
-        let ports = offset
-            .and_then(|offset| int(self.view.bytes, self.at + offset, 4))
-            .unwrap_or(0);
+        let ports = offset.and_then(|offset| int(self.view.bytes, self.at + offset, 4)).unwrap_or(0);
         self.key.set(Field::SrcPort, ports >> 16);
         self.key.set(Field::DstPort, ports);
     }
@@ -552,13 +534,7 @@ mod tests {
     fn tags_are_counted_and_the_first_two_read() {
         sees(&format!("0800 {TCP}"), &tcp(0x0800));
         let outer = [(VlanTpid, 0x88a8), (VlanId, 100), (VlanPrio, 5), (VlanEthType, 0x8100)];
-        let inner = [
-            (CvlanTpid, 0x8100),
-            (CvlanId, 7),
-            (CvlanPrio, 1),
-            (CvlanEthType, 0x0800),
-            (NumOfVlans, 2),
-        ];
+        let inner = [(CvlanTpid, 0x8100), (CvlanId, 7), (CvlanPrio, 1), (CvlanEthType, 0x0800), (NumOfVlans, 2)];
         let two = [&tcp(0x88a8)[..], &outer, &inner].concat();
         sees(&format!("88a8 a064 8100 2007 0800 {TCP}"), &two);
         let three = [&two[..], &[(CvlanEthType, 0x8100), (NumOfVlans, 3)]].concat();
@@ -575,15 +551,9 @@ mod tests {
         let mut fields = tcp(0x0800);
         fields.retain(|(f, _)| !matches!(f, SrcPort | DstPort | TcpFlags));
         fields.push((IpFlags, 1));
-        sees(
-            &format!("0800 {}", TCP.replace("0001 0000 4006", "0001 0001 4006")),
-            &fields,
-        );
+        sees(&format!("0800 {}", TCP.replace("0001 0000 4006", "0001 0001 4006")), &fields);
         fields.push((IpFlags, 3));
-        sees(
-            &format!("0800 {}", TCP.replace("0001 0000 4006", "0001 2000 4006")),
-            &fields,
-        );
+        sees(&format!("0800 {}", TCP.replace("0001 0000 4006", "0001 2000 4006")), &fields);
     }
 
     #[test]
@@ -653,14 +623,7 @@ mod tests {
         );
         sees(
             "8847 12345b07 45000014",
-            &[
-                (Protocol, 0x8847),
-                (EthType, 0x8847),
-                (MplsLabel, 0x12345),
-                (MplsTc, 5),
-                (MplsBos, 1),
-                (MplsTtl, 7),
-            ],
+            &[(Protocol, 0x8847), (EthType, 0x8847), (MplsLabel, 0x12345), (MplsTc, 5), (MplsBos, 1), (MplsTtl, 7)],
         );
         let mut pppoe = tcp(0x8864);
         pppoe.extend([(PppoeSid, 0x1234), (PppProto, 0x0021)]);
@@ -672,15 +635,7 @@ mod tests {
     #[test]
     fn a_tag_in_the_bytes_is_read_from_the_network_offset() {
         let bytes = hex(&format!("020000000002 020000000001 8100 0005 0800 {TCP}"));
-        let view = View {
-            bytes: &bytes,
-            tag: Some(Tag {
-                protocol: 0x8100,
-                tci: 6,
-            }),
-            protocol: 0x8100,
-            network: 18,
-        };
+        let view = View { bytes: &bytes, tag: Some(Tag { protocol: 0x8100, tci: 6 }), protocol: 0x8100, network: 18 };
         let key = dissect(&view).key;
         let read = [VlanId, VlanEthType, CvlanId, CvlanPrio, CvlanEthType, EthType, IpProto];
         assert_eq!(read.map(|f| key.get(f)), [6, 0x8100, 0x500, 2, 0x28, 0x28, 0]);

@@ -52,10 +52,7 @@ impl Shape {
     fn of(filter: &Filter) -> Shape {
         let mut mask = filter.matches.mask;
         mask.set(Field::Protocol, 0); // the priority's own, not flower's
-        Shape {
-            mask,
-            ranges: [filter.matches.src_range.is_some(), filter.matches.dst_range.is_some()],
-        }
+        Shape { mask, ranges: [filter.matches.src_range.is_some(), filter.matches.dst_range.is_some()] }
     }
 }
 
@@ -65,17 +62,9 @@ impl Chains {
         let priority = self.chains.entry((filter.id.hook, filter.id.chain)).or_default();
         let groups = priority.entry(filter.id.prio).or_default();
         let mask = Shape::of(filter);
-        let member = Member {
-            cookie,
-            ranges: [filter.matches.src_range, filter.matches.dst_range],
-            inserted,
-        };
+        let member = Member { cookie, ranges: [filter.matches.src_range, filter.matches.dst_range], inserted };
         let mine = groups.iter().position(|g| g.mask == mask).unwrap_or_else(|| {
-            groups.push(Group {
-                mask,
-                inserted,
-                members: Vec::new(),
-            });
+            groups.push(Group { mask, inserted, members: Vec::new() });
             groups.len() - 1
         });
         let group = &mut groups[mine];
@@ -83,20 +72,13 @@ impl Chains {
             group.inserted = Inserted::Dumped; // the mask is as old as its oldest filter
         }
         match group.members.iter_mut().find(|m| Some(m.cookie) == instead) {
-            Some(place) => {
-                *place = Member {
-                    inserted: place.inserted,
-                    ..member
-                }
-            }
+            Some(place) => *place = Member { inserted: place.inserted, ..member },
             None => group.members.push(member),
         }
         // What it replaces has no place but this one.
         for (i, group) in groups.iter_mut().enumerate() {
             let elsewhere = |m: &Member| m.cookie == cookie && i != mine;
-            group
-                .members
-                .retain(|m| !elsewhere(m) && (m.cookie == cookie || Some(m.cookie) != instead));
+            group.members.retain(|m| !elsewhere(m) && (m.cookie == cookie || Some(m.cookie) != instead));
         }
         groups.retain(|g| !g.members.is_empty());
     }
@@ -107,9 +89,7 @@ impl Chains {
         let chain = self.chains.get(&(filter.id.hook, filter.id.chain));
         let mask = Shape::of(filter);
         let groups = chain.and_then(|c| c.get(&filter.id.prio)).into_iter().flatten();
-        let members = groups
-            .filter(|g| g.mask == mask && mask.ranges != [false; 2])
-            .flat_map(|g| &g.members);
+        let members = groups.filter(|g| g.mask == mask && mask.ranges != [false; 2]).flat_map(|g| &g.members);
         members.map(|m| m.cookie).filter(|&c| c != cookie).collect()
     }
 
@@ -149,13 +129,8 @@ impl Chains {
         let Some(chain) = self.chains.get(&(filter.id.hook, filter.id.chain)) else {
             return Vec::new();
         };
-        let before = chain
-            .range(from.min(filter.id.prio)..filter.id.prio)
-            .flat_map(|(_, groups)| groups);
-        let mut out: Vec<_> = before
-            .flat_map(|g| &g.members)
-            .map(|m| (m.cookie, Order::Before))
-            .collect();
+        let before = chain.range(from.min(filter.id.prio)..filter.id.prio).flat_map(|(_, groups)| groups);
+        let mut out: Vec<_> = before.flat_map(|g| &g.members).map(|m| (m.cookie, Order::Before)).collect();
         let Some(groups) = chain.get(&filter.id.prio) else {
             return out;
         };
@@ -193,10 +168,7 @@ impl Group {
         };
         let mine = first(me.ranges);
         let dumped = |ranges: [Option<Range>; 2]| {
-            self.members
-                .iter()
-                .filter(|m| m.ranges == ranges)
-                .any(|m| m.inserted == Inserted::Dumped)
+            self.members.iter().filter(|m| m.ranges == ranges).any(|m| m.inserted == Inserted::Dumped)
         };
         let others = self.members.iter().filter(|m| m.ranges != me.ranges);
         others
@@ -217,31 +189,13 @@ mod tests {
     use crate::flower::{FilterId, Kind, Match, Port};
 
     fn filter(prio: u16, matches: Match) -> Filter {
-        let id = FilterId {
-            hook: Hook::Ingress(Port(1)),
-            chain: 0,
-            prio,
-            protocol: 0x800,
-            handle: 1,
-        };
+        let id = FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio, protocol: 0x800, handle: 1 };
         let (actions, undecoded) = (Vec::new(), Vec::new());
-        Filter {
-            id,
-            kind: Kind::Flower,
-            matches,
-            actions,
-            skip_sw: false,
-            skip_hw: false,
-            undecoded,
-        }
+        Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded }
     }
 
     fn ports(min: u16, max: u16, proto: u128) -> Match {
-        Match {
-            dst_range: Some(Range { min, max }),
-            ..Match::default()
-        }
-        .exact(Field::IpProto, proto)
+        Match { dst_range: Some(Range { min, max }), ..Match::default() }.exact(Field::IpProto, proto)
     }
 
     #[test]
@@ -255,19 +209,12 @@ mod tests {
             chains.insert(c, f, Inserted::Observed, None);
         }
         let (before, me) = (Order::Before, Cookie(2));
-        assert_eq!(
-            chains.in_front(me, &wide, 0),
-            [(Cookie(3), before), (Cookie(1), before)]
-        );
+        assert_eq!(chains.in_front(me, &wide, 0), [(Cookie(3), before), (Cookie(1), before)]);
         assert_eq!(chains.in_front(me, &wide, 2), [(Cookie(1), before)]);
         assert_eq!(chains.in_front(Cookie(1), &narrow, 0), [(Cookie(3), before)]);
         chains.remove(Cookie(1), &narrow);
         chains.insert(Cookie(4), &narrow, Inserted::Observed, None);
-        assert_eq!(
-            chains.in_front(Cookie(4), &narrow, 2),
-            [(me, before)],
-            "the mask came back behind"
-        );
+        assert_eq!(chains.in_front(Cookie(4), &narrow, 2), [(me, before)], "the mask came back behind");
         for (c, f) in [(Cookie(4), &narrow), (me, &wide), (Cookie(3), &first)] {
             chains.remove(c, f);
         }
@@ -278,11 +225,7 @@ mod tests {
     fn a_range_is_as_old_as_the_first_filter_that_brought_it() {
         // A (1-10, X), B (1-5, Y), C (1-10, Y): the packet Y:3 hits C.
         let mut chains = Chains::default();
-        let (a, b, c) = (
-            filter(1, ports(1, 10, 6)),
-            filter(1, ports(1, 5, 17)),
-            filter(1, ports(1, 10, 17)),
-        );
+        let (a, b, c) = (filter(1, ports(1, 10, 6)), filter(1, ports(1, 5, 17)), filter(1, ports(1, 10, 17)));
         for (cookie, f) in [(Cookie(1), &a), (Cookie(2), &b), (Cookie(3), &c)] {
             chains.insert(cookie, f, Inserted::Observed, None);
         }

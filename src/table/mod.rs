@@ -141,14 +141,7 @@ impl Table {
         }
         let counters = vec![Counters::default(); filter.actions.len()];
         self.retired.remove(&cookie);
-        self.filters.insert(
-            cookie,
-            FilterEntry {
-                filter,
-                counters,
-                ways: Vec::new(),
-            },
-        );
+        self.filters.insert(cookie, FilterEntry { filter, counters, ways: Vec::new() });
     }
 
     /// Takes a filter out, with its ways. Their merged filters must be gone. `keep_place` leaves its place in the order of
@@ -203,11 +196,7 @@ impl Table {
         if let Some(&way) = self.way_of.get(&key) {
             return WayId(way);
         }
-        let way = self.ways.insert(Way {
-            key: key.clone(),
-            paths: Vec::new(),
-            refusal: None,
-        });
+        let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refusal: None });
         for (cookie, _) in &key.steps {
             if let Some(entry) = self.filters.get_mut(cookie).filter(|e| !e.ways.contains(&way)) {
                 entry.ways.push(way);
@@ -234,11 +223,7 @@ impl Table {
 
     /// Adds a path to a way.
     pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
-        let id = self.paths.insert(PathEntry {
-            path,
-            way: way.0,
-            merged: Map::default(),
-        });
+        let id = self.paths.insert(PathEntry { path, way: way.0, merged: Map::default() });
         self.ways[way.0].paths.push(id);
         PathId(id)
     }
@@ -261,11 +246,7 @@ impl Table {
 
     /// How many merged filters a way has for these connections.
     pub fn merged_of_way(&self, way: WayId, connections: &Connections) -> usize {
-        self.ways[way.0]
-            .paths
-            .iter()
-            .filter(|&&p| self.paths[p].merged.contains_key(connections))
-            .count()
+        self.ways[way.0].paths.iter().filter(|&&p| self.paths[p].merged.contains_key(connections)).count()
     }
 
     /// Enters a merged filter that was installed.
@@ -340,19 +321,13 @@ impl Table {
             return;
         }
         let path = &self.paths[merged.path].path;
-        let counters = Counters {
-            packets: since.packets,
-            bytes: bytes(path, since),
-            last_used: since.last_used,
-        };
+        let counters = Counters { packets: since.packets, bytes: bytes(path, since), last_used: since.last_used };
         merged.counters.add(counters);
         for parent in &path.parents {
             let Some(entry) = self.filters.get_mut(&parent.cookie) else {
                 continue;
             };
-            let longer = parent
-                .longer
-                .saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
+            let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
             let bytes = counters.bytes.saturating_add_signed(longer);
             let counters = Counters { bytes, ..counters };
             for (i, action) in entry.counters.iter_mut().enumerate() {
@@ -366,9 +341,7 @@ impl Table {
     /// The merged filters that derive from a filter.
     pub fn derived_from_filter(&self, cookie: Cookie) -> Vec<MergedId> {
         let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
-        ways.flat_map(|&w| &self.ways[w].paths)
-            .flat_map(|&p| self.paths[p].merged.values().copied())
-            .collect()
+        ways.flat_map(|&w| &self.ways[w].paths).flat_map(|&p| self.paths[p].merged.values().copied()).collect()
     }
 
     /// The merged filters that a new filter could take packets from: those of ways that hit a filter of its chain behind
@@ -384,11 +357,7 @@ impl Table {
             let Some(entry) = self.filters.get(&other).filter(|e| !e.ways.is_empty()) else {
                 continue;
             };
-            let in_front = self
-                .chains
-                .in_front(other, &entry.filter, 0)
-                .iter()
-                .any(|(c, _)| *c == cookie);
+            let in_front = self.chains.in_front(other, &entry.filter, 0).iter().any(|(c, _)| *c == cookie);
             if in_front && overlap(&new.filter.matches, &entry.filter.matches) {
                 behind.push(other);
             }
@@ -400,17 +369,10 @@ impl Table {
     /// The ways whose filters send to one of these ports, or into it, and their merged filters.
     pub fn sending_to(&self, ports: &[Port]) -> (Vec<MergedId>, Vec<WayId>) {
         let sends = |path: &usize| self.paths[*path].path.targets.iter().any(|port| ports.contains(port));
-        let ways: Vec<WayId> = self
-            .ways
-            .iter()
-            .filter(|(_, w)| w.paths.iter().any(sends))
-            .map(|(id, _)| WayId(id))
-            .collect();
+        let ways: Vec<WayId> =
+            self.ways.iter().filter(|(_, w)| w.paths.iter().any(sends)).map(|(id, _)| WayId(id)).collect();
         let paths = ways.iter().flat_map(|w| &self.ways[w.0].paths);
-        (
-            paths.flat_map(|&p| self.paths[p].merged.values().copied()).collect(),
-            ways,
-        )
+        (paths.flat_map(|&p| self.paths[p].merged.values().copied()).collect(), ways)
     }
 
     /// Forgets a way, whose merged filters must be gone.
@@ -436,13 +398,7 @@ impl Table {
         match self.connections.get_mut(&id) {
             Some(entry) => entry.connection = connection,
             None => {
-                self.connections.insert(
-                    id,
-                    ConnectionEntry {
-                        connection,
-                        merged: HashSet::default(),
-                    },
-                );
+                self.connections.insert(id, ConnectionEntry { connection, merged: HashSet::default() });
             }
         }
     }
@@ -450,20 +406,13 @@ impl Table {
     /// Takes a connection out. Its merged filters must be gone.
     pub fn remove_connection(&mut self, id: ConnectionId) -> Option<Connection> {
         let entry = self.connections.remove(&id)?;
-        debug_assert!(
-            entry.merged.is_empty(),
-            "merged filters are removed before their connection"
-        );
+        debug_assert!(entry.merged.is_empty(), "merged filters are removed before their connection");
         Some(entry.connection)
     }
 
     /// The merged filters that derive from a connection.
     pub fn derived_from_connection(&self, id: ConnectionId) -> Vec<MergedId> {
-        self.connections
-            .get(&id)
-            .into_iter()
-            .flat_map(|e| e.merged.iter().copied())
-            .collect()
+        self.connections.get(&id).into_iter().flat_map(|e| e.merged.iter().copied()).collect()
     }
 
     /// How many paths there are.

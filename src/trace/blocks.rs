@@ -72,22 +72,13 @@ impl<'a> Blocks<'a> {
 
     fn bad(&self, offset: usize, expected: &'static str) -> TraceFault {
         let after = self.number();
-        TraceFault::Block {
-            offset,
-            after,
-            expected,
-        }
+        TraceFault::Block { offset, after, expected }
     }
 
     /// Takes the block at the start of `rest` and gives its length.
     fn block(&mut self, rest: &'a [u8], offset: usize) -> Result<usize, TraceFault> {
         let (after, have) = (self.number(), rest.len());
-        let cut = |want| TraceFault::Cut {
-            offset,
-            after,
-            have,
-            want,
-        };
+        let cut = |want| TraceFault::Cut { offset, after, have, want };
         let head: &[u8; 12] = rest.first_chunk().ok_or_else(|| cut(12))?;
         let [t0, t1, t2, t3, l0, l1, l2, l3, magic @ ..] = *head;
         // A section header's type reads the same in both orders; the magic number behind it tells which it is.
@@ -118,11 +109,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn u32(&self, bytes: [u8; 4]) -> u32 {
-        if self.big_endian {
-            u32::from_be_bytes(bytes)
-        } else {
-            u32::from_le_bytes(bytes)
-        }
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
     fn interface(&mut self, block: &[u8], offset: usize) -> Result<(), TraceFault> {
@@ -145,10 +132,7 @@ impl<'a> Blocks<'a> {
         let units =
             units(described.if_tsresol).ok_or_else(|| self.bad(offset, "a time resolution of at most 10^-38 s"))?;
         // An interface of an earlier section goes on.
-        let known = self
-            .interfaces
-            .iter()
-            .position(|i| *i == interface && !i.name.is_empty());
+        let known = self.interfaces.iter().position(|i| *i == interface && !i.name.is_empty());
         let known = known.filter(|&index| self.section.iter().all(|d| d.interface != index));
         self.section.push(Described {
             interface: known.unwrap_or(self.interfaces.len()),
@@ -212,10 +196,7 @@ impl<'a> Blocks<'a> {
             limit => limit,
         };
         let captured = packet.origlen.min(snap_length) as usize;
-        let bytes = packet
-            .data
-            .get(..captured)
-            .ok_or_else(|| self.bad(offset, "a packet that fits into its block"))?;
+        let bytes = packet.data.get(..captured).ok_or_else(|| self.bad(offset, "a packet that fits into its block"))?;
         self.packets.push(Packet {
             number: self.number() + 1,
             offset,

@@ -85,10 +85,7 @@ pub enum Direction {
 
 /// Reads a recorded run. `progress` is told the bytes done and their total, from time to time and at the end.
 pub fn read(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Trace, TraceError> {
-    let fail = |fault| TraceError {
-        file: path.display().to_string(),
-        fault,
-    };
+    let fail = |fault| TraceError { file: path.display().to_string(), fault };
     let bytes = std::fs::read(path).map_err(|e| fail(TraceFault::Unreadable(e)))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     parse(&name, &bytes, progress).map_err(fail)
@@ -96,25 +93,14 @@ pub fn read(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Trace, Tr
 
 /// The same from a file's contents; `name` stands for the file in errors.
 pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Trace, TraceError> {
-    parse(name, bytes, &mut |_, _| {}).map_err(|fault| TraceError {
-        file: name.to_owned(),
-        fault,
-    })
+    parse(name, bytes, &mut |_, _| {}).map_err(|fault| TraceError { file: name.to_owned(), fault })
 }
 
 fn parse(name: &str, bytes: &[u8], progress: &mut dyn FnMut(u64, u64)) -> Result<Trace, TraceFault> {
-    let Blocks {
-        interfaces,
-        mut packets,
-        ..
-    } = Blocks::parse(bytes)?;
+    let Blocks { interfaces, mut packets, .. } = Blocks::parse(bytes)?;
     if interfaces.iter().all(|i| i.link_type != NETLINK) {
         let found: Vec<_> = interfaces.iter().map(|i| i.name.as_str()).collect();
-        let found = if found.is_empty() {
-            "none".to_owned()
-        } else {
-            found.join(", ")
-        };
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         return Err(TraceFault::NoNetlinkInterface { found });
     }
     packets.sort_by_key(|packet| packet.time);
@@ -124,13 +110,7 @@ fn parse(name: &str, bytes: &[u8], progress: &mut dyn FnMut(u64, u64)) -> Result
     for packet in &packets {
         match interfaces[packet.interface].link_type {
             NETLINK => reader.netlink(packet)?,
-            _ => reader.push(
-                packet,
-                Body::Frame {
-                    direction: packet.direction,
-                    bytes: packet.bytes.to_vec(),
-                },
-            ),
+            _ => reader.push(packet, Body::Frame { direction: packet.direction, bytes: packet.bytes.to_vec() }),
         }
         done += packet.bytes.len() as u64;
         if done - reported >= PROGRESS {
@@ -140,11 +120,7 @@ fn parse(name: &str, bytes: &[u8], progress: &mut dyn FnMut(u64, u64)) -> Result
     }
     reader.finish(packets.len() as u64)?;
     progress(total, total);
-    Ok(Trace {
-        name: name.to_owned(),
-        interfaces,
-        records: reader.records,
-    })
+    Ok(Trace { name: name.to_owned(), interfaces, records: reader.records })
 }
 
 /// Bytes between two reports.
@@ -184,11 +160,7 @@ impl Reader {
     /// asked of the kernel are not kept.
     fn netlink(&mut self, packet: &Packet) -> Result<(), TraceFault> {
         let (number, offset) = (packet.number, packet.offset);
-        let short = TraceFault::CookedHeader {
-            packet: number,
-            offset,
-            have: packet.bytes.len(),
-        };
+        let short = TraceFault::CookedHeader { packet: number, offset, have: packet.bytes.len() };
         let header: &[u8; COOKED] = packet.bytes.first_chunk().ok_or(short)?;
         let family = u16::from_be_bytes([header[14], header[15]]);
         if !matches!(family, netlink::ROUTE | netlink::NETFILTER) {
@@ -196,11 +168,7 @@ impl Reader {
         }
         let mut rest = &packet.bytes[COOKED..];
         while !rest.is_empty() {
-            let fault = |source| TraceFault::Message {
-                packet: number,
-                offset,
-                source,
-            };
+            let fault = |source| TraceFault::Message { packet: number, offset, source };
             let here = rest;
             let (length, is_request) = netlink::glance(here).unwrap_or((here.len(), false));
             rest = here.get(length.max(16).next_multiple_of(4)..).unwrap_or_default();
@@ -232,12 +200,8 @@ impl Reader {
             Message::Connection { .. } => "connections",
             _ => "something else",
         };
-        let dump = self.dumps.entry(key).or_insert(Dump {
-            what,
-            packet: packet.number,
-            offset: packet.offset,
-            messages: 0,
-        });
+        let dump =
+            self.dumps.entry(key).or_insert(Dump { what, packet: packet.number, offset: packet.offset, messages: 0 });
         dump.messages += 1;
     }
 
@@ -247,17 +211,9 @@ impl Reader {
         }
         match self.dumps.values().min_by_key(|dump| dump.packet) {
             None => Ok(()),
-            Some(&Dump {
-                what,
-                packet,
-                offset,
-                messages,
-            }) => Err(TraceFault::DumpCut {
-                what,
-                packet,
-                offset,
-                messages,
-            }),
+            Some(&Dump { what, packet, offset, messages }) => {
+                Err(TraceFault::DumpCut { what, packet, offset, messages })
+            }
         }
     }
 }

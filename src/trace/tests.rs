@@ -35,12 +35,7 @@ fn every_filter_decodes_whole_and_survives_being_sent() {
             };
             filters += 1;
             let filter = &told.filter;
-            assert_eq!(
-                (&filter.kind, &filter.undecoded),
-                (&Kind::Flower, &vec![]),
-                "{name} {}",
-                filter.id
-            );
+            assert_eq!((&filter.kind, &filter.undecoded), (&Kind::Flower, &vec![]), "{name} {}", filter.id);
             assert_eq!(told.counters.len(), filter.actions.len());
             assert_eq!(filter.matches.key, filter.matches.key.and(&filter.matches.mask));
             let request = encode_filter(filter, &names).unwrap_or_else(|e| panic!("{name} {}: {e}", filter.id));
@@ -58,29 +53,15 @@ fn every_filter_decodes_whole_and_survives_being_sent() {
 fn frames_messages_and_times_are_where_wireshark_sees_them() {
     let (name, bytes) = FIXTURES[3];
     let trace = from_bytes(name, bytes).unwrap();
-    let interfaces: Vec<_> = trace
-        .interfaces
-        .iter()
-        .map(|i| (i.name.as_str(), i.link_type))
-        .collect();
+    let interfaces: Vec<_> = trace.interfaces.iter().map(|i| (i.name.as_str(), i.link_type)).collect();
     assert_eq!(interfaces, [("p1", 1), ("p2", 1), ("p3", 1), ("netlink", 253)]);
     assert!(trace.records.is_sorted_by_key(|record| record.time));
     assert!(trace.records.iter().all(|record| !record.truncated));
-    assert_eq!(
-        trace.records.len() as u64,
-        trace.records.iter().map(|r| r.number).max().unwrap()
-    );
+    assert_eq!(trace.records.len() as u64, trace.records.iter().map(|r| r.number).max().unwrap());
     let record = |number| trace.records.iter().find(|r| r.number == number).unwrap();
-    let Body::Message(envelope) = &record(38).body else {
-        panic!()
-    };
-    assert_eq!(
-        (envelope.flags, envelope.is_dump(), envelope.is_request()),
-        (0x605, false, false)
-    );
-    let Message::Filter(told) = &envelope.message else {
-        panic!("{envelope:?}")
-    };
+    let Body::Message(envelope) = &record(38).body else { panic!() };
+    assert_eq!((envelope.flags, envelope.is_dump(), envelope.is_request()), (0x605, false, false));
+    let Message::Filter(told) = &envelope.message else { panic!("{envelope:?}") };
     assert_eq!(told.filter.id.to_string(), "if10 chain 0 pref 1 handle 0x1");
     assert_eq!(told.filter.id.protocol, 0x8100);
     // The kernel tells 0800 as ethertype, 10 as identifier; the tag's own type is the protocol.
@@ -103,10 +84,7 @@ fn connections_are_told_with_their_zones_and_translations() {
     let trace = from_bytes(FIXTURES[2].0, FIXTURES[2].1).unwrap();
     let new: Vec<_> = messages(&trace)
         .filter_map(|envelope| match &envelope.message {
-            Message::Connection {
-                event: ConnectionEvent::New,
-                connection,
-            } => Some(connection.to_connection()),
+            Message::Connection { event: ConnectionEvent::New, connection } => Some(connection.to_connection()),
             _ => None,
         })
         .collect();
@@ -121,25 +99,15 @@ fn connections_are_told_to_the_last_bit() {
     let trace = from_bytes(FIXTURES[0].0, FIXTURES[0].1).unwrap();
     let told = |number| {
         let record = trace.records.iter().find(|r| r.number == number).unwrap();
-        let Body::Message(envelope) = &record.body else {
-            panic!()
-        };
-        let Message::Connection { event, connection } = &envelope.message else {
-            panic!()
-        };
+        let Body::Message(envelope) = &record.body else { panic!() };
+        let Message::Connection { event, connection } = &envelope.message else { panic!() };
         (*event, connection)
     };
     let (event, ping) = told(54);
     assert_eq!(event, ConnectionEvent::New);
-    assert_eq!(
-        ping.original.to_string(),
-        "icmp 10.0.0.1 > 10.0.0.2 id 188 type 8 code 0"
-    );
+    assert_eq!(ping.original.to_string(), "icmp 10.0.0.1 > 10.0.0.2 id 188 type 8 code 0");
     assert_eq!(ping.reply, ping.original.inverse());
-    assert_eq!(
-        (ping.zone, ping.mark, ping.labels, ping.id),
-        (5, Some(1), None, Some(0x8f05_2840))
-    );
+    assert_eq!((ping.zone, ping.mark, ping.labels, ping.id), (5, Some(1), None, Some(0x8f05_2840)));
     let (event, tcp) = told(113);
     assert_eq!(event, ConnectionEvent::Update);
     assert_eq!(tcp.original.to_string(), "tcp 10.0.0.1:52964 > 10.0.0.2:8000");
@@ -148,9 +116,8 @@ fn connections_are_told_to_the_last_bit() {
     let (event, closed) = told(360);
     assert_eq!(event, ConnectionEvent::Dump);
     assert_eq!(closed.tcp, Some(TcpState::TimeWait));
-    let counted = closed
-        .counters
-        .map(|(original, reply)| (original.packets, original.bytes, reply.packets, reply.bytes));
+    let counted =
+        closed.counters.map(|(original, reply)| (original.packets, original.bytes, reply.packets, reply.bytes));
     assert_eq!(counted, Some((25, 7308, 23, 7204)));
 }
 
@@ -163,10 +130,7 @@ fn a_file_that_is_something_else_is_told_so() {
     );
     assert!(fault(&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0]).contains("a classic pcap file"));
     let header = &FIXTURES[3].1[..28];
-    assert_eq!(
-        fault(header),
-        "x.pcapng: no netlink interface (link type 253) was recorded: interfaces none"
-    );
+    assert_eq!(fault(header), "x.pcapng: no netlink interface (link type 253) was recorded: interfaces none");
 }
 
 #[test]
@@ -197,10 +161,7 @@ fn a_file_that_ends_early_is_told_so() {
     {
         let without = [&bytes[..offset], &bytes[offset + length..]].concat();
         match from_bytes(name, &without) {
-            Err(TraceError {
-                fault: TraceFault::DumpCut { .. },
-                ..
-            }) => {}
+            Err(TraceError { fault: TraceFault::DumpCut { .. }, .. }) => {}
             // A dump of nothing is its end alone.
             Ok(shorter) => assert_eq!(shorter.records.len() + 1, trace.records.len()),
             Err(other) => panic!("{other}"),
@@ -264,89 +225,27 @@ fn byte_orders_resolutions_and_simple_packets() {
     let mut file = Vec::new();
     for big_endian in [false, true] {
         let u16 = |value: u16| {
-            if big_endian {
-                value.to_be_bytes()
-            } else {
-                value.to_le_bytes()
-            }
+            if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
         };
         let u32 = |value: u32| {
-            if big_endian {
-                value.to_be_bytes()
-            } else {
-                value.to_le_bytes()
-            }
+            if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }
         };
         let mut block = |kind: u32, body: &[&[u8]]| {
             let body = body.concat();
             let length = u32(12 + body.len() as u32);
             file.extend([&u32(kind)[..], &length, &body, &length].concat());
         };
-        let shift = if big_endian {
-            2i64.to_be_bytes()
-        } else {
-            2i64.to_le_bytes()
-        };
+        let shift = if big_endian { 2i64.to_be_bytes() } else { 2i64.to_le_bytes() };
         block(0x0a0d_0d0a, &[&u32(0x1a2b_3c4d), &u16(1), &u16(0), &[0xff; 8]]);
-        block(
-            1,
-            &[
-                &u16(1),
-                &u16(0),
-                &u32(4),
-                &u16(2),
-                &u16(2),
-                b"p1\0\0",
-                &u16(14),
-                &u16(8),
-                &shift,
-            ],
-        );
-        block(
-            1,
-            &[
-                &u16(253),
-                &u16(0),
-                &u32(0),
-                &u16(2),
-                &u16(2),
-                b"nl\0\0",
-                &u16(9),
-                &u16(1),
-                &[0x8a, 0, 0, 0],
-            ],
-        );
+        block(1, &[&u16(1), &u16(0), &u32(4), &u16(2), &u16(2), b"p1\0\0", &u16(14), &u16(8), &shift]);
+        block(1, &[&u16(253), &u16(0), &u32(0), &u16(2), &u16(2), b"nl\0\0", &u16(9), &u16(1), &[0x8a, 0, 0, 0]]);
         block(0xbad, &[b"????"]);
         // 5 microseconds and 2 seconds; the flags say outbound.
-        block(
-            6,
-            &[
-                &u32(0),
-                &u32(0),
-                &u32(5),
-                &u32(3),
-                &u32(9),
-                b"abc\0",
-                &u16(2),
-                &u16(4),
-                &u32(2),
-            ],
-        );
+        block(6, &[&u32(0), &u32(0), &u32(5), &u32(3), &u32(9), b"abc\0", &u16(2), &u16(4), &u32(2)]);
         block(3, &[&u32(9), b"wxyz"]);
         // NLMSG_DONE at 3 + 512/1024 s.
         let done = [&20u32.to_ne_bytes()[..], &3u16.to_ne_bytes(), &[0; 14]].concat();
-        block(
-            6,
-            &[
-                &u32(1),
-                &u32(0),
-                &u32(3 << 10 | 512),
-                &u32(36),
-                &u32(36),
-                &[0; 16],
-                &done,
-            ],
-        );
+        block(6, &[&u32(1), &u32(0), &u32(3 << 10 | 512), &u32(36), &u32(36), &[0; 16], &done]);
     }
     let trace = from_bytes("made", &file).unwrap();
     assert_eq!(trace.interfaces.len(), 2);
@@ -354,11 +253,7 @@ fn byte_orders_resolutions_and_simple_packets() {
         Body::Frame { direction, bytes } => Some((*direction, bytes.clone())),
         Body::Message(_) => None,
     };
-    let seen: Vec<_> = trace
-        .records
-        .iter()
-        .map(|r| (r.number, r.time, r.truncated, frame(r)))
-        .collect();
+    let seen: Vec<_> = trace.records.iter().map(|r| (r.number, r.time, r.truncated, frame(r))).collect();
     let outbound = Some((Direction::Outbound, b"abc".to_vec()));
     let simple = Some((Direction::Unknown, b"wxyz".to_vec()));
     assert_eq!(

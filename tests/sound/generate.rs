@@ -58,12 +58,7 @@ fn term() -> impl Strategy<Value = fn(&mut Match, u128)> {
             )
         },
         |m, v| m.set(Field::SrcPort, [80, 1000, 1001, 1002][v as usize & 3], u128::MAX),
-        |m, v| {
-            m.dst_range = Some(Range {
-                min: (v as u16 & 3) * 100,
-                max: 900 + (v as u16 >> 2) * 20,
-            })
-        },
+        |m, v| m.dst_range = Some(Range { min: (v as u16 & 3) * 100, max: 900 + (v as u16 >> 2) * 20 }),
         |m, v| m.set(Field::TcpFlags, v, 0x8 | v & 0x10),
         |m, v| m.set(Field::EthDst, v & 3, 3),
         |m, v| m.set(Field::CtMark, 1000 + (v & 1), if v & 2 == 0 { 0xffff } else { 1 }),
@@ -144,14 +139,7 @@ fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool) -> impl Stra
 }
 
 fn key(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4], add: bool) -> ActionKind {
-    let keys = vec![PeditKey {
-        header,
-        offset,
-        mask,
-        value,
-        add,
-        dynamic: None,
-    }];
+    let keys = vec![PeditKey { header, offset, mask, value, add, dynamic: None }];
     ActionKind::Pedit(Pedit { keys, mend: false })
 }
 
@@ -171,13 +159,7 @@ fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
     });
     let l3 = any::<[u8; 2]>().prop_map(|[v, what]| match what % 9 {
         0 => key(PeditHeader::Ipv4, 16, [0; 4], [10, 0, 0, v % 4], false),
-        1 => key(
-            PeditHeader::Ipv4,
-            16,
-            [0xff, 0xff, 0xff, 0xfc | v],
-            [0, 0, 0, v & 3],
-            false,
-        ),
+        1 => key(PeditHeader::Ipv4, 16, [0xff, 0xff, 0xff, 0xfc | v], [0, 0, 0, v & 3], false),
         2 => key(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0], true),
         3 => key(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [v % 4, 0, 0, 0], false),
         4 => key(PeditHeader::Ethernet, 0, [0; 4], [2, 0, 0, v], false),
@@ -187,11 +169,7 @@ fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
         _ => key(PeditHeader::Ipv4, 4, [0, 0, 0xff, 0xff], [v, what, 0, 0], false),
     });
     let l4 = any::<[u8; 2]>().prop_map(|[v, what]| {
-        let header = if what & 1 == 0 {
-            PeditHeader::Tcp
-        } else {
-            PeditHeader::Udp
-        };
+        let header = if what & 1 == 0 { PeditHeader::Tcp } else { PeditHeader::Udp };
         let port = [80u16, 8000, 1000, 1001][v as usize & 3].to_be_bytes();
         match what & 2 {
             0 => key(header, 0, [0, 0, 0xff, 0xff], [port[0], port[1], 0, 0], false),
@@ -203,46 +181,22 @@ fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
         let id = if first { 10 } else { 20 };
         ActionKind::Vlan(match what {
             0 | 1 => Vlan::Pop,
-            2 => Vlan::Push {
-                protocol: 0x8100,
-                id,
-                prio: 2,
-            },
-            _ => Vlan::Modify {
-                protocol: 0x8100,
-                id,
-                prio: first.then_some(5),
-            },
+            2 => Vlan::Push { protocol: 0x8100, id, prio: 2 },
+            _ => Vlan::Modify { protocol: 0x8100, id, prio: first.then_some(5) },
         })
     });
-    let mirror = (2u32..5, 0u8..6).prop_map(|(p, what)| {
-        ActionKind::Mirred(Mirred {
-            port: Port(p),
-            ingress: what == 0,
-            mirror: true,
-        })
-    });
+    let mirror = (2u32..5, 0u8..6)
+        .prop_map(|(p, what)| ActionKind::Mirred(Mirred { port: Port(p), ingress: what == 0, mirror: true }));
     prop_oneof![if plain { 1 } else { 4 } => ct, 3 => l3, if plain { 1 } else { 4 } => l4, 2 => csum, 1 => vlan, 1 => mirror].boxed()
 }
 
 fn action(kind: ActionKind, control: Control) -> Action {
-    Action {
-        kind,
-        control,
-        index: 0,
-        cookie: Vec::new(),
-    }
+    Action { kind, control, index: 0, cookie: Vec::new() }
 }
 
 /// The last action of a filter: `gact`, or a redirect.
 fn last(control: Control, to: u8) -> Action {
-    let out = |port, ingress| {
-        ActionKind::Mirred(Mirred {
-            port: Port(port),
-            ingress,
-            mirror: false,
-        })
-    };
+    let out = |port, ingress| ActionKind::Mirred(Mirred { port: Port(port), ingress, mirror: false });
     match (control, to) {
         (Control::Stolen, 0) => action(out(INNER.0, true), Control::Stolen),
         (Control::Stolen, 1) => action(out(4, true), Control::Stolen),
@@ -273,22 +227,15 @@ fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol) -> BoxedStra
         other => Just(Control::Ok),
         other => Just(Control::Continue),
     ];
-    let tracks = prop::option::weighted(
-        if plain { [0.7, 0.2, 0.01][chain as usize] } else { 0.01 },
-        (5u16..7, any::<bool>()),
-    );
+    let tracks =
+        prop::option::weighted(if plain { [0.7, 0.2, 0.01][chain as usize] } else { 0.01 }, (5u16..7, any::<bool>()));
     let matches = any::<u8>().prop_flat_map(move |rare| matches(protocol, chain, plain, rare < 80));
     let middle = (tracks, prop::collection::vec(middle(plain), 0..3));
     (matches, middle, end, 0u8..8, 1u16..4)
         .prop_map(move |(matches, (tracks, middle), end, to, prio)| {
             let (number, apart) = protocol.number();
-            let ct = tracks.map(|(zone, nat)| {
-                ActionKind::Ct(Ct {
-                    zone,
-                    nat: nat.then(Nat::default),
-                    ..Ct::default()
-                })
-            });
+            let ct =
+                tracks.map(|(zone, nat)| ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }));
             let middle = middle.into_iter().filter(|kind| !plain || suits(kind, protocol));
             let actions = ct.into_iter().chain(middle).map(|kind| action(kind, Control::Pipe));
             // Nothing goes round.

@@ -41,15 +41,8 @@ fn events_of(connections: Vec<usize>, pool: Vec<Packet>) -> impl Strategy<Value 
 
 fn setting() -> impl Strategy<Value = Setting> {
     let rarely = || prop::bool::weighted(0.2);
-    (rarely(), rarely(), rarely(), rarely(), any::<bool>()).prop_map(|(frames, no_mend, dumped, padded, shared)| {
-        Setting {
-            frames,
-            no_mend,
-            dumped,
-            padded,
-            shared,
-        }
-    })
+    (rarely(), rarely(), rarely(), rarely(), any::<bool>())
+        .prop_map(|(frames, no_mend, dumped, padded, shared)| Setting { frames, no_mend, dumped, padded, shared })
 }
 
 /// As many as `PROPTEST_CASES` says.

@@ -30,12 +30,7 @@ pub struct Established {
 
 impl Conntrack for Established {
     fn track(&mut self, zone: u16, shown: &Shown) -> Tracked {
-        for (i, c) in self
-            .connections
-            .iter()
-            .enumerate()
-            .filter(|(i, c)| c.zone == zone && self.alive[*i])
-        {
+        for (i, c) in self.connections.iter().enumerate().filter(|(i, c)| c.zone == zone && self.alive[*i]) {
             for (tuple, info) in [(c.original, Info::Established), (c.reply, Info::EstablishedReply)] {
                 if tuple == shown.tuple {
                     return Tracked::Entry(EntryId(i as u64), info);
@@ -124,10 +119,7 @@ impl World {
             setting,
             model: Model::new(),
             merger: Merger::new(Memory::new(capabilities)),
-            tracker: Established {
-                alive: vec![true; connections.len()],
-                connections,
-            },
+            tracker: Established { alive: vec![true; connections.len()], connections },
             filters: Vec::new(),
             cookies: 0,
             counted: Counted::new(),
@@ -167,17 +159,13 @@ impl World {
     /// The kernel takes no two filters of one priority and the same match.
     fn twice(&self, filter: &Filter, but: Option<FilterId>) -> bool {
         let place = |f: &Filter| (f.id.hook, f.id.chain, f.id.prio, f.matches);
-        self.filters
-            .iter()
-            .any(|(f, _)| Some(f.id) != but && place(f) == place(filter))
+        self.filters.iter().any(|(f, _)| Some(f.id) != but && place(f) == place(filter))
     }
 
     pub fn add(&mut self, filter: Filter) {
         if let Some((filter, cookie)) = self.enter(filter) {
             self.model.filters.replace(filter.clone());
-            self.merger
-                .replace(cookie, filter, Inserted::Observed)
-                .expect("memory removes");
+            self.merger.replace(cookie, filter, Inserted::Observed).expect("memory removes");
         }
     }
 
@@ -189,9 +177,7 @@ impl World {
         }
         dumped.reverse();
         for (filter, cookie) in dumped {
-            self.merger
-                .replace(cookie, filter, Inserted::Dumped)
-                .expect("memory removes");
+            self.merger.replace(cookie, filter, Inserted::Dumped).expect("memory removes");
         }
     }
 
@@ -284,10 +270,7 @@ impl World {
     /// The kernel lets a filter be replaced by one of the same mask only.
     fn replace(&mut self, i: usize, with: &Filter, same: bool) -> Result<(), TestCaseError> {
         let (old, cookie) = self.filters[i].clone();
-        let mut new = Filter {
-            actions: with.actions.clone(),
-            ..old.clone()
-        };
+        let mut new = Filter { actions: with.actions.clone(), ..old.clone() };
         if with.id.protocol == old.id.protocol
             && with.matches.mask == old.matches.mask
             && with.matches.dst_range.is_some() == old.matches.dst_range.is_some()
@@ -301,16 +284,12 @@ impl World {
         if same {
             let counters = self.merger.stats(cookie);
             self.settle(&old, &counters)?;
-            self.merger
-                .replace(cookie, new.clone(), Inserted::Observed)
-                .expect("memory removes");
+            self.merger.replace(cookie, new.clone(), Inserted::Observed).expect("memory removes");
             self.filters[i] = (new, cookie);
         } else {
             self.cookies += 1;
             let now = Cookie(self.cookies);
-            self.merger
-                .replace(now, new.clone(), Inserted::Observed)
-                .expect("memory removes");
+            self.merger.replace(now, new.clone(), Inserted::Observed).expect("memory removes");
             let counters = self.merger.destroy(cookie).expect("memory removes");
             self.settle(&old, &counters)?;
             self.filters[i] = (new, now);
@@ -348,11 +327,7 @@ impl World {
             self.handled += 1;
             let entry = self.merger.hardware().entries().find(|e| e.id == h.id).cloned();
             prop_assert!(decided, "{frame:x?} handled by {entry:#?} but {outcome:#?}");
-            let got: Vec<_> = h
-                .sent
-                .into_iter()
-                .map(|s| (s.port, s.ingress, compared(&s.frame)))
-                .collect();
+            let got: Vec<_> = h.sent.into_iter().map(|s| (s.port, s.ingress, compared(&s.frame))).collect();
             prop_assert_eq!(got, sent, "{:x?} {:#?} {:#?}", frame, entry, outcome.hits);
             return Ok(None);
         }
@@ -366,10 +341,7 @@ impl World {
         let merged = self.merger.drain().walks.pop().expect("one walk").1;
         match merged {
             Ok(merge) => {
-                prop_assert!(
-                    merge.installed,
-                    "{frame:x?} was not handled by what it is said to match"
-                );
+                prop_assert!(merge.installed, "{frame:x?} was not handled by what it is said to match");
                 let id = self.merger.hardware().lookup(port, &outcome.key);
                 prop_assert!(id.is_some(), "{frame:x?} does not match what was merged from it");
                 Ok(Some(merge))
@@ -377,12 +349,7 @@ impl World {
             Err(refusal) => {
                 let junk = ["unknown-filter", "unknown-connection", "broken", "stale"].contains(&refusal.reason());
                 let guessed = outcome.hits.iter().any(|h| h.guessed);
-                prop_assert!(
-                    !junk || guessed,
-                    "{frame:x?}: {refusal} {:#?} {:#?}",
-                    outcome.hits,
-                    self.filters
-                );
+                prop_assert!(!junk || guessed, "{frame:x?}: {refusal} {:#?} {:#?}", outcome.hits, self.filters);
                 self.refused.push(match refusal {
                     Refusal::Action { why, .. } | Refusal::Hidden { why, .. } => why,
                     refusal => refusal.reason(),
@@ -412,22 +379,11 @@ fn add(to: &mut Counted, outcome: &Outcome) {
 
 fn walk(port: Port, outcome: &Outcome, cookies: &HashMap<FilterId, Cookie>) -> Walk {
     let hits = outcome.hits.iter().filter(|h| h.branch == 0).map(|h| {
-        let found = h.found.iter().map(|f| {
-            f.map(|f| Found {
-                connection: ConnectionId(f.entry.0),
-                direction: f.direction,
-            })
-        });
-        Hit {
-            filter: cookies[&h.filter],
-            found: found.collect(),
-        }
+        let found =
+            h.found.iter().map(|f| f.map(|f| Found { connection: ConnectionId(f.entry.0), direction: f.direction }));
+        Hit { filter: cookies[&h.filter], found: found.collect() }
     });
-    Walk {
-        port,
-        key: outcome.key,
-        hits: hits.collect(),
-    }
+    Walk { port, key: outcome.key, hits: hits.collect() }
 }
 
 /// Runs it all.

@@ -16,10 +16,7 @@ struct Name {
 
 impl Name {
     fn of(action: &Action) -> Name {
-        Name {
-            kind: action.name().to_string(),
-            index: action.index,
-        }
+        Name { kind: action.name().to_string(), index: action.index }
     }
 }
 
@@ -73,19 +70,16 @@ impl Book {
 
     /// An action is made for itself, or changed.
     pub fn stand(&mut self, action: &Action, counted: Counters) {
-        let account = self.accounts.entry(Name::of(action)).or_insert_with(|| Account {
-            counters: counted,
-            ..Account::default()
-        });
+        let account = self
+            .accounts
+            .entry(Name::of(action))
+            .or_insert_with(|| Account { counters: counted, ..Account::default() });
         account.standing = true;
     }
 
     /// An action that was made for itself is deleted.
     pub fn fall(&mut self, kind: &str, index: u32) {
-        let name = Name {
-            kind: kind.to_string(),
-            index,
-        };
+        let name = Name { kind: kind.to_string(), index };
         if let Some(account) = self.accounts.get_mut(&name) {
             account.standing = false;
             if account.users == 0 {
@@ -115,13 +109,7 @@ mod tests {
 
     fn filter(indices: &[u32]) -> Filter {
         Filter {
-            id: FilterId {
-                hook: Hook::Ingress(Port(1)),
-                chain: 0,
-                prio: 1,
-                protocol: 0x0800,
-                handle: 1,
-            },
+            id: FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio: 1, protocol: 0x0800, handle: 1 },
             kind: Kind::Flower,
             matches: Match::default(),
             actions: indices

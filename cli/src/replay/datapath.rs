@@ -85,11 +85,7 @@ impl Datapath {
 
     /// A filter of the start, not in hardware yet, had counted that much at this point.
     pub fn recount(&mut self, told: &FilterMessage) {
-        if self
-            .filters
-            .get(&told.filter.id)
-            .is_some_and(|k| k.filter == told.filter)
-        {
+        if self.filters.get(&told.filter.id).is_some_and(|k| k.filter == told.filter) {
             self.book.set(&told.filter, &told.counters);
         }
     }
@@ -100,20 +96,14 @@ impl Datapath {
     }
 
     fn link(&mut self, link: &Link, hardware: &mut dyn Offload) {
-        let state = PortState {
-            up: link.up && link.carrier,
-            mtu: link.mtu as usize,
-        };
+        let state = PortState { up: link.up && link.carrier, mtu: link.mtu as usize };
         self.model.set_port(Port(link.index), state);
         hardware.port(Port(link.index), state.up);
     }
 
     fn bind(&mut self, qdisc: &Qdisc, hardware: &mut dyn Offload) {
         let port = Port(qdisc.index);
-        for (side, block) in [
-            (Hook::Ingress(port), qdisc.ingress_block),
-            (Hook::Egress(port), qdisc.egress_block),
-        ] {
+        for (side, block) in [(Hook::Ingress(port), qdisc.ingress_block), (Hook::Egress(port), qdisc.egress_block)] {
             if let Some(block) = block {
                 self.blocks.insert(side, block);
                 self.model.filters.bind(side, block);
@@ -154,10 +144,7 @@ impl Datapath {
         }
         self.cookies += 1;
         let cookie = Cookie(self.cookies);
-        let known = Known {
-            cookie,
-            filter: filter.clone(),
-        };
+        let known = Known { cookie, filter: filter.clone() };
         match self.filters.insert(filter.id, known) {
             Some(old) => {
                 let last = hardware.replace(old.cookie, cookie, filter);
@@ -197,11 +184,8 @@ impl Datapath {
             return;
         }
         self.book.stand(&told.action, told.counters);
-        let users: Vec<FilterId> = self
-            .filters()
-            .filter(|f| f.actions.iter().any(|a| is_same(a, &told.action)))
-            .map(|f| f.id)
-            .collect();
+        let users: Vec<FilterId> =
+            self.filters().filter(|f| f.actions.iter().any(|a| is_same(a, &told.action))).map(|f| f.id).collect();
         for id in users {
             let Some(known) = self.filters.get(&id) else { continue };
             let mut filter = known.filter.clone();

@@ -143,32 +143,19 @@ pub fn run(
     progress: &dyn Fn(usize),
 ) -> Run {
     let frames = |inbound: bool| {
-        timeline
-            .steps
-            .iter()
-            .enumerate()
-            .filter_map(move |(at, step)| match &step.what {
-                What::Received(port, bytes) if inbound => Some(sent(at, *port, bytes)),
-                What::Sent(port, bytes) if !inbound => Some(sent(at, *port, bytes)),
-                _ => None,
-            })
-    };
-    let dump = timeline
-        .start
-        .iter()
-        .filter_map(|envelope| report(&envelope.message, 0));
-    let reports = timeline
-        .steps
-        .iter()
-        .enumerate()
-        .filter_map(|(at, step)| match &step.what {
-            What::Told(envelope) => Some(Reported {
-                at,
-                time: step.time,
-                report: report(&envelope.message, envelope.port_id)?,
-            }),
+        timeline.steps.iter().enumerate().filter_map(move |(at, step)| match &step.what {
+            What::Received(port, bytes) if inbound => Some(sent(at, *port, bytes)),
+            What::Sent(port, bytes) if !inbound => Some(sent(at, *port, bytes)),
             _ => None,
-        });
+        })
+    };
+    let dump = timeline.start.iter().filter_map(|envelope| report(&envelope.message, 0));
+    let reports = timeline.steps.iter().enumerate().filter_map(|(at, step)| match &step.what {
+        What::Told(envelope) => {
+            Some(Reported { at, time: step.time, report: report(&envelope.message, envelope.port_id)? })
+        }
+        _ => None,
+    });
     let mut engine = Engine {
         timeline,
         horizons: timeline.horizons(),
@@ -177,10 +164,7 @@ pub fn run(
         hardware,
         sent: Ledger::new(frames(false)),
         arrived: Ledger::new(frames(true)),
-        run: Run {
-            redirected,
-            ..Run::default()
-        },
+        run: Run { redirected, ..Run::default() },
     };
     for envelope in &timeline.start {
         engine.datapath.apply(&envelope.message, true, engine.hardware);
@@ -203,20 +187,14 @@ pub fn run(
 }
 
 fn sent(at: usize, port: Port, bytes: &[u8]) -> Sent {
-    Sent {
-        at,
-        port,
-        bytes: bytes.to_vec(),
-    }
+    Sent { at, port, bytes: bytes.to_vec() }
 }
 
 fn report(message: &Message, port_id: u32) -> Option<Report> {
     match message {
-        Message::Connection { event, connection } => Some(Report {
-            event: *event,
-            by_hand: port_id != 0,
-            connection: (**connection).clone(),
-        }),
+        Message::Connection { event, connection } => {
+            Some(Report { event: *event, by_hand: port_id != 0, connection: (**connection).clone() })
+        }
         _ => None,
     }
 }
@@ -235,11 +213,7 @@ impl Engine<'_> {
         if self.run.redirected.contains(&at) {
             return;
         }
-        let mut open = Open {
-            port,
-            frame: bytes.to_vec(),
-            passage: None,
-        };
+        let mut open = Open { port, frame: bytes.to_vec(), passage: None };
         if !self.timeline.filtered.contains(&port) {
             open.passage = self.timeline.has_ovs.then(Passage::default);
             return self.sent.open(step.time, bytes, open);
@@ -279,14 +253,7 @@ impl Engine<'_> {
             self.datapath.count(counted.filter, counted.action, more);
         }
         for sent in outcome.sent.clone() {
-            self.goes_out(
-                at,
-                step,
-                &mut received,
-                (sent.port, sent.ingress),
-                sent.frame,
-                sent.random,
-            );
+            self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, sent.random);
         }
         received.hits = outcome.hits.iter().map(|hit| hit.filter).collect();
         let passes = match &outcome.verdict {
@@ -321,21 +288,11 @@ impl Engine<'_> {
         let hits = outcome.hits.iter().filter(|hit| hit.branch == 0).map(|hit| {
             let found = hit.found.iter().map(|found| {
                 let found = found.filter(|f| f.confirmed && !is_error(f.info))?;
-                Some(Found {
-                    connection: ConnectionId(found.entry.0),
-                    direction: found.direction,
-                })
+                Some(Found { connection: ConnectionId(found.entry.0), direction: found.direction })
             });
-            Some(Hit {
-                filter: self.datapath.cookie(hit.filter)?,
-                found: found.collect(),
-            })
+            Some(Hit { filter: self.datapath.cookie(hit.filter)?, found: found.collect() })
         });
-        Some(Walk {
-            port,
-            key: outcome.key,
-            hits: hits.collect::<Option<_>>()?,
-        })
+        Some(Walk { port, key: outcome.key, hits: hits.collect::<Option<_>>()? })
     }
 
     /// A frame that a received one sends, out of a port or (`ingress`) into it.
@@ -411,10 +368,7 @@ impl Engine<'_> {
             let got = self.datapath.read(last.filter.id);
             let is_identical = got.as_ref().is_some_and(|got| {
                 got.len() == last.counters.len()
-                    && got
-                        .iter()
-                        .zip(&last.counters)
-                        .all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
+                    && got.iter().zip(&last.counters).all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
             });
             self.run.compared.counters += 1;
             if is_identical {
@@ -438,11 +392,8 @@ impl Engine<'_> {
     /// Puts frames that are missing and frames that nothing accounts for together where they are of one packet and port:
     /// two sides of one difference.
     fn pair(&mut self) {
-        let (mut missing, mut rest): (Vec<_>, Vec<_>) = self
-            .run
-            .differences
-            .drain(..)
-            .partition(|d| matches!(d, Difference::NotSent { .. }));
+        let (mut missing, mut rest): (Vec<_>, Vec<_>) =
+            self.run.differences.drain(..).partition(|d| matches!(d, Difference::NotSent { .. }));
         let mut others: HashMap<(Port, Identity), VecDeque<usize>> = HashMap::new();
         for (i, other) in rest.iter().enumerate() {
             if let Difference::Unaccounted { port, kernel, .. } = other

@@ -74,10 +74,7 @@ fn line<'a>(run: &'a str, received: &Received, timeline: &Timeline) -> Line<'a> 
         sent: received
             .sent
             .iter()
-            .map(|(port, frame)| Sent {
-                port: timeline.name_of(*port),
-                hex: hex(frame),
-            })
+            .map(|(port, frame)| Sent { port: timeline.name_of(*port), hex: hex(frame) })
             .collect(),
     }
 }

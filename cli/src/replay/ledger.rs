@@ -107,11 +107,7 @@ impl<T> Ledger<T> {
         for positions in waiting.values_mut() {
             positions.make_contiguous().sort_unstable();
         }
-        Ledger {
-            waiting,
-            open: HashMap::new(),
-            until: VecDeque::new(),
-        }
+        Ledger { waiting, open: HashMap::new(), until: VecDeque::new() }
     }
 
     /// Accounts a frame that the model sends at a position; whether the kernel sent it too. The bytes of `random` may be
@@ -129,12 +125,7 @@ impl<T> Ledger<T> {
             let parts = |b: &[u8]| Some((b.get(..random.start)?.to_vec(), b.get(random.end..)?.to_vec()));
             *other == port && frame.len() == bytes.len() && parts(frame) == parts(bytes)
         };
-        let mut candidates: Vec<_> = self
-            .waiting
-            .iter_mut()
-            .filter(|(k, _)| fits(k))
-            .map(|(_, p)| p)
-            .collect();
+        let mut candidates: Vec<_> = self.waiting.iter_mut().filter(|(k, _)| fits(k)).map(|(_, p)| p).collect();
         candidates.sort_by_key(|positions| positions.iter().find(|&&p| p > at).copied().unwrap_or(usize::MAX));
         candidates.into_iter().next().is_some_and(&mut take)
     }
@@ -155,12 +146,7 @@ impl<T> Ledger<T> {
         }
         if let Some(identity) = Identity::of(frame) {
             self.until.push_back((time.saturating_add(SENT_FOR), identity.clone()));
-            self.open.entry(identity).or_default().push_back(Open {
-                time,
-                frame: frame.to_vec(),
-                answered: 0,
-                what,
-            });
+            self.open.entry(identity).or_default().push_back(Open { time, frame: frame.to_vec(), answered: 0, what });
         }
     }
 
@@ -215,11 +201,7 @@ mod tests {
 
     #[test]
     fn each_sent_frame_answers_for_one() {
-        let sent = |at| Sent {
-            at,
-            port: Port(2),
-            bytes: udp(7, false),
-        };
+        let sent = |at| Sent { at, port: Port(2), bytes: udp(7, false) };
         let all = [sent(1), sent(5)];
         let mut ledger = Ledger::new(all.clone());
         ledger.open(0, &udp(7, true), "missed");
@@ -241,11 +223,7 @@ mod tests {
             (frame[35], frame[29]) = (port, source);
             frame
         };
-        let sent = |at, bytes| Sent {
-            at,
-            port: Port(2),
-            bytes,
-        };
+        let sent = |at, bytes| Sent { at, port: Port(2), bytes };
         // Translated on the way, the second as the first's retransmission came.
         let all = [3, 4, 5, 6].map(|at| sent(at, with_port([1, 2, 1, 1][at - 3], 9)));
         let mut ledger = Ledger::new(all.clone());

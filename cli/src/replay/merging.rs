@@ -223,11 +223,7 @@ impl Offload for Merging {
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));
         }
-        Some(Handled {
-            merged: handled.id.0,
-            sent: handled.sent,
-            passes: matches!(handled.end, End::Passed(_)),
-        })
+        Some(Handled { merged: handled.id.0, sent: handled.sent, passes: matches!(handled.end, End::Passed(_)) })
     }
 
     fn stats(&mut self, cookie: Cookie) -> Vec<Counters> {
@@ -249,13 +245,7 @@ fn as_filter(id: MergedId, port: Port, matches: flowmerge::flower::Match, action
         _ => matches.key.get(Field::Protocol) as u16,
     };
     Filter {
-        id: FilterId {
-            hook: Hook::Ingress(port),
-            chain: 0,
-            prio: 1,
-            protocol,
-            handle: id.0 as u32,
-        },
+        id: FilterId { hook: Hook::Ingress(port), chain: 0, prio: 1, protocol, handle: id.0 as u32 },
         kind: Kind::Flower,
         matches,
         actions: actions.to_vec(),

@@ -118,10 +118,7 @@ pub fn run(options: &Options) -> Result<bool> {
 fn sums(timeline: &Timeline, software: &Run, hardware: &Run, merging: &Merging) -> Totals {
     Totals {
         trace: timeline.name.clone(),
-        filters: totals::Filters {
-            seen: software.seen,
-            undecoded: software.undecoded,
-        },
+        filters: totals::Filters { seen: software.seen, undecoded: software.undecoded },
         software: totals::Software {
             received: software.received.len() as u64,
             decided: software.count(Fate::Decided),

@@ -18,10 +18,7 @@ pub fn filters(out: &mut impl Write, timeline: &Timeline, filters: &BTreeMap<Fil
     let names = |port: Port| timeline.name_of(port);
     let mut chains: BTreeMap<(Hook, u32), Vec<&Filter>> = BTreeMap::new();
     for filter in filters.values() {
-        chains
-            .entry((filter.id.hook, filter.id.chain))
-            .or_default()
-            .push(filter);
+        chains.entry((filter.id.hook, filter.id.chain)).or_default().push(filter);
     }
     for ((at, chain), filters) in chains {
         let place = format!("{} chain {chain}", hook(timeline, at));
@@ -108,12 +105,7 @@ pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &
     };
     for difference in &run.differences {
         let (what, expected, got, received) = match difference {
-            Difference::NotSent {
-                number,
-                port,
-                sent,
-                kernel,
-            } => {
+            Difference::NotSent { number, port, sent, kernel } => {
                 let port = timeline.name_of(*port);
                 let what = match kernel {
                     Some(_) => format!("packet {number} sends another frame out of {port} than in the kernel"),
@@ -140,28 +132,13 @@ pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &
             writeln!(out, "    walk       {}", walk(timeline, received))?;
         }
     }
-    if run.differences.is_empty() {
-        Ok(())
-    } else {
-        writeln!(out)
-    }
+    if run.differences.is_empty() { Ok(()) } else { writeln!(out) }
 }
 
 /// Writes the sums.
 pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
-    let Totals {
-        filters,
-        software,
-        walks,
-        merged,
-        hardware,
-        ..
-    } = totals;
-    writeln!(
-        out,
-        "filters   {} seen, {} not decoded",
-        filters.seen, filters.undecoded
-    )?;
+    let Totals { filters, software, walks, merged, hardware, .. } = totals;
+    writeln!(out, "filters   {} seen, {} not decoded", filters.seen, filters.undecoded)?;
     writeln!(
         out,
         "software  {} received: {} decided, {} missed; {}",
@@ -176,12 +153,7 @@ pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
         walks.recorded, walks.paths, walks.established, walks.established_merged
     )?;
     let refused: u64 = merged.refused.values().sum();
-    writeln!(
-        out,
-        "merged    {} installed, {} refused",
-        merged.installed,
-        many(refused, "walk")
-    )?;
+    writeln!(out, "merged    {} installed, {} refused", merged.installed, many(refused, "walk"))?;
     writeln!(
         out,
         "hardware  {} handled, {} left to software; {}",
@@ -213,13 +185,7 @@ fn walk(timeline: &Timeline, received: &Received) -> String {
 }
 
 fn filter_name(timeline: &Timeline, id: FilterId) -> String {
-    format!(
-        "{} chain {} pref {} handle {:#x}",
-        hook(timeline, id.hook),
-        id.chain,
-        id.prio,
-        id.handle
-    )
+    format!("{} chain {} pref {} handle {:#x}", hook(timeline, id.hook), id.chain, id.prio, id.handle)
 }
 
 fn hook(timeline: &Timeline, hook: Hook) -> String {
@@ -231,10 +197,8 @@ fn hook(timeline: &Timeline, hook: Hook) -> String {
 }
 
 fn counters(counters: &[Counters]) -> String {
-    let each: Vec<_> = counters
-        .iter()
-        .map(|c| format!("{}, {}", many(c.packets, "packet"), many(c.bytes, "byte")))
-        .collect();
+    let each: Vec<_> =
+        counters.iter().map(|c| format!("{}, {}", many(c.packets, "packet"), many(c.bytes, "byte"))).collect();
     each.join("; ")
 }
 

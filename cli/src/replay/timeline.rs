@@ -64,11 +64,7 @@ impl Timeline {
     /// # Errors
     /// A frame without a direction, cut short, or of a device that no message tells of, or no dump at the end.
     pub fn new(trace: Trace) -> Result<Timeline> {
-        let Trace {
-            name,
-            interfaces,
-            records,
-        } = trace;
+        let Trace { name, interfaces, records } = trace;
         let mut names = BTreeMap::new();
         let mut blocks: BTreeMap<u32, BTreeSet<Port>> = BTreeMap::new();
         let mut hooks = BTreeSet::new();
@@ -92,10 +88,8 @@ impl Timeline {
             }
         }
         let port_of = |name: &str| names.iter().find(|(_, n)| *n == name).map(|(port, _)| *port);
-        let ports: Vec<Option<Port>> = interfaces
-            .iter()
-            .map(|i| port_of(&i.name).filter(|_| i.link_type == ETHERNET))
-            .collect();
+        let ports: Vec<Option<Port>> =
+            interfaces.iter().map(|i| port_of(&i.name).filter(|_| i.link_type == ETHERNET)).collect();
         let filtered = hooks
             .into_iter()
             .flat_map(|hook| match hook {
@@ -127,11 +121,7 @@ impl Timeline {
                             Message::Done => dump = None,
                             Message::Filter(filter) if at > 0 => steps.insert(
                                 at,
-                                Step {
-                                    number: record.number,
-                                    time: record.time,
-                                    what: What::Counted(filter.clone()),
-                                },
+                                Step { number: record.number, time: record.time, what: What::Counted(filter.clone()) },
                             ),
                             _ => {}
                         }
@@ -168,11 +158,7 @@ impl Timeline {
                     }
                 }
             };
-            steps.push(Step {
-                number: record.number,
-                time: record.time,
-                what,
-            });
+            steps.push(Step { number: record.number, time: record.time, what });
         }
         if !answered {
             bail!(

@@ -104,13 +104,7 @@ fn ipv6(skb: &mut Skb, flags: CsumFlags) -> bool {
     let mut number = header[6];
     let mut at = network + 40;
     loop {
-        let transport = |proto| Transport {
-            src,
-            dst,
-            proto,
-            at,
-            end: network + 40 + payload,
-        };
+        let transport = |proto| Transport { src, dst, proto, at, end: network + 40 + payload };
         match number {
             HOP | ROUTING | DEST => {
                 let Some(len) = byte(&skb.bytes, at + 1).map(|len| (usize::from(len) + 1) * 8) else {
@@ -252,10 +246,7 @@ mod tests {
     const TCP6: &str = "60000000001d0040fd000000000000000000000000000001fd000000000000000000000000000002060001040000000000010002000000070000000950102000";
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-            .collect()
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
     fn skb(protocol: [u8; 2], packet: &[u8]) -> Skb {

@@ -132,9 +132,7 @@ impl Walk<'_> {
             return Ok(false);
         }
         let fragment = match ipv6 {
-            false => be16(&skb.bytes, skb.network + 6)
-                .filter(|_| skb.len() >= 20)
-                .map(|field| field & 0x3fff != 0),
+            false => be16(&skb.bytes, skb.network + 6).filter(|_| skb.len() >= 20).map(|field| field & 0x3fff != 0),
             true => extension::is_fragment(&skb.bytes, skb.network).filter(|_| skb.len() >= 40),
         };
         if !fragment.ok_or(Stop::Drop)? {
@@ -259,10 +257,7 @@ mod tests {
     }
 
     fn nat() -> Ct {
-        Ct {
-            nat: Some(Nat::default()),
-            ..zone(5)
-        }
+        Ct { nat: Some(Nat::default()), ..zone(5) }
     }
 
     /// Runs one `ct`, then sends the packet out of port 2 as it is.
@@ -275,11 +270,7 @@ mod tests {
 
     fn translated() -> Tracker {
         let mut tracker = Tracker::default();
-        tracker.add(
-            5,
-            tcp("10.0.0.1:1000", "10.0.0.2:80"),
-            tcp("10.0.0.2:80", "192.0.2.1:2000"),
-        );
+        tracker.add(5, tcp("10.0.0.1:1000", "10.0.0.2:80"), tcp("10.0.0.2:80", "192.0.2.1:2000"));
         tracker
     }
 
@@ -291,11 +282,7 @@ mod tests {
         assert!(found.confirmed && found.direction == Direction::Original);
         // The other way: a connection whose reply direction has these packets.
         let mut reply = Tracker::default();
-        reply.add(
-            5,
-            tcp("10.0.0.2:80", "192.0.2.1:2000"),
-            tcp("10.0.0.1:1000", "10.0.0.2:80"),
-        );
+        reply.add(5, tcp("10.0.0.2:80", "192.0.2.1:2000"), tcp("10.0.0.1:1000", "10.0.0.2:80"));
         let out = through(nat(), &mut reply, TCP);
         assert_eq!(out.sent[0].frame, hex(TCP_OUT));
         assert_eq!(out.hits[0].found[0].unwrap().direction, Direction::Reply);
@@ -310,14 +297,8 @@ mod tests {
 
     #[test]
     fn ping_over_ipv6_has_address_and_identifier_changed() {
-        let original = Tuple {
-            dst_port: 0x8000,
-            ..tuple(proto::ICMPV6, "[fd00::1]:7", "[fd00::2]:0")
-        };
-        let reply = Tuple {
-            dst_port: 0x8100,
-            ..tuple(proto::ICMPV6, "[fd00::2]:8", "[fd00::9]:0")
-        };
+        let original = Tuple { dst_port: 0x8000, ..tuple(proto::ICMPV6, "[fd00::1]:7", "[fd00::2]:0") };
+        let reply = Tuple { dst_port: 0x8100, ..tuple(proto::ICMPV6, "[fd00::2]:8", "[fd00::9]:0") };
         let mut tracker = Tracker::default();
         tracker.add(5, original, reply);
         assert_eq!(through(nat(), &mut tracker, PING6).sent[0].frame, hex(PING6_OUT));
@@ -360,14 +341,7 @@ mod tests {
         let state = |value| Match::default().exact(Field::CtState, value).exact(Field::CtZone, 5);
         let mut model = model();
         let hook = Hook::Ingress(Port(1));
-        add(
-            &mut model,
-            hook,
-            0,
-            1,
-            Match::default(),
-            vec![ct_action(zone(5), Control::Goto(1))],
-        );
+        add(&mut model, hook, 0, 1, Match::default(), vec![ct_action(zone(5), Control::Goto(1))]);
         add(&mut model, hook, 1, 1, state(TRACKED | INVALID), vec![to(2)]);
         add(&mut model, hook, 1, 2, state(TRACKED | NEW), vec![to(3)]);
         let mut port_of = |frame: &str| {
@@ -393,10 +367,7 @@ mod tests {
         let mut model = model();
         let hook = Hook::Ingress(Port(1));
         let force = Ct { force: true, ..zone(6) };
-        let clear = Ct {
-            clear: true,
-            ..Ct::default()
-        };
+        let clear = Ct { clear: true, ..Ct::default() };
         let actions = vec![
             ct_action(zone(5), Control::Pipe),
             ct_action(zone(5), Control::Pipe),
@@ -410,13 +381,7 @@ mod tests {
         let out = receive(&mut model, &mut tracker, TCP);
         let entries = out.hits[0].found.iter().map(|f| f.map(|f| (f.entry.0, f.confirmed)));
         // `force` killed the one of zone 6, met in reply direction, and began another.
-        let expected = [
-            Some((0, true)),
-            Some((0, true)),
-            Some((1, true)),
-            Some((2, false)),
-            None,
-        ];
+        let expected = [Some((0, true)), Some((0, true)), Some((1, true)), Some((2, false)), None];
         assert_eq!(entries.collect::<Vec<_>>(), expected);
         assert_eq!(tracker.killed, [reply_first]);
         assert_eq!(out.verdict, Verdict::Decided(Terminal::Pass));

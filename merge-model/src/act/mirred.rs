@@ -21,10 +21,7 @@ impl Walk<'_> {
             return After::Control(if mirred.mirror { control } else { Control::Shot });
         }
         // A redirect whose control is final sends the packet itself; with any other, as with a mirror, a copy.
-        let final_control = matches!(
-            control,
-            Control::Shot | Control::Stolen | Control::Queued | Control::Trap
-        );
+        let final_control = matches!(control, Control::Shot | Control::Stolen | Control::Queued | Control::Trap);
         let itself = !mirred.mirror && final_control;
         let branch = if itself { at.branch } else { self.branch() };
         let mut out = skb.clone();

@@ -93,21 +93,13 @@ pub(super) fn translate_error(
     manipulate(packet, at + 8, &opposite, end.other())?;
     put(packet, at + 2, &[0, 0])?;
     let from = match ipv6 {
-        true => pseudo(
-            address(packet, 8, true)?,
-            address(packet, 24, true)?,
-            proto::ICMPV6,
-            packet.len() - at,
-        ),
+        true => pseudo(address(packet, 8, true)?, address(packet, 24, true)?, proto::ICMPV6, packet.len() - at),
         false => 0,
     };
     let check = fold(sum(packet.get(at..)?, from));
     put(packet, at + 2, &check.to_be_bytes())?;
     // The packet itself is ICMP, whatever the connection is: its ports are not looked at.
-    let target = Tuple {
-        proto: if ipv6 { proto::ICMPV6 } else { proto::ICMP },
-        ..opposite.inverse()
-    };
+    let target = Tuple { proto: if ipv6 { proto::ICMPV6 } else { proto::ICMP }, ..opposite.inverse() };
     manipulate(packet, 0, &target, end)
 }
 

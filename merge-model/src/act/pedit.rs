@@ -32,10 +32,7 @@ fn rewrite(skb: &mut Skb, key: &PeditKey) -> Option<()> {
         // `at` is a signed number to the kernel.
         let at = header + i64::from(dynamic.at as i32);
         in_reach(skb, at, 1)?;
-        let read = usize::try_from(at)
-            .ok()
-            .and_then(|at| byte(&skb.bytes, at))
-            .unwrap_or(0);
+        let read = usize::try_from(at).ok().and_then(|at| byte(&skb.bytes, at)).unwrap_or(0);
         offset += i64::from((u32::from(read) & dynamic.mask).checked_shr(dynamic.shift).unwrap_or(0));
         if offset % 4 != 0 {
             return None;
@@ -114,14 +111,7 @@ mod tests {
     }
 
     fn key(header: PeditHeader, offset: i32, mask: u32, value: u32, add: bool) -> PeditKey {
-        PeditKey {
-            header,
-            offset,
-            mask: mask.to_be_bytes(),
-            value: value.to_be_bytes(),
-            add,
-            dynamic: None,
-        }
+        PeditKey { header, offset, mask: mask.to_be_bytes(), value: value.to_be_bytes(), add, dynamic: None }
     }
 
     fn run_keys(skb: &mut Skb, keys: &[PeditKey]) {
@@ -174,13 +164,7 @@ mod tests {
         let mut skb = skb();
         run_keys(&mut skb, &[dynamic(0x40)]);
         assert_eq!(skb.bytes[26..30], [1, 2, 3, 4]);
-        run_keys(
-            &mut skb,
-            &[PeditKey {
-                offset: 9,
-                ..dynamic(0x40)
-            }],
-        );
+        run_keys(&mut skb, &[PeditKey { offset: 9, ..dynamic(0x40) }]);
         assert_eq!(skb.bytes[27..31], [2, 3, 4, 10]);
     }
 }

@@ -117,21 +117,13 @@ impl L3 {
             },
             _ => (0, 0),
         };
-        Some(Tuple {
-            src: self.src,
-            dst: self.dst,
-            proto: self.number,
-            src_port,
-            dst_port,
-        })
+        Some(Tuple { src: self.src, dst: self.dst, proto: self.number, src_port, dst_port })
     }
 
     /// Whether the checksum of a segment of that length, with a pseudo header, is right over its first `covered` bytes.
     fn verifies(&self, segment: &[u8], covered: usize) -> bool {
         let from = self.header + pseudo(self.src, self.dst, self.number, segment.len());
-        segment
-            .get(..covered)
-            .is_some_and(|covered| fold(sum(covered, from)) == 0)
+        segment.get(..covered).is_some_and(|covered| fold(sum(covered, from)) == 0)
     }
 }
 
@@ -163,10 +155,7 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
                 covered => usize::from(covered),
             };
             // The kernel verifies it with UDP's number in the pseudo header.
-            let as_udp = L3 {
-                number: proto::UDP,
-                ..*l3
-            };
+            let as_udp = L3 { number: proto::UDP, ..*l3 };
             let sound = (8..=all).contains(&covered) && header[6..8] != [0, 0] && as_udp.verifies(segment, covered);
             sound.then_some(())?;
         }
@@ -188,11 +177,7 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     }
     // Ports and the like lie at the segment's start.
     let tuple = L3 { at: 0, ..*l3 }.tuple(segment)?;
-    Some(Shown {
-        tuple,
-        tcp,
-        inner: None,
-    })
+    Some(Shown { tuple, tcp, inner: None })
 }
 
 /// Whether conntrack knows this combination of TCP flags (`tcp_valid_flags`); ECE, CWR and PSH do not matter.
@@ -203,18 +188,7 @@ fn is_sane(flags: u8) -> bool {
     const ACK: u8 = 16;
     const URG: u8 = 32;
     const NEITHER: u8 = 0x3f & !8;
-    [
-        SYN,
-        SYN | URG,
-        SYN | ACK,
-        RST,
-        RST | ACK,
-        FIN | ACK,
-        FIN | ACK | URG,
-        ACK,
-        ACK | URG,
-    ]
-    .contains(&(flags & NEITHER))
+    [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG].contains(&(flags & NEITHER))
 }
 
 fn icmp(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
@@ -260,11 +234,7 @@ fn redirect(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
 
 /// A message of its own.
 fn question(packet: &[u8], l3: &L3) -> Look {
-    let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown {
-        tuple,
-        tcp: None,
-        inner: None,
-    });
+    let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown { tuple, tcp: None, inner: None });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 
@@ -280,14 +250,8 @@ fn has_inverse(tuple: &Tuple) -> bool {
 
 /// An error about the packet at `inner`.
 fn error(packet: &[u8], l3: &L3, inner: usize, ipv6: bool) -> Look {
-    let about = L3::of(packet, inner, ipv6)
-        .and_then(|l3| l3.tuple(packet))
-        .filter(has_inverse);
-    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown {
-        tuple,
-        tcp: None,
-        inner: Some(inner),
-    });
+    let about = L3::of(packet, inner, ipv6).and_then(|l3| l3.tuple(packet)).filter(has_inverse);
+    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown { tuple, tcp: None, inner: Some(inner) });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 

@@ -96,10 +96,7 @@ pub struct Tracker {
 impl Tracker {
     /// A tracker that begins with a dump of connections and will hear these reports, in the order of time.
     pub fn new(dump: impl IntoIterator<Item = Report>, reports: impl IntoIterator<Item = Reported>) -> Tracker {
-        let mut tracker = Tracker {
-            reports: reports.into_iter().collect(),
-            ..Tracker::default()
-        };
+        let mut tracker = Tracker { reports: reports.into_iter().collect(), ..Tracker::default() };
         for report in dump {
             tracker.take(report);
         }
@@ -132,11 +129,7 @@ impl Tracker {
             }
         }
         for id in std::mem::take(&mut self.passing) {
-            if self
-                .entries
-                .get(&id)
-                .is_some_and(|e| !e.waiting && (e.dead || !e.confirmed))
-            {
+            if self.entries.get(&id).is_some_and(|e| !e.waiting && (e.dead || !e.confirmed)) {
                 self.entries.remove(&id);
             }
         }
@@ -223,10 +216,7 @@ impl Tracker {
 
     /// The live connections.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.entries
-            .iter()
-            .filter(|(_, e)| e.confirmed && !e.dead)
-            .map(|(id, e)| (ConnectionId(id.0), &e.connection))
+        self.entries.iter().filter(|(_, e)| e.confirmed && !e.dead).map(|(id, e)| (ConnectionId(id.0), &e.connection))
     }
 
     fn find(&self, zone: u16, tuple: Tuple) -> Option<(EntryId, Direction)> {
@@ -248,20 +238,14 @@ impl Tracker {
 
     fn entry(&mut self, id: EntryId) -> &mut Entry {
         // Ids are only made by `insert`, and entries stay for as long as the frame that got the id is under way.
-        self.entries
-            .get_mut(&id)
-            .expect("an entry outlives the frame that uses it")
+        self.entries.get_mut(&id).expect("an entry outlives the frame that uses it")
     }
 
     fn changed(&mut self, id: EntryId, kind: ChangeKind) {
         let Some(entry) = self.entries.get(&id).filter(|e| e.confirmed) else {
             return;
         };
-        let change = Change {
-            id: ConnectionId(id.0),
-            kind,
-            connection: entry.connection.clone(),
-        };
+        let change = Change { id: ConnectionId(id.0), kind, connection: entry.connection.clone() };
         self.changes.push(change);
     }
 
@@ -320,13 +304,8 @@ impl Tracker {
 
     /// Takes over a report.
     fn take(&mut self, report: Report) {
-        let Report {
-            event, connection: c, ..
-        } = report;
-        let found = self
-            .find(c.zone, c.original)
-            .filter(|&(_, d)| d == Direction::Original)
-            .map(|(id, _)| id);
+        let Report { event, connection: c, .. } = report;
+        let found = self.find(c.zone, c.original).filter(|&(_, d)| d == Direction::Original).map(|(id, _)| id);
         if event == ConnectionEvent::Destroy {
             if let Some(i) = self.ended.iter().position(|&e| e == name(&c)) {
                 self.ended.swap_remove(i);
@@ -354,9 +333,7 @@ impl Tracker {
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
     fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
         let waiting = self.waiting.get(&(c.zone, c.original)).into_iter().flatten();
-        let began = waiting
-            .rev()
-            .find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed));
+        let began = waiting.rev().find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed));
         match began.copied() {
             Some(id) => {
                 self.waits_no_more(id);
@@ -387,9 +364,7 @@ impl Tracker {
     /// The reports that the current frame caused: before the next frame, and no later than OVS takes to commit.
     fn ahead(&self) -> impl Iterator<Item = &Reported> {
         let until = self.now.saturating_add(UPCALL);
-        self.reports
-            .iter()
-            .take_while(move |r| r.at < self.horizon && r.time <= until)
+        self.reports.iter().take_while(move |r| r.at < self.horizon && r.time <= until)
     }
 
     /// The report of the birth of this frame's connection.
@@ -571,10 +546,7 @@ impl Conntrack for Tracker {
                     *address = low;
                 }
                 if let Some((low, high)) = nat.ports
-                    && matches!(
-                        reply.proto,
-                        proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP
-                    )
+                    && matches!(reply.proto, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP)
                     && !(low..=high).contains(port)
                 {
                     *port = low;
@@ -605,10 +577,8 @@ impl Conntrack for Tracker {
         match self.committed(c.zone, c.original).map(|birth| birth.reply) {
             Some(reply) => self.entry(id).connection.reply = reply,
             None => {
-                let others: Vec<EntryId> = [c.original, c.reply]
-                    .iter()
-                    .filter_map(|t| self.by_tuple.get(&(c.zone, *t)).copied())
-                    .collect();
+                let others: Vec<EntryId> =
+                    [c.original, c.reply].iter().filter_map(|t| self.by_tuple.get(&(c.zone, *t)).copied()).collect();
                 if let Some(other) = others.first() {
                     // Another packet was first. Its entry serves where it says the same and the protocol permits it.
                     let same = self.entries[other].connection.reply == c.reply

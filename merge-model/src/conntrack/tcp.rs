@@ -238,10 +238,7 @@ impl Tcp {
     fn reset(&self, segment: Segment, direction: Direction, assured: bool) -> Option<TcpState> {
         use TcpState as S;
         let established = self.state == S::Established && assured;
-        let is_over = matches!(
-            self.state,
-            S::FinWait | S::CloseWait | S::LastAck | S::TimeWait | S::Close
-        );
+        let is_over = matches!(self.state, S::FinWait | S::CloseWait | S::LastAck | S::TimeWait | S::Close);
         let after_syn = matches!(self.last, Some((Sort::Syn, _)));
         let expected = self.acknowledged[direction.opposite() as usize].filter(|_| !is_over && !after_syn);
         let Some(expected) = expected else {
@@ -299,12 +296,7 @@ mod tests {
 
     /// Both sides stay at number 0, so that all numbers fit.
     fn segment(flags: u8) -> Segment {
-        Segment {
-            flags,
-            seq: 0,
-            ack: 0,
-            end: 0,
-        }
+        Segment { flags, seq: 0, ack: 0, end: 0 }
     }
 
     /// Runs segments through a new connection: the verdicts, and the state at the end. As the tracker does, a packet of
@@ -337,10 +329,7 @@ mod tests {
             (ACK, O),
             (SYN, O),
         ]);
-        assert_eq!(
-            verdicts,
-            [Accept, Accept, Assure, Accept, Accept, Accept, Accept, Accept, Reopen]
-        );
+        assert_eq!(verdicts, [Accept, Accept, Assure, Accept, Accept, Accept, Accept, Accept, Reopen]);
         assert_eq!(state, TcpState::TimeWait);
     }
 
@@ -362,19 +351,13 @@ mod tests {
 
     #[test]
     fn a_refused_connection_dies_or_closes() {
-        assert_eq!(
-            run(&[(SYN, O), (RST | ACK, R)]),
-            (vec![Verdict::Accept, Verdict::Die], TcpState::Close)
-        );
+        assert_eq!(run(&[(SYN, O), (RST | ACK, R)]), (vec![Verdict::Accept, Verdict::Die], TcpState::Close));
         // The server refused an established one: the client's next SYN is let through, and the answer brings us in step.
         let (verdicts, state) = run(&[(SYN, O), (SYN | ACK, R), (ACK, O), (RST, R), (SYN, O), (SYN | ACK, R)]);
         assert!(!verdicts.contains(&Verdict::Reopen));
         assert_eq!(state, TcpState::SynRecv);
         // The client itself reset it: its SYN opens a new one.
-        assert_eq!(
-            run(&[(SYN, O), (SYN | ACK, R), (RST, O), (SYN, O)]).0[3],
-            Verdict::Reopen
-        );
+        assert_eq!(run(&[(SYN, O), (SYN | ACK, R), (RST, O), (SYN, O)]).0[3], Verdict::Reopen);
     }
 
     #[test]
@@ -388,15 +371,7 @@ mod tests {
     fn a_reset_counts_if_its_number_is_the_one_acknowledged() {
         let mut tcp = Tcp::NEW;
         for (flags, direction) in [(SYN, O), (SYN | ACK, R), (ACK, O)] {
-            tcp.packet(
-                Segment {
-                    ack: 100,
-                    ..segment(flags)
-                },
-                direction,
-                true,
-                false,
-            );
+            tcp.packet(Segment { ack: 100, ..segment(flags) }, direction, true, false);
         }
         let reset = |seq| Segment { seq, ..segment(RST) };
         let after = |seq| {

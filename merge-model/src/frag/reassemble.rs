@@ -94,10 +94,7 @@ impl Reassembly {
     }
 
     fn queue(&mut self, name: Name, now: u64, timeout: u64) -> &mut Queue {
-        let fresh = Queue {
-            since: now,
-            ..Queue::default()
-        };
+        let fresh = Queue { since: now, ..Queue::default() };
         let queue = self.queues.entry(name).or_insert_with(|| fresh.clone());
         if now.saturating_sub(queue.since) >= timeout {
             *queue = fresh;
@@ -132,13 +129,7 @@ impl Reassembly {
             }
             let mut skb = skb.clone();
             skb.bytes.truncate(payload + end - offset);
-            queue.insert(Fragment {
-                offset,
-                end,
-                skb,
-                payload,
-                announced: 0,
-            })
+            queue.insert(Fragment { offset, end, skb, payload, announced: 0 })
         });
         match done {
             Ok(()) => {}
@@ -207,13 +198,7 @@ impl Reassembly {
             }
             let mut skb = skb.clone();
             skb.bytes.truncate(payload + end - offset);
-            queue.insert(Fragment {
-                offset,
-                end: offset + skb.bytes.len() - payload,
-                skb,
-                payload,
-                announced,
-            })
+            queue.insert(Fragment { offset, end: offset + skb.bytes.len() - payload, skb, payload, announced })
         });
         match done {
             Ok(()) => {}
@@ -243,12 +228,7 @@ impl Reassembly {
 
 /// The packet goes on in the first fragment's buffer, at the place and with the memory of the one that came last.
 fn become_whole(skb: &mut Skb, whole: Skb) {
-    *skb = Skb {
-        device: skb.device,
-        post_ct: skb.post_ct,
-        zone: skb.zone,
-        ..whole
-    };
+    *skb = Skb { device: skb.device, post_ct: skb.post_ct, zone: skb.zone, ..whole };
 }
 
 impl Queue {
@@ -304,12 +284,7 @@ impl Queue {
     fn join(self) -> Option<(Skb, usize, usize)> {
         let pieces: Vec<usize> = self.fragments.iter().map(|f| f.end - f.offset).collect();
         let mut fragments = self.fragments.into_iter();
-        let Fragment {
-            mut skb,
-            payload,
-            announced,
-            ..
-        } = fragments.next()?;
+        let Fragment { mut skb, payload, announced, .. } = fragments.next()?;
         for fragment in fragments {
             skb.bytes.extend_from_slice(fragment.skb.bytes.get(fragment.payload..)?);
         }

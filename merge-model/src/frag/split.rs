@@ -111,9 +111,5 @@ fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
 }
 
 fn fragment(skb: &Skb, bytes: Vec<u8>) -> Skb {
-    Skb {
-        bytes,
-        pieces: None,
-        ..skb.clone()
-    }
+    Skb { bytes, pieces: None, ..skb.clone() }
 }

@@ -36,10 +36,7 @@ fn out(outcome: &Outcome) -> Vec<(u32, String)> {
 
 #[test]
 fn sixteen_restarts_pass_and_the_seventeenth_drops() {
-    for (limit, verdict) in [
-        (16, Verdict::Decided(Terminal::Redirect)),
-        (17, Verdict::Decided(Terminal::Drop)),
-    ] {
+    for (limit, verdict) in [(16, Verdict::Decided(Terminal::Redirect)), (17, Verdict::Decided(Terminal::Drop))] {
         let mut model = model();
         let hook = Hook::Ingress(Port(1));
         for chain in 0..limit {
@@ -47,19 +44,10 @@ fn sixteen_restarts_pass_and_the_seventeenth_drops() {
             add(&mut model, hook, chain, 1, Match::default(), vec![next]);
         }
         add(&mut model, hook, limit, 1, Match::default(), vec![to(2)]);
-        assert_eq!(
-            receive(&mut model, &mut Tracker::default(), &frame("0800")).verdict,
-            verdict
-        );
+        assert_eq!(receive(&mut model, &mut Tracker::default(), &frame("0800")).verdict, verdict);
     }
     let missed = run(vec![gact(Control::Goto(7))], &frame("0800")).verdict;
-    assert_eq!(
-        missed,
-        Verdict::Missed {
-            port: Port(1),
-            chain: 7
-        }
-    );
+    assert_eq!(missed, Verdict::Missed { port: Port(1), chain: 7 });
 }
 
 #[test]
@@ -90,11 +78,7 @@ fn jumps_and_repeats() {
 #[test]
 fn mirrors_send_the_packet_as_it_is_there_and_count_what_came() {
     let push = |id| {
-        let push = Vlan::Push {
-            protocol: 0x8100,
-            id,
-            prio: 3,
-        };
+        let push = Vlan::Push { protocol: 0x8100, id, prio: 3 };
         action(ActionKind::Vlan(push), Control::Pipe)
     };
     let pop = action(ActionKind::Vlan(Vlan::Pop), Control::Pipe);
@@ -102,10 +86,7 @@ fn mirrors_send_the_packet_as_it_is_there_and_count_what_came() {
     let actions = vec![push(5), mirror(), push(6), mirror(), pop.clone(), pop, to(2)];
     let outcome = run(actions, &frame("0800"));
     let expected = [(3, "810060050800"), (3, "8100600681006005 0800"), (2, "0800")];
-    assert_eq!(
-        out(&outcome),
-        expected.map(|(port, rest)| (port, rest.replace(' ', "")))
-    );
+    assert_eq!(out(&outcome), expected.map(|(port, rest)| (port, rest.replace(' ', ""))));
     assert!(outcome.counted.iter().all(|c| c.bytes == 32) && outcome.counted.len() == 7);
     // The outer tag is no part of the length, an inner one is.
     let outcome = run(vec![to(2)], &frame("88a80001 81000002 0800"));
@@ -115,17 +96,10 @@ fn mirrors_send_the_packet_as_it_is_there_and_count_what_came() {
 
 #[test]
 fn vlan_modify_and_pop_with_tags_in_the_bytes() {
-    let modify = Vlan::Modify {
-        protocol: 0x88a8,
-        id: 9,
-        prio: None,
-    };
+    let modify = Vlan::Modify { protocol: 0x88a8, id: 9, prio: None };
     let modify = action(ActionKind::Vlan(modify), Control::Pipe);
     let pop = action(ActionKind::Vlan(Vlan::Pop), Control::Pipe);
-    let outcome = run(
-        vec![pop.clone(), modify.clone(), to(2)],
-        &frame("88a8a001 8100b002 0800"),
-    );
+    let outcome = run(vec![pop.clone(), modify.clone(), to(2)], &frame("88a8a001 8100b002 0800"));
     assert_eq!(out(&outcome), [(2, "88a8b0090800".to_string())]);
     let outcome = run(vec![modify, pop, to(2)], &frame("0800"));
     assert_eq!(out(&outcome), [(2, "0800".to_string())]);
@@ -134,10 +108,7 @@ fn vlan_modify_and_pop_with_tags_in_the_bytes() {
 #[test]
 fn ethernet_header_off_and_on() {
     let off = action(ActionKind::Vlan(Vlan::PopEthernet), Control::Pipe);
-    let on = Vlan::PushEthernet {
-        dst: [2, 0, 0, 0, 0, 2],
-        src: [2, 0, 0, 0, 0, 1],
-    };
+    let on = Vlan::PushEthernet { dst: [2, 0, 0, 0, 0, 2], src: [2, 0, 0, 0, 0, 1] };
     let on = action(ActionKind::Vlan(on), Control::Pipe);
     let outcome = run(vec![off.clone(), mirred(3, false, true), on, to(2)], &frame("0800"));
     assert_eq!(out(&outcome), [(3, String::new()), (2, "0800".to_string())]);
@@ -167,10 +138,7 @@ fn a_redirect_to_ingress_goes_on_in_the_filters_of_its_target() {
     all(&mut model, Hook::Ingress(Port(2)), vec![mirred(1, true, false)]);
     let outcome = receive(&mut model, &mut tracker, &frame("0800"));
     assert_eq!(outcome.verdict, Verdict::Decided(Terminal::Drop));
-    assert_eq!(
-        (outcome.hits.len(), outcome.sent.len(), outcome.counted.len()),
-        (5, 4, 4)
-    );
+    assert_eq!((outcome.hits.len(), outcome.sent.len(), outcome.counted.len()), (5, 4, 4));
 }
 
 #[test]
@@ -178,11 +146,7 @@ fn a_port_that_is_down_gets_nothing() {
     let down = PortState { up: false, mtu: 1500 };
     let mut model = model();
     model.set_port(Port(3), down);
-    all(
-        &mut model,
-        Hook::Ingress(Port(1)),
-        vec![mirred(3, false, true), mirred(9, false, true), to(3)],
-    );
+    all(&mut model, Hook::Ingress(Port(1)), vec![mirred(3, false, true), mirred(9, false, true), to(3)]);
     let outcome = receive(&mut model, &mut Tracker::default(), &frame("0800"));
     assert_eq!(outcome.verdict, Verdict::Decided(Terminal::Drop));
     assert_eq!((outcome.sent.len(), outcome.counted.len()), (0, 3));
@@ -190,10 +154,7 @@ fn a_port_that_is_down_gets_nothing() {
 
 #[test]
 fn what_is_not_known_is_said() {
-    let outcome = run(
-        vec![action(ActionKind::Other("police".into()), Control::Pipe), to(2)],
-        &frame("0800"),
-    );
+    let outcome = run(vec![action(ActionKind::Other("police".into()), Control::Pipe), to(2)], &frame("0800"));
     assert!(matches!(outcome.verdict, Verdict::Undecidable { why, .. } if why.contains("police")));
 }
 
@@ -223,10 +184,7 @@ const FRAGMENTS: [&str; 3] = [
 fn fragments_are_put_together_and_cut_again() {
     let mut model = model();
     let hook = Hook::Ingress(Port(1));
-    let zone = Ct {
-        zone: 5,
-        ..Ct::default()
-    };
+    let zone = Ct { zone: 5, ..Ct::default() };
     all(&mut model, hook, vec![ct(zone, Control::Goto(1))]);
     let ports = Match::default().exact(Field::DstPort, 2).exact(Field::IpFlags, 0);
     add(&mut model, hook, 1, 1, ports, vec![to(2)]);
@@ -274,46 +232,19 @@ fn junk_does_no_harm() {
         ),
     ];
     let pedit = |header, offset| {
-        let key = PeditKey {
-            header,
-            offset,
-            mask: [0; 4],
-            value: [0x45, 0xff, 0, 0x3c],
-            add: true,
-            dynamic: None,
-        };
-        ActionKind::Pedit(Pedit {
-            keys: vec![key],
-            mend: false,
-        })
+        let key = PeditKey { header, offset, mask: [0; 4], value: [0x45, 0xff, 0, 0x3c], add: true, dynamic: None };
+        ActionKind::Pedit(Pedit { keys: vec![key], mend: false })
     };
     let nat = Nat {
         side: Some(NatSide::Dst),
         addresses: Some(([192, 0, 2, 1].into(), [192, 0, 2, 1].into())),
         ports: Some((7, 7)),
     };
-    let push = Vlan::Push {
-        protocol: 0x8100,
-        id: 1,
-        prio: 1,
-    };
-    let modify = Vlan::Modify {
-        protocol: 0x88a8,
-        id: 1,
-        prio: Some(1),
-    };
-    let on = Vlan::PushEthernet {
-        dst: [0; 6],
-        src: [0; 6],
-    };
-    let commit = Ct {
-        commit: true,
-        nat: Some(nat),
-        ..Ct::default()
-    };
-    let mut soup: Vec<ActionKind> = [Vlan::Pop, push, modify, Vlan::PopEthernet, on]
-        .map(ActionKind::Vlan)
-        .into();
+    let push = Vlan::Push { protocol: 0x8100, id: 1, prio: 1 };
+    let modify = Vlan::Modify { protocol: 0x88a8, id: 1, prio: Some(1) };
+    let on = Vlan::PushEthernet { dst: [0; 6], src: [0; 6] };
+    let commit = Ct { commit: true, nat: Some(nat), ..Ct::default() };
+    let mut soup: Vec<ActionKind> = [Vlan::Pop, push, modify, Vlan::PopEthernet, on].map(ActionKind::Vlan).into();
     soup.extend([PeditHeader::Ethernet, PeditHeader::Network, PeditHeader::Tcp].map(|header| pedit(header, 0)));
     soup.extend([pedit(PeditHeader::Udp, -60), ActionKind::Csum(CsumFlags::all())]);
     soup.extend([ActionKind::Ct(Ct::default()), ActionKind::Ct(commit)]);
@@ -325,16 +256,8 @@ fn junk_does_no_harm() {
         let mut actions: Vec<Action> = actions.collect();
         actions.push(mirred(3, random(2) == 0, false));
         all(&mut model, Hook::Ingress(Port(1)), actions);
-        all(
-            &mut model,
-            Hook::Ingress(Port(3)),
-            vec![action(soup[random(soup.len())].clone(), Control::Pipe), to(2)],
-        );
-        all(
-            &mut model,
-            Hook::Egress(Port(2)),
-            vec![action(soup[random(soup.len())].clone(), Control::Pipe)],
-        );
+        all(&mut model, Hook::Ingress(Port(3)), vec![action(soup[random(soup.len())].clone(), Control::Pipe), to(2)]);
+        all(&mut model, Hook::Egress(Port(2)), vec![action(soup[random(soup.len())].clone(), Control::Pipe)]);
         let mut bytes = hex(&seeds[random(seeds.len())]);
         for _ in 0..random(4) {
             let at = random(bytes.len());

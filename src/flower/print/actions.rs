@@ -31,11 +31,7 @@ pub(super) fn inline(f: &mut fmt::Formatter<'_>, action: &Action, names: &dyn Na
         ActionKind::Mirred(m) if !m.mirror => action.control == Control::Stolen,
         _ => action.control == Control::Pipe && !full,
     };
-    if usual {
-        Ok(())
-    } else {
-        write!(f, " {}", control(action.control))
-    }
+    if usual { Ok(()) } else { write!(f, " {}", control(action.control)) }
 }
 
 /// As `tc filter show` introduces it, always with its control.
@@ -124,11 +120,7 @@ fn ct_words(ct: &Ct, words: &mut Vec<String>) {
 }
 
 fn range<T: PartialEq + fmt::Display>(low: T, high: T) -> String {
-    if low == high {
-        low.to_string()
-    } else {
-        format!("{low}-{high}")
-    }
+    if low == high { low.to_string() } else { format!("{low}-{high}") }
 }
 
 fn masked(value: u32, mask: u32) -> String {
@@ -156,32 +148,20 @@ fn vlan_words(vlan: Vlan, words: &mut Vec<String>) {
     let tag = |verb, tpid, id| format!("{verb} protocol {} id {id}", protocol(tpid));
     match vlan {
         Vlan::Pop => words.push("pop".into()),
-        Vlan::Push {
-            protocol: tpid,
-            id,
-            prio,
-        } => {
+        Vlan::Push { protocol: tpid, id, prio } => {
             words.push(tag("push", tpid, id));
             if prio != 0 {
                 words.push(format!("priority {prio}"));
             }
         }
-        Vlan::Modify {
-            protocol: tpid,
-            id,
-            prio,
-        } => {
+        Vlan::Modify { protocol: tpid, id, prio } => {
             words.push(tag("modify", tpid, id));
             words.extend(prio.map(|prio| format!("priority {prio}")));
         }
         Vlan::PopEthernet => words.push("pop_eth".into()),
         Vlan::PushEthernet { dst, src } => {
             let bits = |m: [u8; 6]| m.iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
-            words.push(format!(
-                "push_eth dst_mac {} src_mac {}",
-                mac(bits(dst)),
-                mac(bits(src))
-            ));
+            words.push(format!("push_eth dst_mac {} src_mac {}", mac(bits(dst)), mac(bits(src))));
         }
     }
 }
@@ -190,11 +170,7 @@ fn skbedit_words(skbedit: &Skbedit, words: &mut Vec<String>) {
     words.extend(skbedit.queue.map(|queue| format!("queue_mapping {queue}")));
     let class = |p: u32| format!("priority {:x}:{:x}", p >> 16, p & 0xffff);
     words.extend(skbedit.priority.map(class));
-    words.extend(
-        skbedit
-            .mark
-            .map(|(value, mask)| format!("mark {}", masked(value, mask))),
-    );
+    words.extend(skbedit.mark.map(|(value, mask)| format!("mark {}", masked(value, mask))));
     words.extend(skbedit.ptype.map(|ptype| {
         let name = match ptype {
             0 => "host".into(),

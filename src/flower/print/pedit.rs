@@ -19,13 +19,7 @@ struct Munged {
 }
 
 const fn munged(header: PeditHeader, name: &'static str, bit: u32, bits: u32, write: fn(u128) -> String) -> Munged {
-    Munged {
-        header,
-        name,
-        bit,
-        bits,
-        write,
-    }
+    Munged { header, name, bit, bits, write }
 }
 
 /// The field names of `man tc-pedit`.
@@ -63,11 +57,7 @@ fn hex(value: u128) -> String {
 /// A munge in the making.
 enum Munge {
     /// Bits of a field are set; further keys may join.
-    Set {
-        field: &'static Munged,
-        value: u128,
-        mask: u128,
-    },
+    Set { field: &'static Munged, value: u128, mask: u128 },
     /// Anything else.
     Text(String),
 }
@@ -154,9 +144,7 @@ fn added(key: &PeditKey) -> Option<String> {
 
 /// A word, as `tc filter show` writes it where `tc filter add` cannot say it.
 fn raw(key: &PeditKey) -> String {
-    let PeditKey {
-        header, offset, add, ..
-    } = *key;
+    let PeditKey { header, offset, add, .. } = *key;
     let (mask, value) = (u32::from_be_bytes(key.mask), u32::from_be_bytes(key.value));
     if header == Network && !add && key.dynamic.is_none() && value & mask == 0 {
         return format!("offset {offset} u32 set {value:#010x} retain {:#010x}", !mask);
@@ -170,8 +158,6 @@ fn raw(key: &PeditKey) -> String {
         Udp => "udp",
     };
     let verb = if add { "add" } else { "val" };
-    let at = key.dynamic.map_or(String::new(), |d| {
-        format!(" at {} offmask {:#x} shift {}", d.at, d.mask, d.shift)
-    });
+    let at = key.dynamic.map_or(String::new(), |d| format!(" at {} offmask {:#x} shift {}", d.at, d.mask, d.shift));
     format!("{header}{offset:+}{at}: {verb} {value:08x} mask {mask:08x}")
 }

@@ -6,12 +6,7 @@ use crate::flower::{
 };
 
 fn action(kind: ActionKind, control: Control) -> Action {
-    Action {
-        kind,
-        control,
-        index: 3,
-        cookie: vec![0xab, 1],
-    }
+    Action { kind, control, index: 3, cookie: vec![0xab, 1] }
 }
 
 fn goto(chain: u32) -> Action {
@@ -19,11 +14,7 @@ fn goto(chain: u32) -> Action {
 }
 
 fn ct() -> Action {
-    let ct = Ct {
-        zone: 5,
-        nat: Some(Nat::default()),
-        ..Ct::default()
-    };
+    let ct = Ct { zone: 5, nat: Some(Nat::default()), ..Ct::default() };
     action(ActionKind::Ct(ct), Control::Pipe)
 }
 
@@ -38,13 +29,7 @@ fn udp() -> Match {
 
 fn filter() -> Filter {
     Filter {
-        id: FilterId {
-            hook: Hook::Ingress(Port(4)),
-            chain: 0,
-            prio: 2,
-            protocol: 0x0800,
-            handle: 1,
-        },
+        id: FilterId { hook: Hook::Ingress(Port(4)), chain: 0, prio: 2, protocol: 0x0800, handle: 1 },
         kind: Kind::Flower,
         matches: udp(),
         actions: vec![ct(), goto(1)],
@@ -77,11 +62,7 @@ fn a_filter_in_one_line_and_in_many() {
 \t index 3 cookie ab01"
     );
     let all = Filter {
-        id: FilterId {
-            hook: Hook::Block(22),
-            protocol: 3,
-            ..filter().id
-        },
+        id: FilterId { hook: Hook::Block(22), protocol: 3, ..filter().id },
         kind: Kind::Other("u32".into()),
         matches: Match::default(),
         actions: Vec::new(),
@@ -103,30 +84,15 @@ fn terms_are_tcs() {
     assert_eq!(show(any()), "any");
     for (field, value, mask, text) in [
         (Field::EthDst, 0x0200_0000_0001, u128::MAX, "dst_mac 02:00:00:00:00:01"),
-        (
-            Field::EthDst,
-            0x0100_0000_0000,
-            0x0100_0000_0000,
-            "dst_mac 01:00:00:00:00:00/01:00:00:00:00:00",
-        ),
+        (Field::EthDst, 0x0100_0000_0000, 0x0100_0000_0000, "dst_mac 01:00:00:00:00:00/01:00:00:00:00:00"),
         (Field::Ipv4Src, 0x0a00_0001, 0xff00_00ff, "src_ip 10.0.0.1/255.0.0.255"),
         (Field::Ipv6Src, 0xfd << 120, 0xff << 120, "src_ip fd00::/8"),
         (Field::EncIpv6Dst, 1, u128::MAX, "enc_dst_ip ::1"),
-        (
-            Field::CtState,
-            ct_state::TRACKED | ct_state::ESTABLISHED,
-            0x2a,
-            "ct_state +trk+est-rpl",
-        ),
+        (Field::CtState, ct_state::TRACKED | ct_state::ESTABLISHED, 0x2a, "ct_state +trk+est-rpl"),
         (Field::CtState, 0x40, 0x60, "ct_state -rpl+0x40"),
         (Field::CtZone, 5, u128::MAX, "ct_zone 5"),
         (Field::CtMark, 1, 0xff, "ct_mark 0x1/0xff"),
-        (
-            Field::CtLabels,
-            0x0201,
-            u128::MAX,
-            "ct_label 01020000000000000000000000000000",
-        ),
+        (Field::CtLabels, 0x0201, u128::MAX, "ct_label 01020000000000000000000000000000"),
         (
             Field::CtLabels,
             1 << 127,
@@ -146,10 +112,7 @@ fn terms_are_tcs() {
     ] {
         assert_eq!(show(any().with(field, value, mask)), text);
     }
-    let ranged = Match {
-        src_range: Some(Range { min: 1, max: 10 }),
-        ..any().exact(Field::Indev, 5)
-    };
+    let ranged = Match { src_range: Some(Range { min: 1, max: 10 }), ..any().exact(Field::Indev, 5) };
     assert_eq!(printed(&ranged, &p).to_string(), "indev p2 src_port 1-10");
     // Two tags: each ethertype names the next one, and is said once.
     let tagged = any()
@@ -160,31 +123,18 @@ fn terms_are_tcs() {
         .exact(Field::VlanEthType, 0x8100)
         .exact(Field::CvlanTpid, 0x8100)
         .exact(Field::CvlanEthType, 0x86dd);
-    assert_eq!(
-        show(tagged),
-        "protocol 802.1ad eth_type ipv6 vlan_id 100 vlan_ethtype 802.1Q cvlan_ethtype ipv6"
-    );
+    assert_eq!(show(tagged), "protocol 802.1ad eth_type ipv6 vlan_id 100 vlan_ethtype 802.1Q cvlan_ethtype ipv6");
 }
 
 fn key(header: PeditHeader, offset: i32, value: u32, written: u32) -> PeditKey {
-    PeditKey {
-        header,
-        offset,
-        mask: (!written).to_be_bytes(),
-        value: value.to_be_bytes(),
-        add: false,
-        dynamic: None,
-    }
+    PeditKey { header, offset, mask: (!written).to_be_bytes(), value: value.to_be_bytes(), add: false, dynamic: None }
 }
 
 #[test]
 fn pedit_names_the_fields_that_it_writes() {
     use PeditHeader::*;
     let show = |keys: &[PeditKey]| {
-        let pedit = Pedit {
-            keys: keys.to_vec(),
-            mend: false,
-        };
+        let pedit = Pedit { keys: keys.to_vec(), mend: false };
         let text = action(ActionKind::Pedit(pedit), Control::Pipe).to_string();
         text.strip_prefix("pedit ex ").expect("its name").to_string()
     };
@@ -196,65 +146,30 @@ fn pedit_names_the_fields_that_it_writes() {
         key(Ethernet, 4, 0x0000_0200, 0x0000_ffff),
         key(Ethernet, 8, 0x0000_0002, u32::MAX),
     ];
-    assert_eq!(
-        show(&macs),
-        "munge eth dst set 02:00:00:00:00:01 munge eth src set 02:00:00:00:00:02"
-    );
+    assert_eq!(show(&macs), "munge eth dst set 02:00:00:00:00:01 munge eth src set 02:00:00:00:00:02");
     let v6 = [0xfd00_0000, 0, 0, 1].into_iter().zip([8, 12, 16, 20]);
     let v6: Vec<_> = v6.map(|(value, at)| key(Ipv6, at, value, u32::MAX)).collect();
     assert_eq!(show(&v6), "munge ip6 src set fd00::1");
-    assert_eq!(
-        show(&[key(Tcp, 0, 0x03e8_0050, u32::MAX)]),
-        "munge tcp sport set 1000 munge tcp dport set 80"
-    );
-    assert_eq!(
-        show(&[key(Ipv4, 0, 0x00b8_0000, 0x00fc_0000)]),
-        "munge ip tos set 0xb8 retain 0xfc"
-    );
+    assert_eq!(show(&[key(Tcp, 0, 0x03e8_0050, u32::MAX)]), "munge tcp sport set 1000 munge tcp dport set 80");
+    assert_eq!(show(&[key(Ipv4, 0, 0x00b8_0000, 0x00fc_0000)]), "munge ip tos set 0xb8 retain 0xfc");
     // Written twice: the order counts.
     let twice = [key(Ipv4, 12, 1, u32::MAX), key(Ipv4, 12, 2, u32::MAX)];
     assert_eq!(show(&twice), "munge ip src set 0.0.0.1 munge ip src set 0.0.0.2");
-    assert_eq!(
-        show(&[add(key(Ipv4, 8, 0xff00_0000, 0xff00_0000))]),
-        "munge ip ttl add 255"
-    );
+    assert_eq!(show(&[add(key(Ipv4, 8, 0xff00_0000, 0xff00_0000))]), "munge ip ttl add 255");
     assert_eq!(show(&[add(key(Ipv6, 4, 0xff, 0xff))]), "munge ip6 hoplimit add 255");
     // What is no field, or no plain write to one.
-    assert_eq!(
-        show(&[add(key(Tcp, 0, 1, 0xffff_ffff))]),
-        "munge tcp+0: add 00000001 mask 00000000"
-    );
-    assert_eq!(
-        show(&[key(Ipv4, 12, 0xff, 0)]),
-        "munge ipv4+12: val 000000ff mask ffffffff"
-    );
-    assert_eq!(
-        show(&[key(Network, 12, 1, u32::MAX)]),
-        "munge offset 12 u32 set 0x00000001 retain 0xffffffff"
-    );
-    let dynamic = PeditDynamic {
-        at: 0,
-        mask: 0x0f,
-        shift: 2,
-    };
-    let moved = PeditKey {
-        dynamic: Some(dynamic),
-        ..key(Network, 0, 1, 0xff)
-    };
-    assert_eq!(
-        show(&[moved]),
-        "munge network+0 at 0 offmask 0xf shift 2: val 00000001 mask ffffff00"
-    );
+    assert_eq!(show(&[add(key(Tcp, 0, 1, 0xffff_ffff))]), "munge tcp+0: add 00000001 mask 00000000");
+    assert_eq!(show(&[key(Ipv4, 12, 0xff, 0)]), "munge ipv4+12: val 000000ff mask ffffffff");
+    assert_eq!(show(&[key(Network, 12, 1, u32::MAX)]), "munge offset 12 u32 set 0x00000001 retain 0xffffffff");
+    let dynamic = PeditDynamic { at: 0, mask: 0x0f, shift: 2 };
+    let moved = PeditKey { dynamic: Some(dynamic), ..key(Network, 0, 1, 0xff) };
+    assert_eq!(show(&[moved]), "munge network+0 at 0 offmask 0xf shift 2: val 00000001 mask ffffff00");
 }
 
 #[test]
 fn actions_are_tcs() {
     let mirred = |mirror, control| {
-        let mirred = Mirred {
-            port: Port(5),
-            ingress: false,
-            mirror,
-        };
+        let mirred = Mirred { port: Port(5), ingress: false, mirror };
         action(ActionKind::Mirred(mirred), control)
     };
     let nat = Ct {
@@ -268,15 +183,8 @@ fn actions_are_tcs() {
         }),
         ..Ct::default()
     };
-    let mend = Pedit {
-        keys: vec![key(PeditHeader::Udp, 0, 53, 0xffff)],
-        mend: true,
-    };
-    let push = Vlan::Push {
-        protocol: 0x8100,
-        id: 10,
-        prio: 3,
-    };
+    let mend = Pedit { keys: vec![key(PeditHeader::Udp, 0, 53, 0xffff)], mend: true };
+    let push = Vlan::Push { protocol: 0x8100, id: 10, prio: 3 };
     let skbedit = Skbedit {
         queue: Some(1),
         priority: Some(0x0001_0002),
@@ -303,13 +211,7 @@ fn actions_are_tcs() {
          action mirred egress mirror dev p2 pipe \
          action mirred egress redirect dev p2"
     );
-    assert_eq!(
-        printed(&list[5..], &p).to_string(),
-        "mirred egress mirror dev p2, mirred egress redirect dev p2"
-    );
-    assert_eq!(
-        mirred(false, Control::Pipe).to_string(),
-        "mirred egress redirect dev if5 pipe"
-    );
+    assert_eq!(printed(&list[5..], &p).to_string(), "mirred egress mirror dev p2, mirred egress redirect dev p2");
+    assert_eq!(mirred(false, Control::Pipe).to_string(), "mirred egress redirect dev if5 pipe");
     assert_eq!(goto(3).to_string(), "goto chain 3");
 }

@@ -9,24 +9,14 @@ fn ends(handle: u32, chain: u32, prio: u16, matches: Match, control: Control) ->
 }
 
 fn lone(cookie: u64, port: u16) -> Walk {
-    Walk {
-        port: IN,
-        key: key(port),
-        hits: vec![Hit {
-            filter: Cookie(cookie),
-            found: vec![],
-        }],
-    }
+    Walk { port: IN, key: key(port), hits: vec![Hit { filter: Cookie(cookie), found: vec![] }] }
 }
 
 /// Ports are those of the frame's source.
 fn range(min: u16, max: u16, dst: u128) -> Match {
-    Match {
-        src_range: Some(Range { min, max }),
-        ..Match::default()
-    }
-    .exact(Field::IpProto, 6)
-    .exact(Field::DstPort, dst)
+    Match { src_range: Some(Range { min, max }), ..Match::default() }
+        .exact(Field::IpProto, 6)
+        .exact(Field::DstPort, dst)
 }
 
 #[test]
@@ -49,18 +39,12 @@ fn traps_12_a_filter_that_changes_its_mask_goes_behind_the_masks_that_are_there(
     let mut m = merger();
     let tcp = Match::default().exact(Field::IpProto, 6);
     let far = Match::default().exact(Field::IpTtl, 1);
-    m.replace(Cookie(1), ends(1, 0, 1, tcp, Control::Pipe), Inserted::Observed)
-        .unwrap();
-    m.replace(Cookie(2), ends(2, 0, 1, far, Control::Shot), Inserted::Observed)
-        .unwrap();
+    m.replace(Cookie(1), ends(1, 0, 1, tcp, Control::Pipe), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), ends(2, 0, 1, far, Control::Shot), Inserted::Observed).unwrap();
     let wide = Match::default().exact(Field::IpTos, 0);
-    m.replace(Cookie(1), ends(1, 0, 1, wide, Control::Pipe), Inserted::Observed)
-        .unwrap();
+    m.replace(Cookie(1), ends(1, 0, 1, wide, Control::Pipe), Inserted::Observed).unwrap();
     merge(&mut m, lone(1, 3)).unwrap();
-    assert!(
-        m.hardware().receive(IN, &frame(3, 1), 1).is_none(),
-        "that is the other filter's"
-    );
+    assert!(m.hardware().receive(IN, &frame(3, 1), 1).is_none(), "that is the other filter's");
     assert!(m.hardware().receive(IN, &frame(3, 65), 1).is_some());
 }
 
@@ -69,10 +53,8 @@ fn traps_12_what_is_dumped_late_may_have_been_there_first() {
     let mut m = merger();
     let tcp = Match::default().exact(Field::IpProto, 6);
     let far = Match::default().exact(Field::IpTtl, 1);
-    m.replace(Cookie(1), ends(1, 0, 1, tcp, Control::Pipe), Inserted::Observed)
-        .unwrap();
-    m.replace(Cookie(2), ends(2, 0, 1, far, Control::Shot), Inserted::Dumped)
-        .unwrap();
+    m.replace(Cookie(1), ends(1, 0, 1, tcp, Control::Pipe), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), ends(2, 0, 1, far, Control::Shot), Inserted::Dumped).unwrap();
     assert!(matches!(merge(&mut m, lone(1, 3)), Err(Refusal::Unordered { .. })));
 }
 
@@ -94,8 +76,7 @@ fn traps_15_a_block_unbound_while_a_walk_waits() {
 fn traps_26_a_cookie_used_again_at_another_port() {
     let mut m = merger();
     firewall(&mut m);
-    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000)))
-        .unwrap();
+    m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000))).unwrap();
     m.walk(walk(1000)).unwrap();
     m.destroy(Cookie(11)).unwrap();
     let mut other = ends(1, 1, 2, Match::default(), Control::Pipe);
@@ -110,22 +91,14 @@ fn traps_16_the_fifth_mirred_in_another_drops() {
     let into = |from: u32, last: bool| {
         let mut f = ends(1, 0, 1, Match::default(), Control::Pipe);
         f.id.hook = Hook::Ingress(Port(from));
-        f.actions[1].kind = ActionKind::Mirred(Mirred {
-            port: Port(from + 1),
-            ingress: !last,
-            mirror: false,
-        });
+        f.actions[1].kind = ActionKind::Mirred(Mirred { port: Port(from + 1), ingress: !last, mirror: false });
         f
     };
     for last in [3u32, 4, 5] {
         for from in 1..=last {
-            m.replace(Cookie(from as u64), into(from, from == last), Inserted::Observed)
-                .unwrap();
+            m.replace(Cookie(from as u64), into(from, from == last), Inserted::Observed).unwrap();
         }
-        let hit = |c: u32| Hit {
-            filter: Cookie(c as u64),
-            found: vec![],
-        };
+        let hit = |c: u32| Hit { filter: Cookie(c as u64), found: vec![] };
         let hits = (1..=last).map(hit).collect();
         let walk = Walk { hits, ..lone(1, 3) };
         merge(&mut m, walk).unwrap();
@@ -149,18 +122,11 @@ fn a_redirect_with_a_final_control_leaves_nothing_to_trap() {
 
 #[test]
 fn a_reading_below_what_the_headers_take_counts_no_bytes() {
-    let capabilities = crate::flower::Capabilities {
-        counts: Counts::Frame,
-        ..crate::flower::Capabilities::all()
-    };
+    let capabilities = crate::flower::Capabilities { counts: Counts::Frame, ..crate::flower::Capabilities::all() };
     let mut m = Merger::new(Memory::new(capabilities));
     firewall(&mut m);
     let merged = established(&mut m, 1000);
-    let reading = Reading {
-        packets: 2,
-        bytes: 20,
-        last_used: 1,
-    };
+    let reading = Reading { packets: 2, bytes: 20, last_used: 1 };
     m.count(merged.id, reading);
     assert_eq!((m.stats(Cookie(10))[0].packets, m.stats(Cookie(10))[0].bytes), (2, 0));
 }

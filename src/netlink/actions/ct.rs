@@ -40,12 +40,7 @@ const NAT_DST: u16 = 32;
 pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
     let (generic, _) = parameters::<20>(options, PARMS)?;
     let bits = options.u16(ACTION)?.unwrap_or(0);
-    let mut ct = Ct {
-        commit: bits & COMMIT != 0,
-        force: bits & FORCE != 0,
-        clear: bits & CLEAR != 0,
-        ..Ct::default()
-    };
+    let mut ct = Ct { commit: bits & COMMIT != 0, force: bits & FORCE != 0, clear: bits & CLEAR != 0, ..Ct::default() };
     let mut undecoded = Vec::new();
     // With `clear` the kernel looks at nothing else.
     if !ct.clear {
@@ -69,11 +64,7 @@ pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
     for (kind, _) in options.iter().filter(|&(kind, _)| kind > HELPER_PROTO) {
         undecoded.push(format!("act_ct {kind}"));
     }
-    Ok(Options {
-        kind: ActionKind::Ct(ct),
-        generic,
-        undecoded,
-    })
+    Ok(Options { kind: ActionKind::Ct(ct), generic, undecoded })
 }
 
 /// Labels lie in memory with label bit 0 first, as in [`crate::flower::Field::CtLabels`] and in ctnetlink.
@@ -99,11 +90,7 @@ fn nat(options: &Attributes, bits: u16) -> Result<Nat, DecodeError> {
         Some(min) => Some((min, options.u16_be(NAT_PORT_MAX)?.unwrap_or(min))),
         None => None,
     };
-    Ok(Nat {
-        side: Some(side),
-        addresses,
-        ports,
-    })
+    Ok(Nat { side: Some(side), addresses, ports })
 }
 
 pub(super) fn encode(ct: &Ct, parameters: Vec<u8>) -> Result<Vec<Attribute>, &'static str> {

@@ -60,10 +60,7 @@ impl Generic {
     /// `bytes`: at least the twenty of `tc_gen`.
     fn read(bytes: &[u8; 20]) -> Generic {
         let [i0, i1, i2, i3, _, _, _, _, a0, a1, a2, a3, ..] = *bytes;
-        Generic {
-            index: u32::from_ne_bytes([i0, i1, i2, i3]),
-            control: control(i32::from_ne_bytes([a0, a1, a2, a3])),
-        }
+        Generic { index: u32::from_ne_bytes([i0, i1, i2, i3]), control: control(i32::from_ne_bytes([a0, a1, a2, a3])) }
     }
 
     fn write(self) -> Vec<u8> {
@@ -128,10 +125,7 @@ fn verdict(control: Control) -> i32 {
 pub(super) fn decode(list: &Attributes) -> Result<Vec<ActionMessage>, DecodeError> {
     let mut numbered: Vec<_> = list.iter().collect();
     numbered.sort_by_key(|&(number, _)| number);
-    numbered
-        .into_iter()
-        .map(|(_, bytes)| decode_one(&Attributes::parse("TCA_ACT", bytes)?))
-        .collect()
+    numbered.into_iter().map(|(_, bytes)| decode_one(&Attributes::parse("TCA_ACT", bytes)?)).collect()
 }
 
 fn decode_one(action: &Attributes) -> Result<ActionMessage, DecodeError> {
@@ -144,10 +138,7 @@ fn decode_one(action: &Attributes) -> Result<ActionMessage, DecodeError> {
     .unwrap_or_else(|| Options {
         undecoded: vec![format!("act_{kind}")],
         kind: ActionKind::Other(kind.clone()),
-        generic: Generic {
-            index: 0,
-            control: Control::Pipe,
-        },
+        generic: Generic { index: 0, control: Control::Pipe },
     });
     if let (0, Some(index)) = (options.generic.index, action.u32(INDEX)?) {
         options.generic.index = index;
@@ -202,10 +193,8 @@ fn counters(stats: &Attributes) -> Result<Counters, DecodeError> {
     let before_hardware = stats.iter().take_while(|&(kind, _)| kind != STATS_BASIC_HW);
     if before_hardware.into_iter().any(|(kind, _)| kind == STATS_PKT64) {
         // The first of its number, where `u64` would take the last.
-        if let Some(packets) = stats
-            .iter()
-            .find(|&(kind, _)| kind == STATS_PKT64)
-            .and_then(|(_, value)| value.first_chunk().copied())
+        if let Some(packets) =
+            stats.iter().find(|&(kind, _)| kind == STATS_PKT64).and_then(|(_, value)| value.first_chunk().copied())
         {
             counters.packets = u64::from_ne_bytes(packets);
         }
@@ -228,15 +217,8 @@ fn last_use(kind: &str, options: &Attributes) -> Option<u64> {
 pub(super) fn encode(kind: u16, actions: &[Action]) -> Result<Attribute, EncodeError> {
     let mut list = Vec::new();
     for (action, number) in actions.iter().zip(1u16..) {
-        let refuse = |reason| EncodeError::Action {
-            position: number.into(),
-            kind: action.name().to_owned(),
-            reason,
-        };
-        let generic = Generic {
-            index: action.index,
-            control: action.control,
-        };
+        let refuse = |reason| EncodeError::Action { position: number.into(), kind: action.name().to_owned(), reason };
+        let generic = Generic { index: action.index, control: action.control };
         let options = options_of(&action.kind, generic).map_err(refuse)?;
         let mut attributes = vec![Attribute::text(KIND, action.name()), Attribute::nest(OPTIONS, options)];
         if !action.cookie.is_empty() {

@@ -68,21 +68,13 @@ pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
     for (kind, _) in options.iter().filter(|&(kind, _)| kind > KEY_EX) {
         undecoded.push(format!("act_pedit {kind}"));
     }
-    Ok(Options {
-        kind: ActionKind::Pedit(Pedit { keys, mend: false }),
-        generic,
-        undecoded,
-    })
+    Ok(Options { kind: ActionKind::Pedit(Pedit { keys, mend: false }), generic, undecoded })
 }
 
 fn key(bytes: &[u8; KEY]) -> PeditKey {
     let raw = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
     let word = |at: usize| u32::from_ne_bytes(raw(at));
-    let dynamic = PeditDynamic {
-        at: word(12),
-        mask: word(16),
-        shift: word(20),
-    };
+    let dynamic = PeditDynamic { at: word(12), mask: word(16), shift: word(20) };
     PeditKey {
         header: PeditHeader::Network,
         offset: word(8) as i32,
@@ -107,11 +99,7 @@ pub(super) fn encode(pedit: &Pedit, mut parameters: Vec<u8>) -> Result<Vec<Attri
         parameters.extend(dynamic.into_iter().flat_map(u32::to_ne_bytes));
     }
     // What can be said in the old form `tc` says in the old form.
-    if pedit
-        .keys
-        .iter()
-        .all(|key| key.header == PeditHeader::Network && !key.add)
-    {
+    if pedit.keys.iter().all(|key| key.header == PeditHeader::Network && !key.add) {
         return Ok(vec![Attribute::new(PARMS, parameters)]);
     }
     let extended = pedit.keys.iter().map(|key| {
@@ -123,8 +111,5 @@ pub(super) fn encode(pedit: &Pedit, mut parameters: Vec<u8>) -> Result<Vec<Attri
         ];
         Attribute::nest(KEY_EX, attributes)
     });
-    Ok(vec![
-        Attribute::new(PARMS_EX, parameters),
-        Attribute::nest(KEYS_EX, extended.collect()),
-    ])
+    Ok(vec![Attribute::new(PARMS_EX, parameters), Attribute::nest(KEYS_EX, extended.collect())])
 }

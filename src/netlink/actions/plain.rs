@@ -18,13 +18,7 @@ const PARMS: u16 = 2;
 /// Options of this kind, with the attributes numbered above `last` named as not understood.
 fn understood(name: &str, kind: ActionKind, generic: Generic, options: &Attributes, last: u16) -> Options {
     let unknown = options.iter().filter(|&(attribute, _)| attribute > last);
-    Options {
-        kind,
-        generic,
-        undecoded: unknown
-            .map(|(attribute, _)| format!("act_{name} {attribute}"))
-            .collect(),
-    }
+    Options { kind, generic, undecoded: unknown.map(|(attribute, _)| format!("act_{name} {attribute}")).collect() }
 }
 
 const GACT_PROB: u16 = 3;
@@ -65,18 +59,10 @@ pub(super) fn mirred(options: &Attributes) -> Result<Options, DecodeError> {
         INGRESS_REDIR => (true, false),
         INGRESS_MIRROR => (true, true),
         other => {
-            return Err(wrong(
-                "act_mirred",
-                other,
-                "1 to 4, redirect or mirror to egress or ingress",
-            ));
+            return Err(wrong("act_mirred", other, "1 to 4, redirect or mirror to egress or ingress"));
         }
     };
-    let mirred = Mirred {
-        port: Port(word(&parameters, 24)),
-        ingress,
-        mirror,
-    };
+    let mirred = Mirred { port: Port(word(&parameters, 24)), ingress, mirror };
     Ok(understood("mirred", ActionKind::Mirred(mirred), generic, options, 3))
 }
 
@@ -128,23 +114,12 @@ pub(super) fn vlan(options: &Attributes) -> Result<Options, DecodeError> {
     let id = options.u16(VLAN_ID)?.unwrap_or(0);
     let vlan = match word(&parameters, 20) {
         VLAN_POP => Vlan::Pop,
-        VLAN_PUSH => Vlan::Push {
-            protocol,
-            id,
-            prio: prio.unwrap_or(0),
-        },
+        VLAN_PUSH => Vlan::Push { protocol, id, prio: prio.unwrap_or(0) },
         VLAN_MODIFY => Vlan::Modify { protocol, id, prio },
         VLAN_POP_ETH => Vlan::PopEthernet,
-        VLAN_PUSH_ETH => Vlan::PushEthernet {
-            dst: options.need(VLAN_ETH_DST)?,
-            src: options.need(VLAN_ETH_SRC)?,
-        },
+        VLAN_PUSH_ETH => Vlan::PushEthernet { dst: options.need(VLAN_ETH_DST)?, src: options.need(VLAN_ETH_SRC)? },
         other => {
-            return Err(wrong(
-                "act_vlan",
-                other,
-                "1 to 5, pop, push, modify, pop_eth or push_eth",
-            ));
+            return Err(wrong("act_vlan", other, "1 to 5, pop, push, modify, pop_eth or push_eth"));
         }
     };
     Ok(understood("vlan", ActionKind::Vlan(vlan), generic, options, 8))
@@ -152,10 +127,8 @@ pub(super) fn vlan(options: &Attributes) -> Result<Options, DecodeError> {
 
 pub(super) fn vlan_options(vlan: Vlan, mut parameters: Vec<u8>) -> Vec<Attribute> {
     let tag = |protocol: u16, id: u16, prio: Option<u8>| {
-        let mut out = vec![
-            Attribute::new(VLAN_ID, id.to_ne_bytes()),
-            Attribute::new(VLAN_PROTOCOL, protocol.to_be_bytes()),
-        ];
+        let mut out =
+            vec![Attribute::new(VLAN_ID, id.to_ne_bytes()), Attribute::new(VLAN_PROTOCOL, protocol.to_be_bytes())];
         out.extend(prio.map(|prio| Attribute::new(VLAN_PRIORITY, [prio])));
         out
     };
@@ -189,9 +162,7 @@ pub(super) fn skbedit(options: &Attributes) -> Result<Options, DecodeError> {
     let skbedit = Skbedit {
         queue: options.u16(SKBEDIT_QUEUE)?,
         priority: options.u32(SKBEDIT_PRIORITY)?,
-        mark: options
-            .u32(SKBEDIT_MARK)?
-            .zip(options.u32(SKBEDIT_MASK)?.or(Some(u32::MAX))),
+        mark: options.u32(SKBEDIT_MARK)?.zip(options.u32(SKBEDIT_MASK)?.or(Some(u32::MAX))),
         ptype: options.u16(SKBEDIT_PTYPE)?,
         inherit_dsfield: flags & INHERIT_DSFIELD != 0,
     };
@@ -225,10 +196,6 @@ pub(super) fn skbedit_options(skbedit: Skbedit, parameters: Vec<u8>) -> Vec<Attr
 }
 
 fn wrong(part: &'static str, value: u32, expected: &'static str) -> DecodeError {
-    let fault = Fault::Value {
-        attribute: PARMS,
-        value: value.into(),
-        expected,
-    };
+    let fault = Fault::Value { attribute: PARMS, value: value.into(), expected };
     DecodeError::new(part, fault)
 }

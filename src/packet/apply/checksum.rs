@@ -6,10 +6,7 @@ use std::ops::Range;
 
 /// The sum of 16-bit words in network order, not folded; an odd byte at the end counts as the high byte of a word.
 fn sum(bytes: &[u8]) -> u64 {
-    bytes
-        .chunks(2)
-        .map(|w| u64::from(w[0]) << 8 | u64::from(w.get(1).copied().unwrap_or(0)))
-        .sum()
+    bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(w.get(1).copied().unwrap_or(0))).sum()
 }
 
 /// The checksum of a sum: folded, complemented. Of a sum that is not 0 it is never 0xffff, as in Linux (`csum_fold`).
@@ -130,9 +127,7 @@ fn recompute_transport(
         // The checksum is over all that is there, trailing bytes too, whatever the IP length says.
         frame.get(range.clone())?;
         let at = range.start;
-        let packet = frame
-            .get_mut(at..)
-            .filter(|p| p.len() >= header && range.len() >= header)?;
+        let packet = frame.get_mut(at..).filter(|p| p.len() >= header && range.len() >= header)?;
         packet[field..field + 4].fill(0);
         let check = crc32c(packet).to_le_bytes();
         packet[field..field + 4].copy_from_slice(&check);
@@ -177,9 +172,7 @@ fn recompute_transport(
 /// CRC-32C (RFC 9260, appendix A), bit by bit: frames with SCTP are rare.
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
-        })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
     })
 }
 
@@ -206,17 +199,14 @@ impl Mending {
             Version::Other => return None,
         };
         frame.get(network.at..network.at + header)?;
-        let transport = network
-            .transport(frame)
-            .filter(|t| !t.later_fragment)
-            .and_then(|header| {
-                // SCTP's is no sum, and NAT computes it anew; the table's other protocols are not translated.
-                let (_, field, length) =
-                    checksum_place(header.proto, network.version).filter(|_| header.proto != proto::SCTP)?;
-                frame.get(header.at..header.at + length)?;
-                let field = header.at + field;
-                Some(Covered { header, field })
-            });
+        let transport = network.transport(frame).filter(|t| !t.later_fragment).and_then(|header| {
+            // SCTP's is no sum, and NAT computes it anew; the table's other protocols are not translated.
+            let (_, field, length) =
+                checksum_place(header.proto, network.version).filter(|_| header.proto != proto::SCTP)?;
+            frame.get(header.at..header.at + length)?;
+            let field = header.at + field;
+            Some(Covered { header, field })
+        });
         Some(Mending { network, transport })
     }
 
@@ -262,11 +252,7 @@ fn delta(region: Range<usize>, field: usize, at: usize, old: [u8; 4], new: [u8; 
     for i in 0..4 {
         let byte = at + i;
         if region.contains(&byte) && !(field..field + 2).contains(&byte) {
-            let weight = if (byte - region.start).is_multiple_of(2) {
-                256
-            } else {
-                1
-            };
+            let weight = if (byte - region.start).is_multiple_of(2) { 256 } else { 1 };
             *delta.get_or_insert(0) += (i64::from(new[i]) - i64::from(old[i])) * weight;
         }
     }

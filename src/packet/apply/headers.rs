@@ -108,20 +108,12 @@ impl Network {
                         }
                         extension::AUTHENTICATION => (usize::from(*frame.get(at + 1)?) + 2) * 4,
                         extension::FRAGMENT if be16(frame, at + 2)? & 0xfff8 != 0 => {
-                            return Some(Transport {
-                                at,
-                                proto,
-                                later_fragment: true,
-                            });
+                            return Some(Transport { at, proto, later_fragment: true });
                         }
                         extension::FRAGMENT => 8,
                         extension::NONE => return None,
                         _ => {
-                            return Some(Transport {
-                                at,
-                                proto,
-                                later_fragment: false,
-                            });
+                            return Some(Transport { at, proto, later_fragment: false });
                         }
                     };
                     proto = *frame.get(at)?;

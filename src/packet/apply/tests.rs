@@ -11,25 +11,11 @@ const IPV6: u16 = 0x86dd;
 fn send(port: u32, mirror: bool) -> Action {
     let control = if mirror { Control::Pipe } else { Control::Stolen };
     let port = Port(port);
-    Action::new(
-        ActionKind::Mirred(Mirred {
-            port,
-            ingress: false,
-            mirror,
-        }),
-        control,
-    )
+    Action::new(ActionKind::Mirred(Mirred { port, ingress: false, mirror }), control)
 }
 
 fn set(header: PeditHeader, offset: i32, value: u32, written: u32) -> PeditKey {
-    PeditKey {
-        header,
-        offset,
-        mask: (!written).to_be_bytes(),
-        value: value.to_be_bytes(),
-        add: false,
-        dynamic: None,
-    }
+    PeditKey { header, offset, mask: (!written).to_be_bytes(), value: value.to_be_bytes(), add: false, dynamic: None }
 }
 
 fn pedit(keys: Vec<PeditKey>, mend: bool) -> Action {
@@ -94,14 +80,12 @@ fn one(actions: &[Action], frame: &[u8]) -> Vec<u8> {
 /// A translation of both ends, as a merged filter writes it.
 fn translation(v6: bool, proto: u8, addresses: [u32; 2], ports: u32) -> Vec<PeditKey> {
     let mut keys = match v6 {
-        false => vec![
-            set(PeditHeader::Ipv4, 12, addresses[0], u32::MAX),
-            set(PeditHeader::Ipv4, 16, addresses[1], u32::MAX),
-        ],
-        true => vec![
-            set(PeditHeader::Ipv6, 16, addresses[0], u32::MAX),
-            set(PeditHeader::Ipv6, 36, addresses[1], u32::MAX),
-        ],
+        false => {
+            vec![set(PeditHeader::Ipv4, 12, addresses[0], u32::MAX), set(PeditHeader::Ipv4, 16, addresses[1], u32::MAX)]
+        }
+        true => {
+            vec![set(PeditHeader::Ipv6, 16, addresses[0], u32::MAX), set(PeditHeader::Ipv6, 36, addresses[1], u32::MAX)]
+        }
     };
     match proto {
         proto::TCP => keys.push(set(PeditHeader::Tcp, 0, ports, u32::MAX)),
@@ -221,10 +205,7 @@ fn udp_without_checksum_stays_without_and_none_becomes_zero() {
     assert_eq!(value(&one(&[pedit(keys.clone(), true)], &none), 44), 0);
     assert_eq!(value(&one(&[csum()], &none), 44), 0);
     // Data chosen so that the sum is 0xffff, once computed and once mended.
-    let sum = value(
-        &one(&[csum()], &frame(&[], false, proto::UDP, &segment(proto::UDP, &[0, 0]))),
-        44,
-    );
+    let sum = value(&one(&[csum()], &frame(&[], false, proto::UDP, &segment(proto::UDP, &[0, 0]))), 44);
     let f = frame(&[], false, proto::UDP, &segment(proto::UDP, &sum.to_be_bytes()));
     assert_eq!(value(&one(&[csum()], &f), 44), 0xffff);
     let mut other = f.clone();
@@ -238,10 +219,7 @@ fn udp_without_checksum_stays_without_and_none_becomes_zero() {
 #[test]
 fn plain_pedit_leaves_checksums_and_adds_to_the_raw_word() {
     let f = one(&[csum()], &frame(&[], false, proto::TCP, &segment(proto::TCP, b"")));
-    let ttl = PeditKey {
-        add: true,
-        ..set(PeditHeader::Ipv4, 8, 0xff00_0000, 0xff00_0000)
-    };
+    let ttl = PeditKey { add: true, ..set(PeditHeader::Ipv4, 8, 0xff00_0000, 0xff00_0000) };
     let out = one(&[pedit(vec![ttl], false)], &f);
     assert_eq!(out[22], 63);
     assert_eq!(value(&out, 24), value(&f, 24));
@@ -252,10 +230,7 @@ fn plain_pedit_leaves_checksums_and_adds_to_the_raw_word() {
     // Kept bits can be flipped, and a carry goes to the right, for the word is little-endian.
     let flip = set(PeditHeader::Ipv4, 12, 0xff, 0);
     assert_eq!(one(&[pedit(vec![flip], false)], &f)[29], 1 ^ 0xff);
-    let carry = PeditKey {
-        add: true,
-        ..set(PeditHeader::Tcp, 0, 0x0000_ff00, 0xffff_ffff)
-    };
+    let carry = PeditKey { add: true, ..set(PeditHeader::Tcp, 0, 0x0000_ff00, 0xffff_ffff) };
     let out = one(&[pedit(vec![carry], false)], &f);
     assert_eq!(out[38..42], [3, 0xe8, 0xff, 80]);
 }
@@ -270,13 +245,7 @@ fn a_key_out_of_bounds_ends_its_action_only() {
             set(PeditHeader::Ipv4, 16, 0, u32::MAX),
         ]
     };
-    let out = one(
-        &[
-            pedit(keys(5), false),
-            pedit(vec![set(PeditHeader::Ethernet, 0, 7, 0xff)], false),
-        ],
-        &f,
-    );
+    let out = one(&[pedit(keys(5), false), pedit(vec![set(PeditHeader::Ethernet, 0, 7, 0xff)], false)], &f);
     assert_eq!(out[26..34], [0, 0, 0, 0, 10, 0, 0, 2]);
     assert_eq!(out[3], 7);
     assert_eq!(one(&[pedit(keys(4), false)], &f)[26..34], [0; 8]);
@@ -303,18 +272,8 @@ fn ipv6_extension_headers_are_skipped() {
 #[test]
 fn tags_move_and_mirrors_send_what_is_there() {
     let vlan = |v| Action::new(ActionKind::Vlan(v), Control::Pipe);
-    let push = |id| {
-        vlan(Vlan::Push {
-            protocol: 0x8100,
-            id,
-            prio: 1,
-        })
-    };
-    let modify = vlan(Vlan::Modify {
-        protocol: 0x88a8,
-        id: 7,
-        prio: None,
-    });
+    let push = |id| vlan(Vlan::Push { protocol: 0x8100, id, prio: 1 });
+    let modify = vlan(Vlan::Modify { protocol: 0x88a8, id: 7, prio: None });
     let body = segment(proto::UDP, b"data");
     let tagged = |tags: &[(u16, u16)]| frame(tags, false, proto::UDP, &body);
     let out = sent(
@@ -333,18 +292,11 @@ fn tags_move_and_mirrors_send_what_is_there() {
     );
     assert_eq!(
         out,
-        [
-            (1, tagged(&[(0x8100, 0x2005)])),
-            (2, tagged(&[(0x88a8, 0x2007), (0x8100, 0x2005)])),
-            (9, tagged(&[])),
-        ]
+        [(1, tagged(&[(0x8100, 0x2005)])), (2, tagged(&[(0x88a8, 0x2007), (0x8100, 0x2005)])), (9, tagged(&[])),]
     );
     // Behind two tags the network header is still found.
     let double = tagged(&[(0x88a8, 1), (0x8100, 2)]);
-    assert_eq!(
-        one(&[pedit(vec![set(PeditHeader::Ipv4, 12, 0, u32::MAX)], true)], &double)[34..38],
-        [0; 4]
-    );
+    assert_eq!(one(&[pedit(vec![set(PeditHeader::Ipv4, 12, 0, u32::MAX)], true)], &double)[34..38], [0; 4]);
 }
 
 #[test]
@@ -367,10 +319,7 @@ fn the_end_is_what_the_actions_say() {
     assert_eq!((&out.sent[0].frame, &out.sent[1].frame), (&long, &f));
     // No table can run these.
     let error = apply(&[send(1, true), gact(Control::Goto(2))], Trim::Never, &f).expect_err("chains");
-    assert_eq!(
-        error.to_string(),
-        "action 1: gact with control Goto(2) cannot be done in a table"
-    );
+    assert_eq!(error.to_string(), "action 1: gact with control Goto(2) cannot be done in a table");
 }
 
 /// Every frame in the recorded runs has the right checksums, so that `csum` leaves it as Linux made it.

@@ -4,26 +4,11 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 fn tuple(proto: u8) -> Tuple {
-    Tuple {
-        src: [10, 0, 0, 1].into(),
-        dst: [10, 0, 0, 2].into(),
-        proto,
-        src_port: 1000,
-        dst_port: 80,
-    }
+    Tuple { src: [10, 0, 0, 1].into(), dst: [10, 0, 0, 2].into(), proto, src_port: 1000, dst_port: 80 }
 }
 
 fn shown(tuple: Tuple, flags: u8) -> Shown {
-    Shown {
-        tuple,
-        tcp: (tuple.proto == proto::TCP).then_some(Segment {
-            flags,
-            seq: 0,
-            ack: 0,
-            end: 0,
-        }),
-        inner: None,
-    }
+    Shown { tuple, tcp: (tuple.proto == proto::TCP).then_some(Segment { flags, seq: 0, ack: 0, end: 0 }), inner: None }
 }
 
 fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
@@ -49,11 +34,7 @@ fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
 }
 
 fn at(at: usize, report: Report) -> Reported {
-    Reported {
-        at,
-        time: at as u64 * 1000,
-        report,
-    }
+    Reported { at, time: at as u64 * 1000, report }
 }
 
 fn entry(tracked: Tracked) -> (EntryId, Info) {
@@ -73,10 +54,7 @@ fn the_translation_comes_from_the_report_behind_the_frame() {
     tracker.begin(0, 0, 2);
     let (id, info) = entry(tracker.track(3, &shown(t, SYN)));
     assert_eq!((info, tracker.is_confirmed(id)), (Info::New, false));
-    let nat = Nat {
-        side: Some(NatSide::Src),
-        ..Nat::default()
-    };
+    let nat = Nat { side: Some(NatSide::Src), ..Nat::default() };
     tracker.translate(id, &nat);
     assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, 4242);
     assert!(tracker.commit(id, Some((7, 0xff)), None));
@@ -84,10 +62,7 @@ fn the_translation_comes_from_the_report_behind_the_frame() {
     let (same, info) = entry(tracker.track(3, &shown(born.connection.reply, SYN | ACK)));
     assert_eq!((same, info), (id, Info::EstablishedReply));
     // The other zone knows nothing of it.
-    assert_eq!(
-        tracker.track(4, &shown(born.connection.reply, SYN | ACK)),
-        Tracked::Invalid
-    );
+    assert_eq!(tracker.track(4, &shown(born.connection.reply, SYN | ACK)), Tracked::Invalid);
     let kinds: Vec<_> = tracker.changes().iter().map(|c| c.kind).collect();
     assert_eq!(kinds[0], ChangeKind::Created);
     assert!(kinds[1..].iter().all(|&k| k == ChangeKind::Updated));
@@ -104,20 +79,13 @@ fn in_a_burst_the_reports_stand_behind_the_later_frames() {
         born
     });
     let mut tracker = Tracker::new([], births.into_iter().enumerate().map(|(i, b)| at(i + 2, b)));
-    let nat = Nat {
-        side: Some(NatSide::Src),
-        ports: Some((1, 5)),
-        ..Nat::default()
-    };
+    let nat = Nat { side: Some(NatSide::Src), ports: Some((1, 5)), ..Nat::default() };
     for (i, t) in tuples.into_iter().enumerate() {
         tracker.begin(i, i as u64 * 1000, if i == 0 { 1 } else { 4 });
         let (id, _) = entry(tracker.track(3, &shown(t, 0)));
         tracker.translate(id, &nat);
         assert!(tracker.commit(id, None, None));
-        assert_eq!(
-            tracker.connection(id).translated(Direction::Original).src_port,
-            t.src_port + 1
-        );
+        assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, t.src_port + 1);
     }
     tracker.advance(4);
     assert_eq!(tracker.connections().count(), 2);
@@ -168,13 +136,7 @@ fn an_icmp_error_is_related_to_what_it_is_about() {
     let t = tuple(proto::UDP);
     let mut tracker = Tracker::new([report(ConnectionEvent::New, 5, t)], []);
     tracker.begin(0, 0, 1);
-    let unreachable = Tuple {
-        src: t.dst,
-        dst: t.src,
-        proto: proto::ICMP,
-        src_port: 0,
-        dst_port: 0x0303,
-    };
+    let unreachable = Tuple { src: t.dst, dst: t.src, proto: proto::ICMP, src_port: 0, dst_port: 0x0303 };
     let mut error = shown(unreachable, 0);
     error.inner = Some(t);
     assert_eq!(entry(tracker.track(5, &error)).1, Info::RelatedReply);
@@ -186,10 +148,7 @@ fn an_icmp_error_is_related_to_what_it_is_about() {
 #[test]
 fn many_missed_connections_wait_at_once() {
     const MANY: u64 = 20_000;
-    let of = |i: u64| Tuple {
-        src: [10, 1, (i >> 8) as u8, i as u8].into(),
-        ..tuple(proto::UDP)
-    };
+    let of = |i: u64| Tuple { src: [10, 1, (i >> 8) as u8, i as u8].into(), ..tuple(proto::UDP) };
     let born = (0..MANY).map(|i| at((MANY + i) as usize, report(ConnectionEvent::New, 3, of(i))));
     let mut tracker = Tracker::new([], born);
     let first = (0..MANY).map(|i| {
