@@ -5,7 +5,7 @@
 use flowmerge::{
     conntrack::Connection,
     flower::{
-        Action, ActionKind, Control, Filter, FilterId, Hook, Kind, Match, Port,
+        Action, ActionKind, Control, Filter, FilterId, Hook, Match, Port,
         action::{CsumFlags, Mirred, Nat, Pedit, PeditHeader, PeditKey, Vlan},
     },
     packet::apply::{Trim, apply},
@@ -120,25 +120,13 @@ proptest! {
             }
             _ => true,
         });
-        actions.push(Action {
-            kind: ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }),
-            control: Control::Stolen,
-            index: 1,
-            cookie: Vec::new(),
-        });
+        actions.push(Action::redirect(Port(3)));
         let mut model = Model::new();
         for port in 1..4 {
             model.set_port(Port(port), PortState { up: true, mtu: 1500 });
         }
-        model.filters.replace(Filter {
-            id: FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio: 1, protocol: 3, handle: 1 },
-            kind: Kind::Flower,
-            matches: Match::default(),
-            actions: actions.clone(),
-            skip_sw: false,
-            skip_hw: false,
-            undecoded: Vec::new(),
-        });
+        let id = FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio: 1, protocol: 3, handle: 1 };
+        model.filters.replace(Filter::flower(id, Match::default(), actions.clone()));
         let software = model.receive(Port(1), &frame, 1, &mut NoConntrack);
         let software: Vec<_> = software.sent.into_iter().map(|s| (s.port, s.frame)).collect();
         let hardware = apply(&actions, Trim::Never, &frame).expect("supported");

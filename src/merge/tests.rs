@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     conntrack::{Connection, Direction, TcpState, Tuple, proto},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Match, Port,
         action::{CsumFlags, Ct, Mirred, Nat, Pedit, PeditHeader, PeditKey, Vlan},
         field::{ct_state, tcp_flags},
     },
@@ -29,27 +29,24 @@ impl Ports for NoFilters {
     }
 }
 
-fn action(kind: ActionKind, control: Control) -> Action {
-    Action { kind, control, index: 0, cookie: Vec::new() }
-}
 fn goto(chain: u32) -> Action {
-    action(ActionKind::Gact { random: None }, Control::Goto(chain))
+    Action::gact(Control::Goto(chain))
 }
 fn drop() -> Action {
-    action(ActionKind::Gact { random: None }, Control::Shot)
+    Action::gact(Control::Shot)
 }
 fn output() -> Action {
-    action(ActionKind::Mirred(Mirred { port: OUT, ingress: false, mirror: false }), Control::Stolen)
+    Action::redirect(OUT)
 }
 fn ct(zone: u16, nat: bool) -> Action {
-    action(ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }), Control::Pipe)
+    Action::new(ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }), Control::Pipe)
 }
 fn pedit(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> Action {
     let keys = vec![PeditKey { header, offset, mask, value, add: false, dynamic: None }];
-    action(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
+    Action::new(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
 }
 fn vlan(vlan: Vlan) -> Action {
-    action(ActionKind::Vlan(vlan), Control::Pipe)
+    Action::new(ActionKind::Vlan(vlan), Control::Pipe)
 }
 
 fn ip() -> Match {
@@ -61,28 +58,11 @@ fn state(value: u128, mask: u128) -> Match {
 
 fn filter(chain: u32, prio: u16, matches: Match, actions: &[Action]) -> Filter {
     let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: 0x800, handle: 1 };
-    let (actions, undecoded) = (actions.to_vec(), Vec::new());
-    Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded }
+    Filter::flower(id, matches, actions.to_vec())
 }
 
 fn tcp(src: [u8; 4], src_port: u16, dst: [u8; 4], dst_port: u16) -> Tuple {
     Tuple { src: src.into(), dst: dst.into(), proto: proto::TCP, src_port, dst_port }
-}
-
-fn connection(zone: u16, original: Tuple, reply: Tuple) -> Connection {
-    Connection {
-        zone,
-        original,
-        reply,
-        tcp: Some(TcpState::Established),
-        seen_reply: true,
-        assured: true,
-        expected: false,
-        helper: false,
-        seqadj: false,
-        mark: 0,
-        labels: 0,
-    }
 }
 
 fn packet(t: Tuple) -> Key {
@@ -192,14 +172,14 @@ fn traps_2_add_is_told_where_it_is_one_whole_byte() {
         add: true,
         dynamic: None,
     };
-    let add = action(ActionKind::Pedit(Pedit { keys: vec![key], mend: false }), Control::Pipe);
+    let add = Action::new(ActionKind::Pedit(Pedit { keys: vec![key], mend: false }), Control::Pipe);
     let a = filter(0, 1, ip(), &[add.clone(), goto(1)]);
     let b = filter(1, 1, ip().exact(Field::IpTtl, 63), &[output()]);
     let (matches, _) = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
     assert_eq!(matches, ip().exact(Field::IpTtl, 64));
     // Two bytes at once carry the wrong way round: not told.
     let ports = PeditKey { header: PeditHeader::Tcp, offset: 0, mask: [0, 0, 0xff, 0xff], value: [0, 1, 0, 0], ..key };
-    let add = action(ActionKind::Pedit(Pedit { keys: vec![ports], mend: false }), Control::Pipe);
+    let add = Action::new(ActionKind::Pedit(Pedit { keys: vec![ports], mend: false }), Control::Pipe);
     let a = filter(0, 1, ip(), &[add, goto(1)]);
     let b = filter(1, 1, ip().exact(Field::SrcPort, 2), &[output()]);
     let refusal = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
@@ -211,8 +191,8 @@ fn traps_3_and_4_two_zones_the_second_tuple_is_carried_back() {
     // Zone 3 translates the service address to h2:8000; zone 4 tracks what comes out of that.
     let outside = tcp(H1, 1000, VIP, 80);
     let inside = tcp(H1, 1000, H2, 8000);
-    let c3 = connection(3, outside, inside.inverse());
-    let c4 = connection(4, inside, inside.inverse());
+    let c3 = Connection::established(3, outside, inside.inverse());
+    let c4 = Connection::established(4, inside, inside.inverse());
     let a = filter(0, 1, ip(), &[ct(3, true), goto(1)]);
     let b = filter(1, 1, state(ct_state::ESTABLISHED, ct_state::ESTABLISHED), &[ct(4, false), goto(2)]);
     let c = filter(2, 1, ip().exact(Field::DstPort, 8000).exact(Field::CtZone, 4), &[output()]);
@@ -241,17 +221,17 @@ fn traps_3_and_4_two_zones_the_second_tuple_is_carried_back() {
     // The same path serves another connection of the same way, but not one that leaves for another port.
     let (path, _) = case.fold(&packet(outside)).unwrap();
     let (o2, i2) = (tcp(H1, 1001, VIP, 80), tcp(H1, 1001, H2, 8000));
-    let (d3, d4) = (connection(3, o2, i2.inverse()), connection(4, i2, i2.inverse()));
+    let (d3, d4) = (Connection::established(3, o2, i2.inverse()), Connection::established(4, i2, i2.inverse()));
     assert!(path.matches(&[&d3, &d4]).unwrap().fits(&packet(o2)));
     let elsewhere = tcp(H1, 1001, H2, 8001);
-    assert_eq!(path.matches(&[&connection(3, o2, elsewhere.inverse()), &d4]), None);
+    assert_eq!(path.matches(&[&Connection::established(3, o2, elsewhere.inverse()), &d4]), None);
 }
 
 #[test]
 fn traps_4_source_nat_of_the_original_is_destination_nat_of_the_reply() {
     let original = tcp(H1, 1000, H2, 80);
     let reply = tcp(H2, 80, VIP, 2000);
-    let c = connection(7, original, reply);
+    let c = Connection::established(7, original, reply);
     let a = filter(0, 1, ip(), &[ct(7, true), output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Reply)]);
     let (_, actions) = case.merged(&packet(reply)).unwrap();
@@ -262,7 +242,7 @@ fn traps_4_source_nat_of_the_original_is_destination_nat_of_the_reply() {
 
 #[test]
 fn traps_5_every_bit_of_ct_state_counts() {
-    let c = connection(5, tcp(H1, 1, H2, 2), tcp(H1, 1, H2, 2).inverse());
+    let c = Connection::established(5, tcp(H1, 1, H2, 2), tcp(H1, 1, H2, 2).inverse());
     let a = filter(0, 1, ip().with(Field::CtState, 0, ct_state::TRACKED), &[ct(5, false), goto(1)]);
     let all = 0x3f;
     let yes = ct_state::TRACKED | ct_state::ESTABLISHED;
@@ -290,7 +270,7 @@ fn traps_7_a_ct_without_its_connection_breaks_the_walk() {
 #[test]
 fn traps_8_mark_and_labels_are_conditions() {
     let t = tcp(H1, 1, H2, 2);
-    let c = Connection { mark: 0x21, ..connection(5, t, t.inverse()) };
+    let c = Connection { mark: 0x21, ..Connection::established(5, t, t.inverse()) };
     let a = filter(0, 1, ip(), &[ct(5, false), goto(1)]);
     let b = filter(1, 1, ip().with(Field::CtMark, 1, 0xf), &[output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).hit(&b);
@@ -338,9 +318,9 @@ fn traps_9_after_two_pushes_nothing_behind_the_outer_tag_is_told() {
 fn traps_9_after_two_pushes_csum_ct_and_ports_are_refused() {
     let push = vlan(Vlan::Push { protocol: 0x8100, id: 30, prio: 3 });
     let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
-    let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
     let t = tcp(H1, 1, H2, 2);
-    let c = connection(5, t, t.inverse());
+    let c = Connection::established(5, t, t.inverse());
     for lost in [port, csum, ct(5, false)] {
         let a = filter(0, 1, ip(), &[push.clone(), push.clone(), lost.clone(), output()]);
         let refusal = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).merged(&packet(t)).unwrap_err();
@@ -354,7 +334,7 @@ fn traps_9_after_two_pushes_csum_ct_and_ports_are_refused() {
 #[test]
 fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
     let t = tcp(H1, 1, H2, 2);
-    let c = connection(5, t, t.inverse());
+    let c = Connection::established(5, t, t.inverse());
     let psh = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 8, 8), &[ct(5, false), output()]);
     let syn = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 2, 2), &[ct(5, false), output()]);
     let met = [(&c, Direction::Original)];
@@ -368,7 +348,7 @@ fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
 #[test]
 fn a_packet_that_stays_in_software_chooses_no_cut() {
     let t = tcp(H1, 1, H2, 2);
-    let c = connection(5, t, t.inverse());
+    let c = Connection::established(5, t, t.inverse());
     let front = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10), &[drop()]);
     let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
     let syn = packet(t).with(Field::TcpFlags, tcp_flags::SYN);
@@ -379,11 +359,12 @@ fn a_packet_that_stays_in_software_chooses_no_cut() {
 #[test]
 fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
     let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
-    let mirror = action(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    let mirror = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
     let src = pedit(PeditHeader::Ipv4, 12, [0; 4], H2);
     let a = filter(0, 1, ip(), &[dst.clone(), mirror.clone(), src, drop()]);
     let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
-    let redirect = action(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }), Control::Stolen);
+    let redirect =
+        Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }), Control::Stolen);
     assert_eq!(
         actions,
         [dst, redirect],
@@ -393,7 +374,7 @@ fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
 
 #[test]
 fn traps_16_jump_starts_again_and_skips() {
-    let jump = action(ActionKind::Gact { random: None }, Control::Jump(2));
+    let jump = Action::gact(Control::Jump(2));
     assert_eq!(sequence(&[jump.clone(), drop(), output()]), Some((vec![0, 2], Control::Stolen)));
     assert_eq!(sequence(&[jump.clone(), jump.clone(), jump]), None, "jumps onto itself for ever");
     assert_eq!(sequence(&[ct(1, false)]), Some((vec![0], Control::Ok)), "a list that runs out passes");
@@ -402,8 +383,8 @@ fn traps_16_jump_starts_again_and_skips() {
 #[test]
 fn traps_17_mended_and_recomputed_checksums_are_two_things() {
     let t = tcp(H1, 1000, VIP, 80);
-    let c = connection(3, t, tcp(H2, 80, H1, 1000));
-    let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
     let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
     let a = filter(0, 1, ip(), &[ct(3, true), ttl, csum.clone(), output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
@@ -416,10 +397,10 @@ fn traps_17_mended_and_recomputed_checksums_are_two_things() {
 #[test]
 fn traps_19_commit_on_an_established_connection_must_change_nothing() {
     let t = tcp(H1, 1, H2, 2);
-    let c = Connection { mark: 1, ..connection(5, t, t.inverse()) };
+    let c = Connection { mark: 1, ..Connection::established(5, t, t.inverse()) };
     let commit = |mark| {
         let ct = Ct { zone: 5, commit: true, mark: Some((mark, 0xff)), ..Ct::default() };
-        filter(0, 1, ip(), &[action(ActionKind::Ct(ct), Control::Pipe), output()])
+        filter(0, 1, ip(), &[Action::new(ActionKind::Ct(ct), Control::Pipe), output()])
     };
     let (same, other) = (commit(1), commit(2));
     let met = [(&c, Direction::Original)];
@@ -433,9 +414,9 @@ fn traps_21_the_gate() {
     let t = tcp(H1, 1, H2, 2);
     let a = filter(0, 1, ip(), &[ct(5, false), output()]);
     for c in [
-        Connection { assured: false, ..connection(5, t, t.inverse()) },
-        Connection { tcp: Some(TcpState::FinWait), ..connection(5, t, t.inverse()) },
-        Connection { helper: true, ..connection(5, t, t.inverse()) },
+        Connection { assured: false, ..Connection::established(5, t, t.inverse()) },
+        Connection { tcp: Some(TcpState::FinWait), ..Connection::established(5, t, t.inverse()) },
+        Connection { helper: true, ..Connection::established(5, t, t.inverse()) },
     ] {
         let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
         assert!(matches!(case.merged(&packet(t)), Err(Refusal::NotQualified { .. })));
@@ -464,14 +445,14 @@ fn traps_22_shadows_are_cut_off_with_no_bit_to_spare() {
 #[test]
 fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
     let t = tcp(H1, 1000, H2, 80);
-    let c = connection(5, t, t.inverse());
+    let c = Connection::established(5, t, t.inverse());
     let shadow = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 22), &[drop()]);
     let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
     let case = Case::default().hit_with(&hit, &[&shadow], &[(&c, Direction::Original)]);
     let (path, _) = case.fold(&packet(t)).unwrap();
     assert_eq!(path.template.known.mask.get(Field::DstPort), 0);
     let t22 = tcp(H1, 1000, H2, 22);
-    assert!(path.matches(&[&connection(5, t22, t22.inverse())]).is_none());
+    assert!(path.matches(&[&Connection::established(5, t22, t22.inverse())]).is_none());
 }
 
 #[test]
@@ -495,7 +476,7 @@ fn what_is_not_understood_is_refused_by_name() {
     assert!(matches!(refusal, Refusal::Undecoded { .. }), "{refusal}");
     let refusal = Case::default().hit_with(&hit, &[&strange], &[]).merged(&t).unwrap_err();
     assert!(matches!(refusal, Refusal::ShadowUndecoded { .. }), "{refusal}");
-    let sample = action(ActionKind::Other("sample".into()), Control::Pipe);
+    let sample = Action::new(ActionKind::Other("sample".into()), Control::Pipe);
     let sampled = filter(0, 1, ip(), &[sample, output()]);
     let refusal = Case::default().hit(&sampled).merged(&t).unwrap_err();
     assert!(refusal.to_string().contains("sample"), "{refusal}");
@@ -514,9 +495,9 @@ fn a_walk_that_its_filters_do_not_lead_along_is_broken() {
 fn traps_17_a_stale_checksum_before_ct_is_refused() {
     // Whoever rewrites the TTL and computes no checksum has `ct` find nothing; the packet at hand had that TTL already.
     let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [64, 0, 0, 0]);
-    let csum = action(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
     let t = tcp(H1, 1, H2, 2);
-    let c = connection(5, t, t.inverse());
+    let c = Connection::established(5, t, t.inverse());
     let key = packet(t);
     for (actions, merged) in
         [(vec![ttl.clone(), ct(5, false), output()], false), (vec![ttl, csum, ct(5, false), output()], true)]

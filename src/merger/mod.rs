@@ -5,19 +5,22 @@
 //! takes merged filters out (a filter destroyed or replaced, a new shadow, a connection that leaves established) does so
 //! before it returns, with the last reading handed to the parents first.
 
+mod installed;
 mod settings;
+mod work;
 
 pub use settings::{Limits, Turned};
 
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{Cookie, Counters, Counts, Field, Filter, Hook, Port, capabilities},
-    hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
-    merge::{self, Met, Order, Path, Ports, Refusal, Scene, Scope, Step},
-    table::{Connections, CtKey, Inserted, Merged, Table, WayKey, overlap},
+    flower::{Cookie, Counters, Counts, Filter, Hook, Port, capabilities},
+    hardware::{Hardware, HardwareError, MergedId},
+    merge::{self, Ports, Refusal, Scene, Step},
+    table::{Connections, Inserted, Merged, Table, WayKey, overlap},
     walk::Walk,
 };
 use hashbrown::{HashMap, HashSet};
+use installed::Stuck;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -95,7 +98,7 @@ pub struct Merger<H> {
     tickets: u64,
     ids: u64,
     /// Entries that the hardware would not give up.
-    stuck: Vec<Entry>,
+    stuck: Vec<Stuck>,
     removed: Vec<Removed>,
 }
 
@@ -155,6 +158,7 @@ impl<H: Hardware> Merger<H> {
             } else {
                 let keep_place = self.table.filter(old).is_some_and(|e| same(&e.filter));
                 self.table.remove_filter(old, keep_place);
+                self.orphan_stuck(old);
             }
         }
         if !self.table.chains.any(filter.id.hook) {
@@ -253,6 +257,7 @@ impl<H: Hardware> Merger<H> {
         self.take_out(cookie, &mut failed);
         let entry = self.table.remove_filter(cookie, false).map(|e| e.counters);
         let counters = entry.or_else(|| self.table.take_retired(cookie));
+        self.orphan_stuck(cookie);
         told(failed)?;
         Ok(counters.unwrap_or_default())
     }
@@ -350,8 +355,7 @@ impl<H: Hardware> Merger<H> {
 
     /// Tries again what the hardware would not remove, then merges the walks handed in.
     pub fn drain(&mut self) -> Drained {
-        let hardware = &mut self.hardware;
-        self.stuck.retain(|e| !matches!(hardware.remove(e.id), Ok(_) | Err(HardwareError::Missing { .. })));
+        self.remove_stuck();
         let mut walks = Vec::with_capacity(self.queue.len());
         while let Some((ticket, walk)) = self.queue.pop_front() {
             let outcome = self.merge(&walk);
@@ -376,187 +380,6 @@ impl<H: Hardware> Merger<H> {
         let all: Vec<_> = self.table.all_merged().map(|(id, _)| id).collect();
         for id in all {
             self.read(id);
-        }
-    }
-
-    fn merge(&mut self, walk: &Walk) -> Outcome {
-        let connections = distinct(walk);
-        let key = self.way_key(walk, &connections)?;
-        let way = self.table.way(key);
-        if let Some(refusal) = self.table.refusal(way) {
-            return Err(refusal.clone());
-        }
-        self.gate(walk)?;
-        let filled = |table: &Table, path: &Path| {
-            let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| table.connection(c)).collect();
-            path.matches(&known).filter(|m| m.fits(&walk.key))
-        };
-        let table = &self.table;
-        let found = table.paths(way).find_map(|(id, path)| Some((id, filled(table, path)?)));
-        let (path, matches) = match found {
-            Some(found) => found,
-            None => {
-                if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
-                    self.turned.merged_per_way += 1;
-                    return Err(Refusal::TooMany { limit: self.limits.merged_per_way });
-                }
-                let folded = merge::fold(&self.scene(walk, &connections), self);
-                let path = folded.inspect_err(|refusal| {
-                    if refusal.scope() == Scope::Way {
-                        self.table.refuse(way, refusal.clone());
-                    }
-                })?;
-                let matches = filled(&self.table, &path).ok_or(Refusal::Changed)?;
-                (self.table.add_path(way, path), matches)
-            }
-        };
-        if let Some(id) = self.table.merged_of(path, &connections) {
-            return Ok(Merge { id, installed: false });
-        }
-        self.install(walk.port, path, connections, matches)
-    }
-
-    fn install(
-        &mut self,
-        port: Port,
-        path: crate::table::PathId,
-        connections: Connections,
-        matches: crate::flower::Match,
-    ) -> Outcome {
-        self.ids += 1;
-        let id = MergedId(self.ids);
-        let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
-        let (actions, trim) = self.table.path(path).actions(&known, self.mend);
-        drop(known);
-        let entry = Entry { id, port, matches, actions, trim };
-        let refused = |why: String| Refusal::Hardware { why };
-        if let Some(stuck) = self.stuck.iter().find(|e| e.port == port && overlap(&e.matches, &matches)) {
-            return Err(refused(format!("{} should be gone, is not, and matches the same packets", stuck.id)));
-        }
-        if self.table.merged_count() >= self.limits.merged {
-            self.turned.merged += 1;
-            return Err(Refusal::Hardware { why: format!("{} merged filters are the limit", self.limits.merged) });
-        }
-        self.hardware.install(&entry).map_err(|e| refused(e.to_string()))?;
-        self.table.insert_merged(id, path, connections, matches, entry.actions);
-        Ok(Merge { id, installed: true })
-    }
-
-    /// Takes merged filters out of hardware, their last readings to their parents.
-    fn remove(&mut self, merged: Vec<MergedId>, failed: &mut Vec<HardwareError>) {
-        for id in merged {
-            match self.hardware.remove(id) {
-                Ok(reading) => self.count(id, reading),
-                Err(HardwareError::Missing { .. }) => {}
-                Err(error) => {
-                    failed.push(error);
-                    if let Some(m) = self.table.merged(id) {
-                        let port = self.table.path_of(m).port;
-                        let (matches, actions) = (m.matches, m.actions.clone());
-                        self.stuck.push(Entry { id, port, matches, actions, trim: Default::default() });
-                    }
-                }
-            }
-            if let Some(merged) = self.table.remove_merged(id) {
-                self.removed.push(Removed { id, counters: merged.counters });
-            }
-        }
-    }
-
-    fn read(&mut self, id: MergedId) {
-        if let Ok(reading) = self.hardware.read(id) {
-            self.count(id, reading);
-        }
-    }
-
-    fn count(&mut self, id: MergedId, reading: Reading) {
-        let counts = self.counts;
-        self.table.count(id, reading, |path, since| match counts {
-            Counts::Ingress => since.bytes,
-            Counts::Frame => since.bytes.saturating_sub(since.packets.saturating_mul(overhead(path))),
-        });
-    }
-
-    /// The walk's way, if its filters and connections are all there.
-    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<WayKey, Refusal> {
-        let mut steps = Vec::with_capacity(walk.hits.len());
-        if walk.hits.len() > self.limits.hits {
-            return Err(Refusal::TooLong { hits: walk.hits.len(), limit: self.limits.hits });
-        }
-        for (hit, h) in walk.hits.iter().enumerate() {
-            let cookie = h.filter;
-            let filter = self.table.filter(cookie).ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
-            let mut found = SmallVec::new();
-            for f in &h.found {
-                let Some(f) = f else {
-                    found.push(None);
-                    continue;
-                };
-                let unknown = Refusal::UnknownConnection { filter, connection: f.connection.0 };
-                let connection = self.table.connection(f.connection).ok_or(unknown)?;
-                found.push(Some(CtKey {
-                    index: index(connections, f.connection),
-                    direction: f.direction,
-                    ipv6: connection.original.src.is_ipv6(),
-                    proto: connection.original.proto,
-                    changes: merge::changes(connection, f.direction),
-                }));
-            }
-            steps.push((cookie, found));
-        }
-        Ok(WayKey { port: walk.port, steps })
-    }
-
-    /// Each connection must qualify before anything is folded.
-    fn gate(&self, walk: &Walk) -> Result<(), Refusal> {
-        for hit in &walk.hits {
-            let Some(filter) = self.table.filter(hit.filter).map(|e| e.filter.id) else {
-                continue;
-            };
-            for found in hit.found.iter().flatten() {
-                if let Some(connection) = self.table.connection(found.connection) {
-                    connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections) -> Scene<'a> {
-        let mut steps = Vec::new();
-        let mut before: Option<&Filter> = None;
-        for hit in &walk.hits {
-            let Some(entry) = self.table.filter(hit.filter) else {
-                continue;
-            };
-            let id = entry.filter.id;
-            // After `continue` TC goes on behind the priority of the hit before; else it begins at the first.
-            let continued = before.is_some_and(|f| {
-                (f.id.hook, f.id.chain) == (id.hook, id.chain)
-                    && merge::sequence(&f.actions).is_some_and(|(_, end)| end == crate::flower::Control::Continue)
-            });
-            let from = if continued { before.map_or(0, |f| f.id.prio.saturating_add(1)) } else { 0 };
-            let in_front: Vec<(&Filter, Order)> = self
-                .table
-                .chains
-                .in_front(hit.filter, &entry.filter, from)
-                .into_iter()
-                .filter_map(|(c, order)| Some((&self.table.filter(c)?.filter, order)))
-                .collect();
-            let met = hit.found.iter().map(|f| {
-                let f = (*f)?;
-                let connection = self.table.connection(f.connection)?;
-                Some(Met { index: index(connections, f.connection), direction: f.direction, connection })
-            });
-            steps.push(Step { cookie: hit.filter, filter: &entry.filter, in_front, met: met.collect() });
-            before = Some(&entry.filter);
-        }
-        Scene {
-            port: walk.port,
-            key: &walk.key,
-            steps,
-            connections: connections.iter().filter_map(|&c| self.table.connection(c)).collect(),
-            tell_tag: self.counts == Counts::Frame,
         }
     }
 }
@@ -591,34 +414,11 @@ fn told(failed: Vec<HardwareError>) -> Result<(), NotRemoved> {
     if failed.is_empty() { Ok(()) } else { Err(NotRemoved(failed)) }
 }
 
-/// The connections of a walk, each once, in the order in which it meets them.
-fn distinct(walk: &Walk) -> Connections {
-    let mut out = Connections::new();
-    for found in walk.hits.iter().flat_map(|h| &h.found).flatten() {
-        if !out.contains(&found.connection) {
-            out.push(found.connection);
-        }
-    }
-    out
-}
-
-fn index(connections: &Connections, id: ConnectionId) -> u8 {
-    connections.iter().position(|&c| c == id).unwrap_or_default() as u8
-}
-
 /// Whether merged filters that rest on a connection must go when it becomes this.
 fn rests_on_change(before: &Connection, now: &Connection) -> bool {
     now.qualifies().is_err()
         || (before.zone, before.original, before.reply) != (now.zone, now.original, now.reply)
         || (before.mark, before.labels) != (now.mark, now.labels)
-}
-
-/// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
-fn overhead(path: &Path) -> u64 {
-    match path.template.known.key.get(Field::Protocol) {
-        0x8100 | 0x88a8 => 18,
-        _ => 14,
-    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     conntrack::{Direction, TcpState, Tuple, proto},
     flower::{
-        Action, ActionKind, Control, FilterId, Key, Kind, Match,
-        action::{Ct, Mirred},
+        Action, ActionKind, Control, Field, FilterId, Key, Match,
+        action::Ct,
         field::{ct_state, tcp_flags},
     },
     hardware::Memory,
@@ -24,15 +24,11 @@ fn merger() -> Merger<Memory> {
 fn filter(handle: u32, chain: u32, prio: u16, matches: Match, kind: ActionKind, control: Control) -> Filter {
     let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: 0x800, handle };
     let matches = matches.exact(Field::Protocol, 0x800).exact(Field::EthType, 0x800);
-    let output = Mirred { port: Port(2), ingress: false, mirror: false };
     let last = match control {
-        Control::Pipe => (ActionKind::Mirred(output), Control::Stolen),
-        other => (ActionKind::Gact { random: None }, other),
+        Control::Pipe => Action::redirect(Port(2)),
+        other => Action::gact(other),
     };
-    let actions = [(kind, Control::Pipe), last]
-        .map(|(kind, control)| Action { kind, control, index: 0, cookie: Vec::new() })
-        .to_vec();
-    Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded: Vec::new() }
+    Filter::flower(id, matches, vec![Action::new(kind, Control::Pipe), last])
 }
 
 /// Chain 0: `ct zone 5`, on to chain 1. Chain 1: established, output.
@@ -51,19 +47,7 @@ fn tuple(port: u16) -> Tuple {
 }
 
 fn connection(port: u16) -> Connection {
-    Connection {
-        zone: 5,
-        original: tuple(port),
-        reply: tuple(port).inverse(),
-        tcp: Some(TcpState::Established),
-        seen_reply: true,
-        assured: true,
-        expected: false,
-        helper: false,
-        seqadj: false,
-        mark: 0,
-        labels: 0,
-    }
+    Connection::established(5, tuple(port), tuple(port).inverse())
 }
 
 fn frame(port: u16, ttl: u8) -> Vec<u8> {
@@ -243,11 +227,14 @@ fn a_removal_that_fails_is_told_and_tried_again() {
     m.hardware().fail_removals(Some("busy"));
     let error = m.connection(ConnectionEvent::Gone(ConnectionId(1000))).unwrap_err();
     assert!(error.to_string().contains(&merged.id.to_string()), "{error}");
-    // The tuple comes back, but not into hardware beside the entry that would not go.
+    // The tuple comes back, but not into hardware beside the entry that would not go; and that one counts on.
     m.connection(ConnectionEvent::Is(ConnectionId(1000), connection(1000))).unwrap();
     assert!(matches!(merge(&mut m, walk(1000)), Err(Refusal::Hardware { .. })));
+    m.hardware().receive(IN, &frame(1000, 3), 5).unwrap();
     m.hardware().fail_removals(None);
-    m.drain();
+    let counters = Counters { packets: 1, bytes: FRAME, last_used: 5 };
+    assert_eq!(m.drain().removed, [Removed { id: merged.id, counters }]);
+    assert_eq!(m.stats(Cookie(10)), [counters; 2]);
     assert!(merge(&mut m, walk(1000)).is_ok());
 }
 

@@ -186,12 +186,11 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flower::{FilterId, Kind, Match, Port};
+    use crate::flower::{FilterId, Match, Port};
 
     fn filter(prio: u16, matches: Match) -> Filter {
         let id = FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio, protocol: 0x800, handle: 1 };
-        let (actions, undecoded) = (Vec::new(), Vec::new());
-        Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded }
+        Filter::flower(id, matches, Vec::new())
     }
 
     fn ports(min: u16, max: u16, proto: u128) -> Match {

@@ -18,7 +18,7 @@ use crate::{
     conntrack::{Connection, ConnectionId, Direction},
     flower::{Action, Cookie, Counters, Filter, Match, Port},
     hardware::{MergedId, Reading},
-    merge::{Path, Refusal},
+    merge::{Parent, Path, Refusal},
 };
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
@@ -307,35 +307,18 @@ impl Table {
         &self.paths[merged.path].path
     }
 
-    /// Hands what a merged filter has counted since the last reading to its parents: each action that the way runs counts
-    /// it. `bytes` turns the difference of two readings into bytes as TC counts them.
+    /// Hands what a merged filter has counted since the last reading to its parents. `bytes` turns the difference of two
+    /// readings into bytes as TC counts them.
     pub fn count(&mut self, id: MergedId, reading: Reading, bytes: impl Fn(&Path, Reading) -> u64) {
         let Some(merged) = self.merged.get_mut(&id) else { return };
-        let since = Reading {
-            packets: reading.packets.saturating_sub(merged.last.packets),
-            bytes: reading.bytes.saturating_sub(merged.last.bytes),
-            last_used: reading.last_used,
-        };
-        merged.last = reading;
-        if since.packets == 0 {
-            return;
-        }
         let path = &self.paths[merged.path].path;
-        let counters = Counters { packets: since.packets, bytes: bytes(path, since), last_used: since.last_used };
-        merged.counters.add(counters);
-        for parent in &path.parents {
-            let Some(entry) = self.filters.get_mut(&parent.cookie) else {
-                continue;
-            };
-            let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
-            let bytes = counters.bytes.saturating_add_signed(longer);
-            let counters = Counters { bytes, ..counters };
-            for (i, action) in entry.counters.iter_mut().enumerate() {
-                if parent.ran >> i & 1 == 1 {
-                    action.add(counters);
-                }
-            }
-        }
+        let counters = merged.advance(reading, |since| bytes(path, since));
+        hand(&mut self.filters, &mut self.retired, &path.parents, counters);
+    }
+
+    /// Hands counters to filters: each action that the way runs counts them.
+    pub fn hand(&mut self, parents: &[Parent], counters: Counters) {
+        hand(&mut self.filters, &mut self.retired, parents, counters);
     }
 
     /// The merged filters that derive from a filter.
@@ -418,6 +401,46 @@ impl Table {
     /// How many paths there are.
     pub fn path_count(&self) -> usize {
         self.paths.len()
+    }
+}
+
+impl Merged {
+    /// Takes a reading over; what was counted since the last one, as TC would have.
+    pub fn advance(&mut self, reading: Reading, bytes: impl Fn(Reading) -> u64) -> Counters {
+        let since = Reading {
+            packets: reading.packets.saturating_sub(self.last.packets),
+            bytes: reading.bytes.saturating_sub(self.last.bytes),
+            last_used: reading.last_used,
+        };
+        self.last = reading;
+        if since.packets == 0 {
+            return Counters::default();
+        }
+        let counters = Counters { packets: since.packets, bytes: bytes(since), last_used: since.last_used };
+        self.counters.add(counters);
+        counters
+    }
+}
+
+fn hand(
+    filters: &mut Map<Cookie, FilterEntry>,
+    retired: &mut Map<Cookie, Vec<Counters>>,
+    parents: &[Parent],
+    counters: Counters,
+) {
+    if counters.packets == 0 {
+        return;
+    }
+    for parent in parents {
+        let there = filters.get_mut(&parent.cookie).map(|e| &mut e.counters);
+        let Some(actions) = there.or_else(|| retired.get_mut(&parent.cookie)) else { continue };
+        let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
+        let counters = Counters { bytes: counters.bytes.saturating_add_signed(longer), ..counters };
+        for (i, action) in actions.iter_mut().enumerate() {
+            if parent.ran >> i & 1 == 1 {
+                action.add(counters);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::packets::{IN, INNER};
 use flowmerge::flower::{
-    Action, ActionKind, Control, Field, Filter, FilterId, Hook, Kind, Match, Port, Range,
+    Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Port, Range,
     action::{CsumFlags, Ct, Mirred, Nat, Pedit, PeditHeader, PeditKey, Vlan},
     field::ct_state,
 };
@@ -190,18 +190,14 @@ fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
     prop_oneof![if plain { 1 } else { 4 } => ct, 3 => l3, if plain { 1 } else { 4 } => l4, 2 => csum, 1 => vlan, 1 => mirror].boxed()
 }
 
-fn action(kind: ActionKind, control: Control) -> Action {
-    Action { kind, control, index: 0, cookie: Vec::new() }
-}
-
 /// The last action of a filter: `gact`, or a redirect.
 fn last(control: Control, to: u8) -> Action {
     let out = |port, ingress| ActionKind::Mirred(Mirred { port: Port(port), ingress, mirror: false });
     match (control, to) {
-        (Control::Stolen, 0) => action(out(INNER.0, true), Control::Stolen),
-        (Control::Stolen, 1) => action(out(4, true), Control::Stolen),
-        (Control::Stolen, _) => action(out(2, false), Control::Stolen),
-        _ => action(ActionKind::Gact { random: None }, control),
+        (Control::Stolen, 0) => Action::new(out(INNER.0, true), Control::Stolen),
+        (Control::Stolen, 1) => Action::new(out(4, true), Control::Stolen),
+        (Control::Stolen, _) => Action::new(out(2, false), Control::Stolen),
+        _ => Action::new(ActionKind::Gact { random: None }, control),
     }
 }
 
@@ -237,24 +233,17 @@ fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol) -> BoxedStra
             let ct =
                 tracks.map(|(zone, nat)| ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }));
             let middle = middle.into_iter().filter(|kind| !plain || suits(kind, protocol));
-            let actions = ct.into_iter().chain(middle).map(|kind| action(kind, Control::Pipe));
+            let actions = ct.into_iter().chain(middle).map(|kind| Action::new(kind, Control::Pipe));
             // Nothing goes round.
             let last = last(end, if inner { to.max(1) } else { to });
-            Filter {
-                id: FilterId {
-                    hook: Hook::Ingress(if inner { INNER } else { IN }),
-                    chain,
-                    prio: prio + apart,
-                    protocol: number,
-                    handle: 0,
-                },
-                kind: Kind::Flower,
-                matches,
-                actions: actions.chain([last]).collect(),
-                skip_sw: false,
-                skip_hw: false,
-                undecoded: Vec::new(),
-            }
+            let id = FilterId {
+                hook: Hook::Ingress(if inner { INNER } else { IN }),
+                chain,
+                prio: prio + apart,
+                protocol: number,
+                handle: 0,
+            };
+            Filter::flower(id, matches, actions.chain([last]).collect())
         })
         .boxed()
 }

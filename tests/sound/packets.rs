@@ -1,7 +1,7 @@
 //! Connections, and the packets that do and do not belong to them.
 
 use flowmerge::{
-    conntrack::{Connection, Direction, TcpState, Tuple, proto},
+    conntrack::{Connection, Direction, Tuple, proto},
     flower::Port,
 };
 use merge_model::checksum;
@@ -51,17 +51,9 @@ pub fn connections() -> Vec<Connection> {
                 (tuple(1, 1003, 3, 80), tuple(1, 1003, 3, 80)),
             ] {
                 out.push(Connection {
-                    zone,
-                    original,
-                    reply: inside.inverse(),
-                    tcp: (proto == proto::TCP).then_some(TcpState::Established),
-                    seen_reply: true,
-                    assured: true,
-                    expected: false,
-                    helper: false,
-                    seqadj: false,
                     mark: u32::from(original.src_port),
                     labels: 0x10,
+                    ..Connection::established(zone, original, inside.inverse())
                 });
             }
         }

@@ -1,7 +1,10 @@
 //! What changes under merged filters, and under walks that wait to be merged.
 
 use super::*;
-use crate::flower::Range;
+use crate::{
+    flower::{Range, action::Mirred},
+    hardware::Reading,
+};
 
 fn ends(handle: u32, chain: u32, prio: u16, matches: Match, control: Control) -> Filter {
     let nothing = ActionKind::Gact { random: None };

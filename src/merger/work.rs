@@ -1,0 +1,149 @@
+//! The work on one walk: its way, the gate, a known path or a new one, and the install.
+
+use super::{Merge, Merger, Outcome};
+use crate::{
+    conntrack::{Connection, ConnectionId},
+    flower::{Control, Counts, Filter},
+    hardware::Hardware,
+    merge::{self, Met, Order, Path, Refusal, Scene, Scope, Step},
+    table::{Connections, CtKey, Table, WayKey},
+    walk::Walk,
+};
+use smallvec::SmallVec;
+
+impl<H: Hardware> Merger<H> {
+    pub(super) fn merge(&mut self, walk: &Walk) -> Outcome {
+        let connections = distinct(walk);
+        let key = self.way_key(walk, &connections)?;
+        let way = self.table.way(key);
+        if let Some(refusal) = self.table.refusal(way) {
+            return Err(refusal.clone());
+        }
+        self.gate(walk)?;
+        let filled = |table: &Table, path: &Path| {
+            let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| table.connection(c)).collect();
+            path.matches(&known).filter(|m| m.fits(&walk.key))
+        };
+        let table = &self.table;
+        let found = table.paths(way).find_map(|(id, path)| Some((id, filled(table, path)?)));
+        let (path, matches) = match found {
+            Some(found) => found,
+            None => {
+                if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
+                    self.turned.merged_per_way += 1;
+                    return Err(Refusal::TooMany { limit: self.limits.merged_per_way });
+                }
+                let folded = merge::fold(&self.scene(walk, &connections), self);
+                let path = folded.inspect_err(|refusal| {
+                    if refusal.scope() == Scope::Way {
+                        self.table.refuse(way, refusal.clone());
+                    }
+                })?;
+                let matches = filled(&self.table, &path).ok_or(Refusal::Changed)?;
+                (self.table.add_path(way, path), matches)
+            }
+        };
+        if let Some(id) = self.table.merged_of(path, &connections) {
+            return Ok(Merge { id, installed: false });
+        }
+        self.install(walk.port, path, connections, matches)
+    }
+
+    /// The walk's way, if its filters and connections are all there.
+    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<WayKey, Refusal> {
+        let mut steps = Vec::with_capacity(walk.hits.len());
+        if walk.hits.len() > self.limits.hits {
+            return Err(Refusal::TooLong { hits: walk.hits.len(), limit: self.limits.hits });
+        }
+        for (hit, h) in walk.hits.iter().enumerate() {
+            let cookie = h.filter;
+            let filter = self.table.filter(cookie).ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
+            let mut found = SmallVec::new();
+            for f in &h.found {
+                let Some(f) = f else {
+                    found.push(None);
+                    continue;
+                };
+                let unknown = Refusal::UnknownConnection { filter, connection: f.connection.0 };
+                let connection = self.table.connection(f.connection).ok_or(unknown)?;
+                found.push(Some(CtKey {
+                    index: index(connections, f.connection),
+                    direction: f.direction,
+                    ipv6: connection.original.src.is_ipv6(),
+                    proto: connection.original.proto,
+                    changes: merge::changes(connection, f.direction),
+                }));
+            }
+            steps.push((cookie, found));
+        }
+        Ok(WayKey { port: walk.port, steps })
+    }
+
+    /// Each connection must qualify before anything is folded.
+    fn gate(&self, walk: &Walk) -> Result<(), Refusal> {
+        for hit in &walk.hits {
+            let Some(filter) = self.table.filter(hit.filter).map(|e| e.filter.id) else {
+                continue;
+            };
+            for found in hit.found.iter().flatten() {
+                if let Some(connection) = self.table.connection(found.connection) {
+                    connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections) -> Scene<'a> {
+        let mut steps = Vec::new();
+        let mut before: Option<&Filter> = None;
+        for hit in &walk.hits {
+            let Some(entry) = self.table.filter(hit.filter) else {
+                continue;
+            };
+            let id = entry.filter.id;
+            // After `continue` TC goes on behind the priority of the hit before; else it begins at the first.
+            let continued = before.is_some_and(|f| {
+                (f.id.hook, f.id.chain) == (id.hook, id.chain)
+                    && merge::sequence(&f.actions).is_some_and(|(_, end)| end == Control::Continue)
+            });
+            let from = if continued { before.map_or(0, |f| f.id.prio.saturating_add(1)) } else { 0 };
+            let in_front: Vec<(&Filter, Order)> = self
+                .table
+                .chains
+                .in_front(hit.filter, &entry.filter, from)
+                .into_iter()
+                .filter_map(|(c, order)| Some((&self.table.filter(c)?.filter, order)))
+                .collect();
+            let met = hit.found.iter().map(|f| {
+                let f = (*f)?;
+                let connection = self.table.connection(f.connection)?;
+                Some(Met { index: index(connections, f.connection), direction: f.direction, connection })
+            });
+            steps.push(Step { cookie: hit.filter, filter: &entry.filter, in_front, met: met.collect() });
+            before = Some(&entry.filter);
+        }
+        Scene {
+            port: walk.port,
+            key: &walk.key,
+            steps,
+            connections: connections.iter().filter_map(|&c| self.table.connection(c)).collect(),
+            tell_tag: self.counts == Counts::Frame,
+        }
+    }
+}
+
+/// The connections of a walk, each once, in the order in which it meets them.
+fn distinct(walk: &Walk) -> Connections {
+    let mut out = Connections::new();
+    for found in walk.hits.iter().flat_map(|h| &h.found).flatten() {
+        if !out.contains(&found.connection) {
+            out.push(found.connection);
+        }
+    }
+    out
+}
+
+fn index(connections: &Connections, id: ConnectionId) -> u8 {
+    connections.iter().position(|&c| c == id).unwrap_or_default() as u8
+}
