@@ -327,9 +327,8 @@ impl Table {
         ways.flat_map(|&w| &self.ways[w].paths).flat_map(|&p| self.paths[p].merged.values().copied()).collect()
     }
 
-    /// The merged filters that a new filter could take packets from: those of ways that hit a filter of its chain behind
-    /// which it does not stand, unless the two contradict each other. Also the ways themselves: their paths do not know the
-    /// new shadow.
+    /// The merged filters that a new filter could take packets from, those of ways that hit a filter which it stands in front
+    /// of and does not contradict; and these filters, whose paths do not know the new shadow.
     pub fn shadowed_by(&self, cookie: Cookie) -> (Vec<MergedId>, Vec<Cookie>) {
         let Some(new) = self.filters.get(&cookie) else {
             return Default::default();
@@ -340,8 +339,11 @@ impl Table {
             let Some(entry) = self.filters.get(&other).filter(|e| !e.ways.is_empty()) else {
                 continue;
             };
-            let in_front = self.chains.in_front(other, &entry.filter, 0).iter().any(|(c, _)| *c == cookie);
-            if in_front && overlap(&new.filter.matches, &entry.filter.matches) {
+            // The cheap questions first: most filters of a chain contradict each other, or stand in front.
+            let filter = &entry.filter;
+            let may_shadow = id.prio <= filter.id.prio && overlap(&new.filter.matches, &filter.matches);
+            let in_front = || self.chains.in_front(other, filter, id.prio).iter().any(|(c, _)| *c == cookie);
+            if may_shadow && in_front() {
                 behind.push(other);
             }
         }
