@@ -118,7 +118,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
     let end = fold.ended.ok_or(Refusal::NoTerminal)?;
     let mut template = fold.state.template;
     if !template.settle_ranges() {
-        return Err(Refusal::NoTerminal);
+        return Err(Refusal::Changed);
     }
     // Before the cut is chosen by the packet: a packet that software must go on seeing says nothing about the others.
     match &template.fill(&scene.connections) {

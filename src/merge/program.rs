@@ -179,6 +179,8 @@ fn fewest(mut writes: Vec<Write>) -> Vec<Instruction> {
         }
     }
     writes.retain(|w| *w != Write::Csum(CsumFlags::empty()));
+    // No checksum covers the Ethernet header, so its rewrites can all come first.
+    writes.sort_by_key(|w| !matches!(w, Write::Key(key) if key.header == PeditHeader::Ethernet));
 
     let mut out = Vec::new();
     let mut rest = writes.into_iter().peekable();
@@ -421,6 +423,20 @@ mod tests {
                 Instruction::Fixed(ActionKind::Mirred(redirect), Control::Stolen),
             ]
         );
+    }
+
+    #[test]
+    fn ethernet_is_rewritten_with_the_rest_before_the_checksums() {
+        let port = set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 80]);
+        let mac = set(PeditHeader::Ethernet, 0, [0; 4], [2, 0, 0, 0]);
+        let mut builder = Builder::default();
+        builder.rewrite(port);
+        builder.checksum(CsumFlags::TCP);
+        builder.rewrite(mac);
+        builder.send(Port(2), false);
+        let program = builder.finish(Control::Shot).instructions;
+        let Instruction::Fixed(ActionKind::Pedit(pedit), _) = &program[0] else { panic!("{program:?}") };
+        assert_eq!((&pedit.keys[..], program.len()), (&[mac, port][..], 3));
     }
 
     #[test]
