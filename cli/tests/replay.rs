@@ -79,6 +79,7 @@ recorded_runs! {
     tc_dnat "tc-dnat" 75;
     tc_frag "tc-frag" 15;
     tc_icmperr "tc-icmperr" 30;
+    tc_length "tc-length" 70;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
     tc_pedit "tc-pedit" 40;

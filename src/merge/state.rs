@@ -59,8 +59,8 @@ pub struct State<'a> {
     values: [Value; Field::COUNT],
     /// Checksums that `pedit` left stale: conntrack takes such packets for invalid.
     pub stale: CsumFlags,
-    /// Tags pushed less tags popped.
-    more_tags: i64,
+    /// How many tags that the packet arrived with were popped.
+    arrived_pops: i64,
     /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
     pushed: Vec<([Value; TAGS.len()], bool)>,
     /// Whether the dissector misses what is behind the tags.
@@ -85,7 +85,7 @@ impl<'a> State<'a> {
             arrived,
             values,
             stale: CsumFlags::empty(),
-            more_tags: 0,
+            arrived_pops: 0,
             pushed: Vec::new(),
             skewed: false,
             network_before: None,
@@ -184,17 +184,16 @@ impl<'a> State<'a> {
     /// The field's value for this packet; what it depends on of the arrived packet is asked for.
     pub fn decide(&mut self, filter: FilterId, field: Field) -> Result<u128, Refusal> {
         let value = self.view(field);
-        let source = match value.source {
-            _ if value.kept == 0 => 0,
-            Source::Arrived(from) => self.arrived.get(from),
-            Source::Sum(from, add) => (self.arrived.get(from) as u8).wrapping_add(add) as u128,
+        match value.source {
+            _ if value.kept == 0 => {}
+            Source::Arrived(_) | Source::Sum(..) => {}
             Source::Param(_) => {
                 let why = "the connection decides it";
                 return Err(Refusal::Hidden { filter, field, why });
             }
             Source::Hidden(why) => return Err(Refusal::Hidden { filter, field, why }),
-        };
-        let now = source & value.kept ^ value.flip;
+        }
+        let now = self.now(value);
         self.require(filter, field, field.ones(), Want::Known(now))?;
         Ok(now)
     }
@@ -211,15 +210,29 @@ impl<'a> State<'a> {
         Ok(ethertype as u16)
     }
 
-    /// By how many bytes the packet is longer than on arrival, but for its outermost tag, which the kernel keeps beside it.
+    /// By how many bytes the packet would count longer if it arrived again as it is now. TC counts from the network header on,
+    /// so a tag pushed on another one, which goes into the bytes before that header, counts nothing; but an arrived inner
+    /// tag counts until pops make it the outer one, which the kernel keeps beside the bytes.
     pub fn longer(&mut self, filter: FilterId) -> Result<i64, Refusal> {
-        let outermost = match self.more_tags {
-            0 => 0,
-            // Whether the arrived packet has a tag was asked for when the first one went on.
-            1.. => -i64::from(!ethertype::is_vlan(self.arrived.get(Field::Protocol))),
-            _ => i64::from(!ethertype::is_vlan(self.decide(filter, Field::Protocol)?)),
+        if self.arrived_pops == 0 {
+            return Ok(0);
+        }
+        let tagged = match self.pushed.first() {
+            // Asked for when the tag went on.
+            Some((before, _)) => ethertype::is_vlan(self.now(before[0])),
+            None => ethertype::is_vlan(self.decide(filter, Field::Protocol)?),
         };
-        Ok(4 * (self.more_tags + outermost))
+        Ok(-4 * (self.arrived_pops - i64::from(!tagged)))
+    }
+
+    /// What a value is for this packet, 0 where that depends on a connection or cannot be told.
+    fn now(&self, value: Value) -> u128 {
+        let source = match value.source {
+            Source::Arrived(from) => self.arrived.get(from),
+            Source::Sum(from, add) => (self.arrived.get(from) as u8).wrapping_add(add) as u128,
+            Source::Param(_) | Source::Hidden(_) => 0,
+        };
+        source & value.kept ^ value.flip
     }
 
     /// Runs a `vlan` action.
@@ -228,7 +241,6 @@ impl<'a> State<'a> {
         match vlan {
             Vlan::Pop if !tagged => {}
             Vlan::Pop => {
-                self.more_tags -= 1;
                 self.program.pop();
                 self.pop();
             }
@@ -236,7 +248,6 @@ impl<'a> State<'a> {
                 if tagged && self.network_before.is_none() {
                     self.network_before = Some(self.network(filter)?);
                 }
-                self.more_tags += 1;
                 self.program.push(protocol, id, prio);
                 self.push(tagged, protocol, id, prio);
             }
@@ -290,6 +301,7 @@ impl<'a> State<'a> {
             }
             return;
         }
+        self.arrived_pops += 1;
         // An arrived tag: what was behind it moves out. An absent inner tag reads 0 before and after.
         let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
         let last = behind_is_last(&self.template);
