@@ -330,11 +330,11 @@ impl<'a> Fold<'a> {
         let parts = Parts::new(family);
         let cached = self.current.filter(|c| c.zone == ct.zone);
         match cached {
-            Some(c) if (c.index, c.direction) != (met.index, met.direction) => return Err(Refusal::Broken { filter }),
             Some(c) if ct.force && c.direction == Direction::Reply => {
                 let why = "with force it ends the connection that the packet belongs to";
                 return Err(Refusal::unfit(filter, "ct", why));
             }
+            Some(c) if (c.index, c.direction) != (met.index, met.direction) => return Err(Refusal::Broken { filter }),
             Some(_) => {}
             None => {
                 let l4 = match met.connection.original.proto {

@@ -261,6 +261,20 @@ fn traps_5_every_bit_of_ct_state_counts() {
 }
 
 #[test]
+fn traps_6_force_on_a_reply_kills_the_connection_whatever_is_found_next() {
+    let c = Connection::established(5, tcp(H1, 1, H2, 2), tcp(H1, 1, H2, 2).inverse());
+    let next = Connection::established(5, tcp(H1, 7, H2, 2), tcp(H1, 7, H2, 2).inverse());
+    let force = Action::new(ActionKind::Ct(Ct { zone: 5, force: true, ..Ct::default() }), Control::Pipe);
+    let a = filter(0, 1, ip(), &[ct(5, false), force, output()]);
+    let key = packet(c.reply);
+    for found in [&c, &next] {
+        let met = [(&c, Direction::Reply), (found, Direction::Reply)];
+        let refusal = Case::default().hit_with(&a, &[], &met).merged(&key).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unfit { .. }), "{refusal}");
+    }
+}
+
+#[test]
 fn traps_7_a_ct_without_its_connection_breaks_the_walk() {
     let a = filter(0, 1, ip(), &[ct(5, false), output()]);
     let key = packet(tcp(H1, 1, H2, 2));
