@@ -2,6 +2,7 @@
 
 use super::{
     action::{Action, ActionKind, Control, Vlan},
+    ethertype::is_vlan,
     field::Field,
     key::Key,
     matches::Match,
@@ -72,10 +73,11 @@ pub enum Counts {
 impl Counts {
     /// What is counted for a frame as it arrived on the wire.
     pub fn bytes(self, frame: &[u8]) -> u64 {
-        let left_out = match (self, frame.get(12..14)) {
-            (Counts::Frame, _) => 0,
-            (Counts::Ingress, Some([0x81, 0x00] | [0x88, 0xa8])) => 18,
-            (Counts::Ingress, _) => 14,
+        let tagged = frame.get(12..14).is_some_and(|b| is_vlan(u16::from_be_bytes([b[0], b[1]])));
+        let left_out = match self {
+            Counts::Frame => 0,
+            Counts::Ingress if tagged => 18,
+            Counts::Ingress => 14,
         };
         frame.len().saturating_sub(left_out) as u64
     }

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod capabilities;
+pub mod ethertype;
 pub mod field;
 pub mod filter;
 pub mod key;

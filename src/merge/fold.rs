@@ -4,7 +4,7 @@ use super::{
     path::{Parent, Path},
     refusal::Refusal,
     shadow::{self, Order, Shadow},
-    state::{State, Want, ethertype},
+    state::{State, Want},
     symbol::{Param, Part, Value},
     template::{Condition, Is},
 };
@@ -13,6 +13,7 @@ use crate::{
     flower::{
         Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
         action::{CsumFlags, Ct, Mirred},
+        ethertype,
         field::{addr_type, ct_state, ip_flags, tcp_flags},
     },
 };

@@ -9,21 +9,9 @@ use super::{
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
     action::{CsumFlags, Pedit, PeditHeader, PeditKey, Vlan},
+    ethertype,
     field::{Header, ip_flags},
 };
-
-/// Ethertypes that matter here.
-pub mod ethertype {
-    /// IPv4.
-    pub const IPV4: u16 = 0x0800;
-    /// IPv6.
-    pub const IPV6: u16 = 0x86dd;
-
-    /// Whether it is a VLAN tag's.
-    pub fn is_vlan(ethertype: u128) -> bool {
-        matches!(ethertype, 0x8100 | 0x88a8)
-    }
-}
 
 /// Fields that a tag on or off moves. All others lie behind the tags, or before them.
 const TAGS: [Field; 10] = [
@@ -203,11 +191,11 @@ impl<'a> State<'a> {
         if let Some(before) = self.network_before {
             return Ok(before);
         }
-        let mut ethertype = self.decide(filter, Field::Protocol)?;
+        let mut ethertype = self.decide(filter, Field::Protocol)? as u16;
         if ethertype::is_vlan(ethertype) {
-            ethertype = self.decide(filter, Field::VlanEthType)?;
+            ethertype = self.decide(filter, Field::VlanEthType)? as u16;
         }
-        Ok(ethertype as u16)
+        Ok(ethertype)
     }
 
     /// By how many bytes the packet would count longer if it arrived again as it is now. TC counts from the network header on,
@@ -219,8 +207,8 @@ impl<'a> State<'a> {
         }
         let tagged = match self.pushed.first() {
             // Asked for when the tag went on.
-            Some((before, _)) => ethertype::is_vlan(self.now(before[0])),
-            None => ethertype::is_vlan(self.decide(filter, Field::Protocol)?),
+            Some((before, _)) => ethertype::is_vlan(self.now(before[0]) as u16),
+            None => ethertype::is_vlan(self.decide(filter, Field::Protocol)? as u16),
         };
         Ok(-4 * (self.arrived_pops - i64::from(!tagged)))
     }
@@ -237,7 +225,7 @@ impl<'a> State<'a> {
 
     /// Runs a `vlan` action.
     pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
-        let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)?);
+        let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)? as u16);
         match vlan {
             Vlan::Pop if !tagged => {}
             Vlan::Pop => {
@@ -437,7 +425,7 @@ fn behind_is_last(template: &Template) -> bool {
     let known = &template.known;
     [Field::VlanEthType, Field::CvlanEthType]
         .into_iter()
-        .any(|f| known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f)))
+        .any(|f| known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f) as u16))
 }
 
 /// A field after an addition to the raw little-endian word: told exactly where it is one whole byte that nothing carries into.

@@ -6,7 +6,7 @@
 use super::{Merge, Merger, Outcome, Removed};
 use crate::{
     conntrack::Connection,
-    flower::{Cookie, Counts, Field, Match, Port},
+    flower::{Cookie, Counts, Field, Match, Port, ethertype},
     hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
     merge::{Parent, Path, Refusal},
     table::{Connections, Merged, PathId, overlap},
@@ -37,7 +37,7 @@ impl<H: Hardware> Merger<H> {
         }
         if self.table.merged_count() >= self.limits.merged {
             self.turned.merged += 1;
-            return Err(Refusal::Hardware { why: format!("{} merged filters are the limit", self.limits.merged) });
+            return Err(refused(format!("{} merged filters are the limit", self.limits.merged)));
         }
         self.hardware.install(&entry).map_err(|e| refused(e.to_string()))?;
         self.table.insert_merged(id, path, connections, matches, entry.actions);
@@ -116,8 +116,6 @@ fn bytes(counts: Counts, overhead: u64, since: Reading) -> u64 {
 
 /// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
 fn overhead(path: &Path) -> u64 {
-    match path.template.known.key.get(Field::Protocol) {
-        0x8100 | 0x88a8 => 18,
-        _ => 14,
-    }
+    let tagged = ethertype::is_vlan(path.template.known.key.get(Field::Protocol) as u16);
+    if tagged { 18 } else { 14 }
 }

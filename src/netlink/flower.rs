@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     conntrack::proto,
-    flower::{Field, Match, Range, field::addr_type, filter::PROTOCOL_ALL},
+    flower::{Field, Match, Range, ethertype, field::addr_type, filter::PROTOCOL_ALL},
 };
 
 /// How a value's bytes lie in its attribute.
@@ -78,8 +78,8 @@ const ROWS: &[Row] = rows! {
     Guard::Proto(proto::TCP) => { SrcPort 18/35 Network 2, DstPort 19/36 Network 2, TcpFlags 71/72 Network 2 }
     Guard::Proto(proto::UDP) => { SrcPort 20/37 Network 2, DstPort 21/38 Network 2 }
     Guard::Proto(proto::SCTP) => { SrcPort 41/39 Network 2, DstPort 42/40 Network 2 }
-    Guard::Icmp(proto::ICMP, ETH_P_IP) => { IcmpType 51/52 Network 1, IcmpCode 49/50 Network 1 }
-    Guard::Icmp(proto::ICMPV6, ETH_P_IPV6) => { IcmpType 55/56 Network 1, IcmpCode 53/54 Network 1 }
+    Guard::Icmp(proto::ICMP, ethertype::IPV4) => { IcmpType 51/52 Network 1, IcmpCode 49/50 Network 1 }
+    Guard::Icmp(proto::ICMPV6, ethertype::IPV6) => { IcmpType 55/56 Network 1, IcmpCode 53/54 Network 1 }
     Guard::Mpls => { MplsTtl 67/0 Network 1, MplsBos 68/0 Network 1, MplsTc 69/0 Network 1, MplsLabel 70/0 Host 4 }
     Guard::Arp => {
         ArpSip 57/58 Network 4, ArpTip 59/60 Network 4, ArpOp 61/62 Network 1,
@@ -117,20 +117,7 @@ const NUM_OF_VLANS: u16 = 102;
 const PPPOE_SID: u16 = 103;
 const PPP_PROTO: u16 = 104;
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_RARP: u16 = 0x8035;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_8021AD: u16 = 0x88a8;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_MPLS_UC: u16 = 0x8847;
-const ETH_P_MPLS_MC: u16 = 0x8848;
-const ETH_P_PPP_SES: u16 = 0x8864;
 const IPPROTO_L2TP: u8 = 115;
-
-fn is_tag(ethertype: u16) -> bool {
-    matches!(ethertype, ETH_P_8021Q | ETH_P_8021AD)
-}
 
 /// Attributes that are known and not decoded, by name.
 fn name(attribute: u16) -> String {
@@ -169,13 +156,13 @@ impl Guard {
             Guard::Always => true,
             Guard::Tag => tags.outer,
             Guard::InnerTag => tags.inner,
-            Guard::Ip => matches!(eth_type, ETH_P_IP | ETH_P_IPV6),
+            Guard::Ip => matches!(eth_type, ethertype::IPV4 | ethertype::IPV6),
             Guard::Addresses(kind) => m.key.get(Field::AddrType) == kind,
             Guard::TunnelAddresses(kind) => m.key.get(Field::EncAddrType) == kind,
             Guard::Proto(proto) => ip_proto == proto,
             Guard::Icmp(proto, under) => ip_proto == proto && eth_type == under,
-            Guard::Mpls => matches!(eth_type, ETH_P_MPLS_UC | ETH_P_MPLS_MC),
-            Guard::Arp => matches!(eth_type, ETH_P_ARP | ETH_P_RARP),
+            Guard::Mpls => matches!(eth_type, ethertype::MPLS | ethertype::MPLS_MC),
+            Guard::Arp => matches!(eth_type, ethertype::ARP | ethertype::RARP),
         }
     }
 }
@@ -201,18 +188,18 @@ impl Types {
     fn told(flower: &Attributes, protocol: u16) -> Result<Types, DecodeError> {
         let dumped = flower.u16_be(ETH_TYPE)?;
         let vlans = flower.u8(NUM_OF_VLANS)?.unwrap_or(0);
-        let pppoe = protocol == ETH_P_PPP_SES || flower.has_any(&[PPPOE_SID, PPP_PROTO]);
+        let pppoe = protocol == ethertype::PPPOE || flower.has_any(&[PPPOE_SID, PPP_PROTO]);
         let mut types =
             Types { eth: dumped, vlan: flower.u16_be(VLAN_ETH_TYPE)?, cvlan: flower.u16_be(CVLAN_ETH_TYPE)? };
-        let tagged = is_tag(protocol) || vlans > 0;
+        let tagged = ethertype::is_vlan(protocol) || vlans > 0;
         if tagged {
             types.eth = (protocol != PROTOCOL_ALL).then_some(protocol);
         }
         if pppoe {
             match (tagged, types.vlan) {
-                (false, _) => types.eth = Some(ETH_P_PPP_SES),
-                (true, Some(vlan)) if is_tag(vlan) => types.cvlan = Some(ETH_P_PPP_SES),
-                (true, _) => types.vlan = Some(ETH_P_PPP_SES),
+                (false, _) => types.eth = Some(ethertype::PPPOE),
+                (true, Some(vlan)) if ethertype::is_vlan(vlan) => types.cvlan = Some(ethertype::PPPOE),
+                (true, _) => types.vlan = Some(ethertype::PPPOE),
             }
         }
         Ok(types)
@@ -222,11 +209,11 @@ impl Types {
     fn of(m: &Match) -> Types {
         let asked = |field: Field| (m.mask.get(field) != 0).then(|| m.key.get(field) as u16);
         let pppoe = [Field::PppoeSid, Field::PppProto].iter().any(|&f| m.mask.get(f) != 0)
-            || m.key.get(Field::Protocol) as u16 == ETH_P_PPP_SES;
+            || m.key.get(Field::Protocol) as u16 == ethertype::PPPOE;
         let (vlan, cvlan) = (asked(Field::VlanEthType), asked(Field::CvlanEthType));
         let innermost = match asked(Field::EthType) {
             _ if vlan.is_some() || cvlan.is_some() => None,
-            _ if pppoe => Some(ETH_P_PPP_SES),
+            _ if pppoe => Some(ethertype::PPPOE),
             eth_type => eth_type,
         };
         Types { eth: asked(Field::VlanTpid).or(innermost), vlan, cvlan }
@@ -238,7 +225,7 @@ impl Types {
         let mut compare = |field: Field, value: u16| m.set(field, value.into(), field.ones());
         let mut tags = Tags { outer: false, inner: false };
         match self.eth {
-            Some(eth) if vlans == 0 && !is_tag(eth) => compare(Field::EthType, eth),
+            Some(eth) if vlans == 0 && !ethertype::is_vlan(eth) => compare(Field::EthType, eth),
             None if vlans == 0 => {}
             tpid => {
                 tags.outer = true;
@@ -248,7 +235,7 @@ impl Types {
         }
         match self.vlan {
             _ if !tags.outer => {}
-            Some(vlan) if vlans <= 1 && !is_tag(vlan) => compare(Field::EthType, vlan),
+            Some(vlan) if vlans <= 1 && !ethertype::is_vlan(vlan) => compare(Field::EthType, vlan),
             None if vlans <= 1 => {}
             tpid => {
                 tags.inner = true;
@@ -275,10 +262,10 @@ fn set_pppoe(flower: &Attributes, m: &mut Match) -> Result<(), DecodeError> {
     };
     m.set(Field::PppProto, carried.into(), u128::MAX);
     let behind = match carried {
-        0x0021 => ETH_P_IP,
-        0x0057 => ETH_P_IPV6,
-        0x0281 => ETH_P_MPLS_UC,
-        0x0283 => ETH_P_MPLS_MC,
+        0x0021 => ethertype::IPV4,
+        0x0057 => ethertype::IPV6,
+        0x0281 => ethertype::MPLS,
+        0x0283 => ethertype::MPLS_MC,
         _ => return Ok(()),
     };
     m.set(Field::EthType, behind.into(), u128::MAX);
@@ -312,7 +299,7 @@ pub(super) fn decode(
     if !tags.inner && flower.has_any(&[CVLAN_ID, CVLAN_PRIO, CVLAN_ETH_TYPE]) {
         undecoded.push("TCA_FLOWER_KEY_CVLAN: there is no inner tag".into());
     }
-    if m.key.get(Field::EthType) as u16 == ETH_P_PPP_SES {
+    if m.key.get(Field::EthType) as u16 == ethertype::PPPOE {
         set_pppoe(flower, &mut m)?;
     }
     set_addr_type(flower, &mut m);

@@ -12,8 +12,9 @@ mod checksum;
 mod headers;
 mod pedit;
 
+use crate::flower::ethertype::is_vlan;
 use crate::flower::{Action, ActionKind, Control, Lacking, Port, action::Vlan, capabilities::needed};
-use headers::{ETHERNET, is_vlan};
+use headers::ETHERNET;
 
 /// A frame that left the table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,38 +14,7 @@ use crate::flower::{
     field::{addr_type, ip_flags},
 };
 
-/// Ethertypes that the dissector knows.
-pub mod ethertype {
-    /// IPv4.
-    pub const IPV4: u16 = 0x0800;
-    /// ARP.
-    pub const ARP: u16 = 0x0806;
-    /// Reverse ARP.
-    pub const RARP: u16 = 0x8035;
-    /// B.A.T.M.A.N.
-    pub const BATMAN: u16 = 0x4305;
-    /// VLAN.
-    pub const VLAN: u16 = 0x8100;
-    /// IPv6.
-    pub const IPV6: u16 = 0x86dd;
-    /// MPLS.
-    pub const MPLS: u16 = 0x8847;
-    /// MPLS, multicast.
-    pub const MPLS_MC: u16 = 0x8848;
-    /// PPPoE session.
-    pub const PPPOE: u16 = 0x8864;
-    /// Parallel redundancy.
-    pub const PRP: u16 = 0x88fb;
-    /// Service VLAN.
-    pub const QINQ: u16 = 0x88a8;
-    /// Seamless redundancy.
-    pub const HSR: u16 = 0x892f;
-    /// The kernel's name for a length field before 0xffff (Novell).
-    pub const NOVELL: u16 = 0x0001;
-    /// The kernel's name for a length field before anything else.
-    pub const LLC: u16 = 0x0004;
-}
-
+pub use crate::flower::ethertype::{self, is_vlan};
 use ethertype as et;
 
 /// IP protocol numbers that the dissector knows.
@@ -125,11 +94,6 @@ pub struct Dissected {
     pub network: usize,
     /// Where dissection stopped: the transport header, where there is one. Not beyond the end.
     pub transport: usize,
-}
-
-/// Whether this is the ethertype of a VLAN tag (`eth_type_vlan`).
-pub fn is_vlan(protocol: u16) -> bool {
-    matches!(protocol, et::VLAN | et::QINQ)
 }
 
 /// What the kernel takes as protocol where the header says `said`: a length becomes 802.3 or 802.2, by the two bytes behind it.

@@ -1,9 +1,9 @@
 //! Where the headers of a frame lie that actions write to.
 
+use crate::flower::ethertype::{IPV4, IPV6, is_vlan};
+
 /// Length of the Ethernet header.
 pub(super) const ETHERNET: usize = 14;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
 
 /// IPv6 next-header values of the extension headers that Linux walks (`ipv6_ext_hdr`).
 mod extension {
@@ -42,11 +42,6 @@ pub(super) struct Transport {
     pub proto: u8,
     /// Not the first fragment: what lies at `at` is no header.
     pub later_fragment: bool,
-}
-
-/// Whether an ethertype is that of a VLAN tag.
-pub(super) fn is_vlan(ethertype: u16) -> bool {
-    matches!(ethertype, 0x8100 | 0x88a8)
 }
 
 /// Two bytes in network order.
