@@ -166,11 +166,7 @@ impl<H: Hardware> Merger<H> {
             self.forget_sends(&self.ports_of(filter.id.hook), &mut failed);
         }
         self.table.insert_filter(cookie, filter, inserted, instead);
-        let (merged, behind) = self.table.shadowed_by(cookie);
-        self.remove(merged, &mut failed);
-        for other in behind {
-            self.table.forget_ways(other);
-        }
+        self.forget(self.table.shadowed_by(cookie), &mut failed);
         told(failed)?;
         if self.table.filter(cookie).is_some_and(|e| e.filter.skip_sw) {
             self.install_alone(cookie).map_err(|refusal| {
@@ -186,9 +182,14 @@ impl<H: Hardware> Merger<H> {
         self.remove(self.table.derived_from_filter(cookie), failed);
         let entry = self.table.filter(cookie);
         let ordered = entry.map(|e| self.table.chains.ordered_by(cookie, &e.filter));
-        for other in ordered.unwrap_or_default() {
-            self.remove(self.table.derived_from_filter(other), failed);
-            self.table.forget_ways(other);
+        self.forget(ordered.unwrap_or_default(), failed);
+    }
+
+    /// Takes out what derives from filters that stay, and forgets their ways: what was folded of them no longer holds.
+    fn forget(&mut self, filters: Vec<Cookie>, failed: &mut Vec<HardwareError>) {
+        for cookie in filters {
+            self.remove(self.table.derived_from_filter(cookie), failed);
+            self.table.forget_ways(cookie);
         }
     }
 
@@ -308,15 +309,8 @@ impl<H: Hardware> Merger<H> {
         if let Some(blocks) = self.blocks.get_mut(&side) {
             blocks.remove(&block);
         }
-        let of_block = |c: Cookie| self.table.filter(c).is_some_and(|e| e.filter.id.hook == Hook::Block(block));
-        let leaves = |m: &Merged| self.table.path_of(m).parents.iter().any(|p| of_block(p.cookie));
-        let leaving = self.table.all_merged().filter(|(_, m)| leaves(m)).map(|(id, _)| id).collect();
         let filters = self.table.filters().filter(|(_, e)| e.filter.id.hook == Hook::Block(block));
-        let filters: Vec<Cookie> = filters.map(|(cookie, _)| cookie).collect();
-        self.remove(leaving, &mut failed);
-        for cookie in filters {
-            self.table.forget_ways(cookie);
-        }
+        self.forget(filters.map(|(cookie, _)| cookie).collect(), &mut failed);
         told(failed)
     }
 

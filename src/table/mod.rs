@@ -327,11 +327,11 @@ impl Table {
         ways.flat_map(|&w| &self.ways[w].paths).flat_map(|&p| self.paths[p].merged.values().copied()).collect()
     }
 
-    /// The merged filters that a new filter could take packets from, those of ways that hit a filter which it stands in front
-    /// of and does not contradict; and these filters, whose paths do not know the new shadow.
-    pub fn shadowed_by(&self, cookie: Cookie) -> (Vec<MergedId>, Vec<Cookie>) {
+    /// The filters with ways that a new filter stands in front of and does not contradict: their paths do not know the new
+    /// shadow.
+    pub fn shadowed_by(&self, cookie: Cookie) -> Vec<Cookie> {
         let Some(new) = self.filters.get(&cookie) else {
-            return Default::default();
+            return Vec::new();
         };
         let id = new.filter.id;
         let mut behind = Vec::new();
@@ -347,8 +347,7 @@ impl Table {
                 behind.push(other);
             }
         }
-        let merged = behind.iter().flat_map(|&c| self.derived_from_filter(c)).collect();
-        (merged, behind)
+        behind
     }
 
     /// The ways whose filters send to one of these ports, or into it, and their merged filters.
