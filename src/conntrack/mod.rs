@@ -7,6 +7,10 @@ pub mod tuple;
 
 pub use tuple::{Direction, Tuple, proto};
 
+use crate::flower::{
+    Field, Key,
+    field::{ip_flags, tcp_flags},
+};
 use std::fmt;
 
 /// The caller's name for a connection while it lives; may be used again for another one later.
@@ -80,6 +84,18 @@ pub enum NotQualified {
     Helper,
     /// Its sequence numbers are adjusted.
     SequenceAdjusted,
+}
+
+/// The TCP flags that decide whether a packet of an established connection may bypass conntrack, and their value where it may:
+/// software goes on seeing what opens and closes.
+pub const TCP_BYPASS: (u128, u128) =
+    (tcp_flags::ACK | tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST, tcp_flags::ACK);
+
+/// Whether a packet of an established connection must go through conntrack: fragments, and TCP that moves the state.
+pub fn is_excluded(packet: &Key) -> bool {
+    let (mask, value) = TCP_BYPASS;
+    let tcp = packet.get(Field::IpProto) == u128::from(proto::TCP);
+    packet.get(Field::IpFlags) & ip_flags::FRAG != 0 || tcp && packet.get(Field::TcpFlags) & mask != value
 }
 
 impl Connection {

@@ -9,12 +9,12 @@ use super::{
     template::{Condition, Is},
 };
 use crate::{
-    conntrack::{Connection, Direction, Tuple, proto, tuple::address_bits},
+    conntrack::{Connection, Direction, TCP_BYPASS, Tuple, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
         action::{CsumFlags, Ct, Mirred},
         ethertype,
-        field::{addr_type, ct_state, ip_flags, tcp_flags},
+        field::{addr_type, ct_state, ip_flags},
     },
 };
 
@@ -377,8 +377,8 @@ impl<'a> Fold<'a> {
         known(&mut self.state, Field::IpProto, 0xff, l4 as u128)?;
         known(&mut self.state, Field::IpFlags, ip_flags::FRAG, 0).map_err(excluded(Field::IpFlags))?;
         if l4 == proto::TCP {
-            let watched = tcp_flags::ACK | tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
-            known(&mut self.state, Field::TcpFlags, watched, tcp_flags::ACK).map_err(excluded(Field::TcpFlags))?;
+            let (mask, value) = TCP_BYPASS;
+            known(&mut self.state, Field::TcpFlags, mask, value).map_err(excluded(Field::TcpFlags))?;
         }
         for (field, part, _) in parts.all {
             let param = Param { connection: met.index, direction: met.direction, part };

@@ -6,11 +6,9 @@ use super::{
     totals,
 };
 use flowmerge::{
-    conntrack::{ConnectionId, proto},
+    conntrack::{ConnectionId, is_excluded},
     flower::{
-        Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Key, Kind, Port,
-        field::tcp_flags::{ACK, FIN, RST, SYN},
-        filter::PROTOCOL_ALL,
+        Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Kind, Port, filter::PROTOCOL_ALL,
     },
     hardware::{Memory, MergedId},
     merge::{Path, Refusal},
@@ -229,13 +227,6 @@ impl Offload for Merging {
     fn stats(&mut self, cookie: Cookie) -> Vec<Counters> {
         self.merger.stats(cookie)
     }
-}
-
-/// What never goes into hardware with a connection: fragments, and TCP that moves the connection's state.
-fn is_excluded(key: &Key) -> bool {
-    let flags = key.get(Field::TcpFlags);
-    let moves = flags & ACK == 0 || flags & (SYN | FIN | RST) != 0;
-    key.get(Field::IpFlags) != 0 || key.get(Field::IpProto) == u128::from(proto::TCP) && moves
 }
 
 /// A merged filter as one that TC could hold.
