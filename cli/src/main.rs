@@ -4,9 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-mod replay;
-
 use clap::{Parser, Subcommand};
+use flowmerge_cli::replay;
 use std::process::ExitCode;
 
 /// Merges connection-tracked, recirculating TC flower pipelines into single filters.

@@ -6,13 +6,13 @@
 
 mod counters;
 mod datapath;
-mod engine;
+pub mod engine;
 mod frames;
 mod ledger;
 mod merging;
 mod offload;
-mod report;
-mod timeline;
+pub mod report;
+pub mod timeline;
 mod totals;
 
 use anyhow::{Context, Result};
