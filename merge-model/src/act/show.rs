@@ -7,7 +7,7 @@ use super::extension;
 use crate::{
     bytes::{array, be16},
     checksum::{fold, pseudo, sctp, sum},
-    conntrack::{Shown, tcp::Segment},
+    conntrack::{Glimpse, Shown, tcp::Segment},
     skb::Skb,
 };
 use flowmerge::{
@@ -57,6 +57,35 @@ pub fn shown(frame: &[u8]) -> Option<Shown> {
         Look::Shown(shown) => Some(shown),
         Look::Invalid | Look::Untracked => None,
     }
+}
+
+/// What an IP packet shows to act_ct's flow table (`tcf_ct_flow_table_fill_tuple_ipv4`, `..._ipv6`). `None` for what the table
+/// does not hold: other protocols, fragments, IPv4 options, IPv6 extension headers, a TTL at its end.
+pub(super) fn glimpse(packet: &[u8], ipv6: bool) -> Option<Glimpse> {
+    let (at, number, ttl) = match ipv6 {
+        false => {
+            let header: [u8; 20] = array(packet, 0)?;
+            let plain = header[0] & 0xf == 5 && be16(&header, 6)? & 0x3fff == 0;
+            plain.then_some((20, header[9], header[8]))?
+        }
+        true => {
+            let header: [u8; 40] = array(packet, 0)?;
+            (40, header[6], header[7])
+        }
+    };
+    let segment = packet.get(at..)?;
+    let ends = match number {
+        proto::TCP => array::<20>(segment, 0)?[13] & 5 != 0,
+        proto::UDP => false,
+        _ => return None,
+    };
+    let address = |v4: usize, v6: usize| match ipv6 {
+        false => array::<4>(packet, v4).map(IpAddr::from),
+        true => array::<16>(packet, v6).map(IpAddr::from),
+    };
+    let (src_port, dst_port) = (be16(segment, 0)?, be16(segment, 2)?);
+    let tuple = Tuple { src: address(12, 8)?, dst: address(16, 24)?, proto: number, src_port, dst_port };
+    (ttl > 1).then_some(Glimpse { tuple, ends })
 }
 
 /// The network layer of a packet, possibly of one inside another.
@@ -132,15 +161,9 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     let mut tcp = None;
     match l3.number {
         proto::TCP => {
-            let header: [u8; 20] = array(segment, 0)?;
-            let len = usize::from(header[12] >> 4) * 4;
-            let sound = len >= 20 && len <= all && l3.verifies(segment, all) && is_sane(header[13]);
-            sound.then_some(())?;
-            let (flags, number) = (header[13], |at| array(&header, at).map(u32::from_be_bytes));
-            let (seq, ack) = (number(4)?, number(8)?);
-            let length = all - len + usize::from(flags & 1) + usize::from(flags >> 1 & 1);
-            let end = seq.wrapping_add(length as u32);
-            tcp = Some(Segment { flags, seq, ack, end });
+            let read = Segment::read(segment)?;
+            (l3.verifies(segment, all) && is_sane(read.flags)).then_some(())?;
+            tcp = Some(read);
         }
         proto::UDP => {
             let header: [u8; 8] = array(segment, 0)?;

@@ -24,6 +24,15 @@ pub struct Shown {
     pub inner: Option<Tuple>,
 }
 
+/// What a packet shows to act_ct's flow table, which looks before conntrack does, and less closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Its tuple.
+    pub tuple: Tuple,
+    /// It is TCP's FIN or RST, which takes the connection out of the table.
+    pub ends: bool,
+}
+
 /// How a packet stands to its connection (`enum ip_conntrack_info`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Info {
@@ -72,4 +81,11 @@ pub trait Conntrack {
     fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool;
     /// `ct force` on a connection met in reply direction.
     fn kill(&mut self, entry: EntryId);
+    /// `tcf_ct_flow_table_lookup`: a packet of a connection in the zone's flow table is not shown to conntrack. Trackers
+    /// without a flow table show it all.
+    fn bypass(&mut self, _zone: u16, _glimpse: &Glimpse) -> Option<(EntryId, Info)> {
+        None
+    }
+    /// `tcf_ct_flow_table_process_conn`: the packet has been through `ct`, and its connection may go into the flow table.
+    fn offload(&mut self, _entry: EntryId, _info: Info) {}
 }

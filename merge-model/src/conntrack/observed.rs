@@ -13,12 +13,13 @@
 
 mod entry;
 mod icmp;
+mod offload;
 mod report;
 
 pub use report::{Report, Reported};
 
 use super::{
-    Conntrack, EntryId, Info, Shown, Tracked,
+    Conntrack, EntryId, Glimpse, Info, Shown, Tracked,
     tcp::{Segment, Tcp, Verdict},
 };
 use entry::Entry;
@@ -333,14 +334,12 @@ impl Tracker {
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
     fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
         let waiting = self.waiting.get(&(c.zone, c.original)).into_iter().flatten();
-        let began = waiting.rev().find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed));
-        match began.copied() {
-            Some(id) => {
-                self.waits_no_more(id);
-                id
-            }
-            None => self.insert(Entry::new(c.zone, c.original)),
-        }
+        let began = waiting.rev().find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed)).copied();
+        let id = began.unwrap_or_else(|| self.insert(Entry::new(c.zone, c.original)));
+        self.waits_no_more(id);
+        // Whoever put it into the table may have seen more of it.
+        self.entry(id).tcp.lose_track();
+        id
     }
 
     fn apply(&mut self, id: EntryId, told: &ConnectionMessage) {
@@ -400,6 +399,7 @@ impl Tracker {
         let birth = self.committed(zone, tuple);
         entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
         entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
+        entry.born = Some(self.now);
         self.insert(entry)
     }
 
@@ -428,15 +428,26 @@ impl Tracker {
         }
     }
 
+    /// Moves a connection of another protocol: of UDP, packets both ways for two seconds assure it.
+    fn udp(&mut self, id: EntryId) -> Verdict {
+        let now = self.now;
+        let entry = self.entry(id);
+        let c = &entry.connection;
+        let lasts = entry.born.is_some_and(|born| now.saturating_sub(born) > offload::STREAM);
+        if c.original.proto == proto::UDP && c.seen_reply && !c.assured && lasts {
+            self.update(id, |entry| entry.connection.assured = true);
+        }
+        Verdict::Accept
+    }
+
     /// Moves a TCP connection.
     fn tcp(&mut self, id: EntryId, segment: Segment, direction: Direction) -> Verdict {
-        const FIN_RST: u8 = 5;
-        let in_tc = !self.resuming;
+        let resuming = self.resuming;
         let entry = self.entry(id);
-        if in_tc && entry.offloaded && segment.flags & FIN_RST == 0 {
-            return Verdict::Accept;
+        if resuming {
+            // In OVS a packet may meet conntrack more often than is known.
+            entry.tcp.lose_track();
         }
-        entry.offloaded = false;
         if entry.tcp.state == TcpState::None && direction == Direction::Reply {
             // Committed by OVS, which does not report how far it was.
             entry.tcp = Tcp::seen_in(TcpState::SynSent);
@@ -444,7 +455,7 @@ impl Tracker {
         let (replied, assured) = (entry.connection.seen_reply, entry.connection.assured);
         let mut verdict = Verdict::Invalid;
         self.update(id, |entry| {
-            verdict = entry.tcp.packet(segment, direction, replied, assured);
+            verdict = entry.tcp.packet(&segment, direction, replied, assured);
             entry.connection.assured |= verdict == Verdict::Assure;
         });
         verdict
@@ -477,7 +488,7 @@ impl Conntrack for Tracker {
             let before = self.entries[&id].tcp;
             let verdict = match shown.tcp {
                 Some(segment) => self.tcp(id, segment, direction),
-                None => Verdict::Accept,
+                None => self.udp(id),
             };
             match verdict {
                 Verdict::Reopen => {
@@ -497,12 +508,6 @@ impl Conntrack for Tracker {
             if info == Info::EstablishedReply {
                 self.update(id, |entry| entry.connection.seen_reply = true);
             }
-            let in_tc = !self.resuming;
-            let entry = self.entry(id);
-            let c = &entry.connection;
-            let established = matches!(info, Info::Established | Info::EstablishedReply);
-            entry.offloaded |=
-                in_tc && established && c.original.proto == proto::TCP && !entry.dead && c.qualifies().is_ok();
             self.passage.moved.push((zone, id));
             return Tracked::Entry(id, info);
         }
@@ -596,6 +601,14 @@ impl Conntrack for Tracker {
         if self.is_confirmed(id) {
             self.end(id);
         }
+    }
+
+    fn bypass(&mut self, zone: u16, glimpse: &Glimpse) -> Option<(EntryId, Info)> {
+        self.bypassing(zone, glimpse)
+    }
+
+    fn offload(&mut self, entry: EntryId, info: Info) {
+        self.offloading(entry, info);
     }
 }
 

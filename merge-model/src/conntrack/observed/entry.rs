@@ -15,8 +15,10 @@ pub(super) struct Entry {
     pub(super) reported: bool,
     /// Sides whose translation was chosen: source, destination.
     pub(super) translated: [bool; 2],
-    /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
-    pub(super) offloaded: bool,
+    /// In the flow table of act_ct, and when that was last used.
+    pub(super) offloaded: Option<u64>,
+    /// When its first packet came.
+    pub(super) born: Option<u64>,
     /// Of a missed frame: OVS may still commit it.
     pub(super) waiting: bool,
 }
@@ -31,7 +33,8 @@ impl Entry {
             dead: false,
             reported: false,
             translated: [false; 2],
-            offloaded: false,
+            offloaded: None,
+            born: None,
             waiting: false,
         }
     }

@@ -8,7 +8,7 @@ fn tuple(proto: u8) -> Tuple {
 }
 
 fn shown(tuple: Tuple, flags: u8) -> Shown {
-    Shown { tuple, tcp: (tuple.proto == proto::TCP).then_some(Segment { flags, seq: 0, ack: 0, end: 0 }), inner: None }
+    Shown { tuple, tcp: (tuple.proto == proto::TCP).then_some(Segment { flags, ..Segment::default() }), inner: None }
 }
 
 fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
