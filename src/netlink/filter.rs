@@ -9,9 +9,10 @@ use super::{
     attributes::{Attribute, Attributes, emit},
     error::{DecodeError, EncodeError, Fault},
     flower,
+    request::message,
 };
 use crate::flower::{Counters, Filter, FilterId, Hook, Kind, Match, Port};
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::tc::{TcHandle, TcHeader};
 
 const KIND: u16 = 1;
@@ -192,11 +193,7 @@ pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, Enco
         Attribute::new(CHAIN, id.chain.to_ne_bytes()),
         Attribute::nest(OPTIONS, options),
     ]);
-    let (index, parent) = match id.hook {
-        Hook::Ingress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_INGRESS)),
-        Hook::Egress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_EGRESS)),
-        Hook::Block(block) => (TcHeader::TCM_IFINDEX_MAGIC_BLOCK, block),
-    };
+    let (index, parent) = place(id.hook);
     let header = TcHeader {
         index: index as i32,
         handle: id.handle.into(),
@@ -207,17 +204,14 @@ pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, Enco
     let mut payload = vec![0; header.buffer_len()];
     header.emit(&mut payload);
     payload.extend(attributes);
-    Ok(message(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, &payload))
+    Ok(message(RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &payload))
 }
 
-/// Puts a netlink header in front.
-fn message(message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = message_type;
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut bytes = vec![0; header.buffer_len()];
-    header.length = (bytes.len() + payload.len()) as u32;
-    header.emit(&mut bytes);
-    bytes.extend(payload);
-    bytes
+/// How a request names a hook: `tcm_ifindex` and `tcm_parent`. (An `ingress` qdisc takes the parent of clsact's ingress side.)
+pub(super) fn place(hook: Hook) -> (u32, u32) {
+    match hook {
+        Hook::Ingress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_INGRESS)),
+        Hook::Egress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_EGRESS)),
+        Hook::Block(block) => (TcHeader::TCM_IFINDEX_MAGIC_BLOCK, block),
+    }
 }

@@ -12,6 +12,7 @@
 //! | `filter` | filters, priorities, chains |
 //! | `link` | devices and qdiscs |
 //! | `connection` | conntrack |
+//! | `request` | dumps, and the device that shows the kernel's messages |
 
 mod actions;
 mod attributes;
@@ -20,6 +21,7 @@ mod error;
 mod filter;
 mod flower;
 mod link;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ pub use connection::{ConnectionEvent, ConnectionMessage, status};
 pub use error::{DecodeError, EncodeError, Fault};
 pub use filter::{ChainOwner, FilterMessage, encode_filter};
 pub use link::{Link, Qdisc};
+pub use request::{Dump, add_monitor, number, remove_link};
 
 use crate::flower::Hook;
 use attributes::Attributes;
