@@ -14,6 +14,7 @@ use netlink_packet_route::{
     tc::TcHeader,
 };
 
+const NLMSG_NOOP: u16 = 1;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
@@ -74,6 +75,11 @@ pub fn add_monitor(name: &str) -> Vec<u8> {
         Attribute::nest(IFLA_LINKINFO, vec![Attribute::text(IFLA_INFO_KIND, "nlmon")]),
     ]);
     message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &[bytes(&header), attributes].concat())
+}
+
+/// Asks nothing but an answer.
+pub fn no_operation() -> Vec<u8> {
+    message(NLMSG_NOOP, NLM_F_ACK, &[])
 }
 
 /// Removes a device.
