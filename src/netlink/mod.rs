@@ -13,10 +13,12 @@
 //! | `link` | devices and qdiscs |
 //! | `connection` | conntrack |
 //! | `request` | what is asked of the kernel |
+//! | `dump` | dumps, and the device that shows the kernel's messages |
 
 mod actions;
 mod attributes;
 mod connection;
+mod dump;
 mod error;
 mod filter;
 mod flower;
@@ -27,6 +29,7 @@ mod tests;
 
 pub use actions::ActionMessage;
 pub use connection::{ConnectionEvent, ConnectionMessage, status};
+pub use dump::{Dump, add_monitor, no_operation, number, remove_link};
 pub use error::{DecodeError, EncodeError, Fault};
 pub use filter::{ChainOwner, FilterMessage};
 pub use link::{Link, Qdisc};
@@ -80,6 +83,8 @@ impl Names for LinkNames {
 /// A message with what its netlink header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
+    /// The netlink family that it came in: [`ROUTE`] or [`NETFILTER`].
+    pub family: u16,
     /// `NLM_F_*`. A notification repeats the flags of the request that caused it.
     pub flags: u16,
     /// Sequence number: of the request that it answers or was caused by, else 0.
@@ -226,10 +231,21 @@ pub fn decode(family: u16, bytes: &[u8], names: &dyn Names) -> Result<Envelope, 
         _ => Err(DecodeError::new("header", Fault::Family(family))),
     };
     Ok(Envelope {
+        family,
         flags,
         sequence: buffer.sequence_number(),
         port_id: buffer.port_number(),
         message: content.map_err(|e| DecodeError { message, ..e })?,
+    })
+}
+
+/// The messages of a datagram, each with its header, until one that lies about its length.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, _) = glance(bytes)?;
+        let message = bytes.get(..length).filter(|m| m.len() >= 16)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
     })
 }
 

@@ -60,20 +60,23 @@ pub fn encode_removal(id: FilterId) -> Vec<u8> {
 fn about_filter(message_type: u16, flags: u16, id: FilterId, options: Option<Vec<Attribute>>) -> Vec<u8> {
     let mut attributes = vec![Attribute::text(KIND, "flower"), Attribute::new(CHAIN, id.chain.to_ne_bytes())];
     attributes.extend(options.map(|options| Attribute::nest(OPTIONS, options)));
+    let header = TcHeader {
+        handle: id.handle.into(),
+        info: u32::from(id.prio) << 16 | u32::from(id.protocol.to_be()),
+        ..at(id.hook)
+    };
+    about_tc(message_type, flags, header, &attributes)
+}
+
+/// How a request names a hook. (An `ingress` qdisc takes the parent of clsact's ingress side, too.)
+pub(super) fn at(hook: Hook) -> TcHeader {
     let under = |minor| u32::from(u16::MAX) << 16 | u32::from(minor);
-    let (index, parent) = match id.hook {
+    let (index, parent) = match hook {
         Hook::Ingress(port) => (port.0, under(TcHandle::MIN_INGRESS)),
         Hook::Egress(port) => (port.0, under(TcHandle::MIN_EGRESS)),
         Hook::Block(block) => (TcHeader::TCM_IFINDEX_MAGIC_BLOCK, block),
     };
-    let header = TcHeader {
-        index: index as i32,
-        handle: id.handle.into(),
-        parent: parent.into(),
-        info: u32::from(id.prio) << 16 | u32::from(id.protocol.to_be()),
-        ..TcHeader::default()
-    };
-    about_tc(message_type, flags, header, &attributes)
+    TcHeader { index: index as i32, parent: parent.into(), ..TcHeader::default() }
 }
 
 /// Gives a port the qdisc that filters hang on (`clsact`), its ingress side bound to a shared block if one is named.
@@ -118,11 +121,15 @@ pub fn encode_link_state(port: Port, up: bool) -> Vec<u8> {
     request(RTM_NEWLINK, 0, &payload)
 }
 
-/// Puts a netlink header in front.
 fn request(message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    message(message_type, NLM_F_ACK | flags, payload)
+}
+
+/// Puts a netlink header in front; every request has NLM_F_REQUEST.
+pub(super) fn message(message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.message_type = message_type;
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    header.flags = NLM_F_REQUEST | flags;
     let mut bytes = vec![0; header.buffer_len()];
     header.length = (bytes.len() + payload.len()) as u32;
     header.emit(&mut bytes);
