@@ -6,8 +6,8 @@
 use super::extension;
 use crate::{
     bytes::{array, be16},
-    checksum::{fold, pseudo, sctp, sum},
-    conntrack::{Glimpse, Shown, tcp::Segment},
+    checksum::{self, fold, pseudo, sum},
+    conntrack::{Glimpse, Shown, Transport, dccp, sctp, tcp::Segment},
     skb::Skb,
 };
 use flowmerge::{
@@ -138,12 +138,7 @@ impl L3 {
             proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
                 (be16(bytes, self.at)?, be16(bytes, self.at + 2)?)
             }
-            // Version 1 (PPTP) has a call number, others nothing.
-            proto::GRE => match array::<8>(bytes, self.at) {
-                Some(gre) if gre[1] & 7 == 1 && gre[2..4] == [0x88, 0x0b] => (0, be16(&gre, 6)?),
-                Some(gre) if gre[1] & 7 == 1 => return None,
-                _ => (0, 0),
-            },
+            // GRE's call number counts only to a kernel with a helper for PPTP (`NF_CT_PROTO_GRE`).
             _ => (0, 0),
         };
         Some(Tuple { src: self.src, dst: self.dst, proto: self.number, src_port, dst_port })
@@ -158,12 +153,12 @@ impl L3 {
 
 fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     let all = segment.len();
-    let mut tcp = None;
+    let mut transport = Transport::Stateless;
     match l3.number {
         proto::TCP => {
             let read = Segment::read(segment)?;
             (l3.verifies(segment, all) && is_sane(read.flags)).then_some(())?;
-            tcp = Some(read);
+            transport = Transport::Tcp(read);
         }
         proto::UDP => {
             let header: [u8; 8] = array(segment, 0)?;
@@ -184,7 +179,8 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
         }
         proto::SCTP => {
             let header: [u8; 12] = array(segment, 0)?;
-            (header[8..12] == sctp(segment)).then_some(())?;
+            (header[8..12] == checksum::sctp(segment)).then_some(())?;
+            transport = Transport::Sctp(sctp::Packet::read(segment)?);
         }
         proto::DCCP => {
             let header: [u8; 12] = array(segment, 0)?;
@@ -195,12 +191,13 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
             };
             let sound = (12..=all).contains(&len) && covered <= all && l3.verifies(segment, covered);
             sound.then_some(())?;
+            transport = Transport::Dccp(dccp::Packet::read(segment)?);
         }
         _ => {}
     }
     // Ports and the like lie at the segment's start.
     let tuple = L3 { at: 0, ..*l3 }.tuple(segment)?;
-    Some(Shown { tuple, tcp, inner: None })
+    Some(Shown { tuple, transport, inner: None })
 }
 
 /// Whether conntrack knows this combination of TCP flags (`tcp_valid_flags`); ECE, CWR and PSH do not matter.
@@ -257,7 +254,8 @@ fn redirect(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
 
 /// A message of its own.
 fn question(packet: &[u8], l3: &L3) -> Look {
-    let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown { tuple, tcp: None, inner: None });
+    let shown =
+        l3.tuple(packet).filter(has_inverse).map(|tuple| Shown { tuple, transport: Transport::Stateless, inner: None });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 
@@ -274,7 +272,11 @@ fn has_inverse(tuple: &Tuple) -> bool {
 /// An error about the packet at `inner`.
 fn error(packet: &[u8], l3: &L3, inner: usize, ipv6: bool) -> Look {
     let about = L3::of(packet, inner, ipv6).and_then(|l3| l3.tuple(packet)).filter(has_inverse);
-    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown { tuple, tcp: None, inner: Some(inner) });
+    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown {
+        tuple,
+        transport: Transport::Stateless,
+        inner: Some(inner),
+    });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 

@@ -1,7 +1,9 @@
 //! Conntrack as the model's `ct` action sees it: one trait, so that the same execution runs on what a trace showed
 //! ([`observed`]) and on a tracker of our own for properties.
 
+pub mod dccp;
 pub mod observed;
+pub mod sctp;
 pub mod tcp;
 
 use flowmerge::{
@@ -18,10 +20,23 @@ pub struct EntryId(pub u64);
 pub struct Shown {
     /// Its tuple as it is at this point.
     pub tuple: Tuple,
-    /// What its TCP header says.
-    pub tcp: Option<tcp::Segment>,
+    /// What its transport header says.
+    pub transport: Transport,
     /// For an ICMP or ICMPv6 error: the tuple of the packet inside it.
     pub inner: Option<Tuple>,
+}
+
+/// What conntrack reads behind the IP header, besides the tuple.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP header.
+    Tcp(tcp::Segment),
+    /// SCTP's tag and chunks.
+    Sctp(sctp::Packet),
+    /// DCCP's packet type.
+    Dccp(dccp::Packet),
+    /// Nothing: the protocol has no states.
+    Stateless,
 }
 
 /// What a packet shows to act_ct's flow table, which looks before conntrack does, and less closely.

@@ -15,16 +15,14 @@ mod entry;
 mod icmp;
 mod offload;
 mod report;
+mod transport;
 
 pub use report::{Report, Reported};
 
-use super::{
-    Conntrack, EntryId, Glimpse, Info, Shown, Tracked,
-    tcp::{Segment, Tcp, Verdict},
-};
+use super::{Conntrack, EntryId, Glimpse, Info, Shown, Tracked, tcp::Verdict};
 use entry::Entry;
 use flowmerge::{
-    conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
+    conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
     flower::action::{Nat, NatSide},
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
@@ -222,7 +220,9 @@ impl Tracker {
 
     fn find(&self, zone: u16, tuple: Tuple) -> Option<(EntryId, Direction)> {
         let &id = self.by_tuple.get(&(zone, tuple))?;
-        let direction = match self.entries.get(&id)?.connection.original == tuple {
+        let connection = &self.entries.get(&id)?.connection;
+        // Of two equal tuples the reply's is found: it was put in last.
+        let direction = match connection.original == tuple && connection.reply != tuple {
             true => Direction::Original,
             false => Direction::Reply,
         };
@@ -306,7 +306,8 @@ impl Tracker {
     /// Takes over a report.
     fn take(&mut self, report: Report) {
         let Report { event, connection: c, .. } = report;
-        let found = self.find(c.zone, c.original).filter(|&(_, d)| d == Direction::Original).map(|(id, _)| id);
+        let is_it = |id: &EntryId| self.entries[id].connection.original == c.original;
+        let found = self.find(c.zone, c.original).map(|(id, _)| id).filter(is_it);
         if event == ConnectionEvent::Destroy {
             if let Some(i) = self.ended.iter().position(|&e| e == name(&c)) {
                 self.ended.swap_remove(i);
@@ -427,39 +428,6 @@ impl Tracker {
             Direction::Original => Info::New,
         }
     }
-
-    /// Moves a connection of another protocol: of UDP, packets both ways for two seconds assure it.
-    fn udp(&mut self, id: EntryId) -> Verdict {
-        let now = self.now;
-        let entry = self.entry(id);
-        let c = &entry.connection;
-        let lasts = entry.born.is_some_and(|born| now.saturating_sub(born) > offload::STREAM);
-        if c.original.proto == proto::UDP && c.seen_reply && !c.assured && lasts {
-            self.update(id, |entry| entry.connection.assured = true);
-        }
-        Verdict::Accept
-    }
-
-    /// Moves a TCP connection.
-    fn tcp(&mut self, id: EntryId, segment: Segment, direction: Direction) -> Verdict {
-        let resuming = self.resuming;
-        let entry = self.entry(id);
-        if resuming {
-            // In OVS a packet may meet conntrack more often than is known.
-            entry.tcp.lose_track();
-        }
-        if entry.tcp.state == TcpState::None && direction == Direction::Reply {
-            // Committed by OVS, which does not report how far it was.
-            entry.tcp = Tcp::seen_in(TcpState::SynSent);
-        }
-        let (replied, assured) = (entry.connection.seen_reply, entry.connection.assured);
-        let mut verdict = Verdict::Invalid;
-        self.update(id, |entry| {
-            verdict = entry.tcp.packet(&segment, direction, replied, assured);
-            entry.connection.assured |= verdict == Verdict::Assure;
-        });
-        verdict
-    }
 }
 
 impl Conntrack for Tracker {
@@ -485,11 +453,8 @@ impl Conntrack for Tracker {
                 None => (self.unconfirmed(zone, shown.tuple), Direction::Original),
             };
             let info = self.info(id, direction);
-            let before = self.entries[&id].tcp;
-            let verdict = match shown.tcp {
-                Some(segment) => self.tcp(id, segment, direction),
-                None => self.udp(id),
-            };
+            let Entry { tcp, sctp, dccp, .. } = self.entries[&id];
+            let verdict = self.transport(id, &shown.transport, direction);
             match verdict {
                 Verdict::Reopen => {
                     self.end(id);
@@ -498,7 +463,8 @@ impl Conntrack for Tracker {
                 Verdict::Die => self.end(id),
                 // The kernel never moved it: it was over when the packet came.
                 _ if expected_end.is_some() => {
-                    self.entry(id).tcp = before;
+                    let entry = self.entry(id);
+                    (entry.tcp, entry.sctp, entry.dccp) = (tcp, sctp, dccp);
                     self.end(id);
                     continue;
                 }

@@ -34,7 +34,9 @@ impl Tracker {
             return None;
         }
         self.passage.moved.push((zone, id));
+        let c = &self.entries[&id].connection;
         let info = match direction {
+            Direction::Reply if c.original == c.reply => Info::Established,
             Direction::Original if self.entries[&id].connection.seen_reply => Info::Established,
             Direction::Original => Info::New,
             Direction::Reply => Info::EstablishedReply,
