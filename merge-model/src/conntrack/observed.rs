@@ -495,6 +495,7 @@ impl Conntrack for Tracker {
         }
         let c = &entry.connection;
         let chosen = self.committed(c.zone, c.original).map(|birth| birth.reply);
+        let chosen_is_none = chosen.is_none();
         let mut reply = c.reply;
         match (chosen, side) {
             (Some(chosen), NatSide::Src) => {
@@ -524,8 +525,11 @@ impl Conntrack for Tracker {
                 }
             }
         }
+        let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
+        let guessed = chosen_is_none && choice;
         let entry = self.entry(id);
         entry.connection.reply = reply;
+        entry.guessed |= guessed;
         entry.translated[side as usize] = true;
         entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
     }
@@ -556,6 +560,10 @@ impl Conntrack for Tracker {
                         && self.entries[other].connection.original == c.original;
                     let permitted = !matches!(c.original.proto, proto::TCP | proto::ICMP | proto::ICMPV6 | proto::SCTP);
                     return same && permitted;
+                }
+                if self.entries[&id].guessed {
+                    // Nobody was told of it, so the tuple that it got is another's: the kernel drops the packet.
+                    return false;
                 }
             }
         }

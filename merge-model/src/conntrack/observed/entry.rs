@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) reported: bool,
     /// Sides whose translation was chosen: source, destination.
     pub(super) translated: [bool; 2],
+    /// Its translation is one of several that the kernel may choose, and no report told which.
+    pub(super) guessed: bool,
     /// In the flow table of act_ct, and when that was last used.
     pub(super) offloaded: Option<u64>,
     /// When its first packet came.
@@ -39,6 +41,7 @@ impl Entry {
             dead: false,
             reported: false,
             translated: [false; 2],
+            guessed: false,
             offloaded: None,
             born: None,
             waiting: false,
