@@ -1,11 +1,11 @@
 //! The `flowmerge` command.
 //!
-//! `flowmerge replay TRACE` is the only one so far: see [`replay`].
+//! `flowmerge record PORT... -o TRACE` and `flowmerge replay TRACE`: see [`record`] and [`replay`].
 
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use flowmerge_cli::replay;
+use flowmerge_cli::{record, replay};
 use std::process::ExitCode;
 
 /// Merges connection-tracked, recirculating TC flower pipelines into single filters.
@@ -18,12 +18,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Record(record::Options),
     Replay(replay::Options),
 }
 
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let outcome = match command {
+        Command::Record(options) => record::run(&options),
         Command::Replay(options) => replay::run(&options),
     };
     match outcome {

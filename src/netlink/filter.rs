@@ -6,23 +6,23 @@
 
 use super::{
     ActionMessage, Event, Message, Names, actions,
-    attributes::{Attribute, Attributes, emit},
-    error::{DecodeError, EncodeError, Fault},
+    attributes::Attributes,
+    error::{DecodeError, Fault},
     flower,
 };
 use crate::flower::{Counters, Filter, FilterId, Hook, Kind, Match, Port};
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::tc::{TcHandle, TcHeader};
 
-const KIND: u16 = 1;
-const OPTIONS: u16 = 2;
-const CHAIN: u16 = 11;
+pub(super) const KIND: u16 = 1;
+pub(super) const OPTIONS: u16 = 2;
+pub(super) const CHAIN: u16 = 11;
 
-const SKIP_HW: u32 = 1;
-const SKIP_SW: u32 = 2;
+pub(super) const SKIP_HW: u32 = 1;
+pub(super) const SKIP_SW: u32 = 2;
 const IN_HW: u32 = 4;
 
 pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_DELTFILTER: u16 = 45;
 
 /// A filter as a message tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,61 +163,4 @@ pub(super) fn chain(payload: &[u8]) -> Result<(ChainOwner, u32), DecodeError> {
         index => ChainOwner::Device(Port(index)),
     };
     Ok((owner, tca.u32(CHAIN)?.unwrap_or(0)))
-}
-
-/// The request that adds this filter, as `tc` would send it (`RTM_NEWTFILTER` with `NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK`,
-/// sequence and port 0 for the caller to fill in).
-///
-/// An action's index is sent as it stands: 0 lets the kernel choose, another number shares the action that has it. A
-/// handle of 0 lets the kernel choose as well. Nothing is sent that Linux 6.1 would not say back: a filter for which that
-/// cannot be is refused.
-pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, EncodeError> {
-    if let Kind::Other(kind) = &filter.kind {
-        return Err(EncodeError::Classifier(kind.clone()));
-    }
-    if let Some(what) = filter.undecoded.first() {
-        return Err(EncodeError::Undecoded(what.clone()));
-    }
-    let id = filter.id;
-    let mut options = flower::encode(&filter.matches, id.protocol, names)?;
-    let flags = u32::from(filter.skip_sw) * SKIP_SW + u32::from(filter.skip_hw) * SKIP_HW;
-    if flags != 0 {
-        options.push(Attribute::new(flower::FLAGS, flags.to_ne_bytes()));
-    }
-    if !filter.actions.is_empty() {
-        options.push(actions::encode(flower::ACT, &filter.actions)?);
-    }
-    let attributes = emit(&[
-        Attribute::text(KIND, "flower"),
-        Attribute::new(CHAIN, id.chain.to_ne_bytes()),
-        Attribute::nest(OPTIONS, options),
-    ]);
-    let (index, parent) = match id.hook {
-        Hook::Ingress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_INGRESS)),
-        Hook::Egress(port) => (port.0, u32::from(u16::MAX) << 16 | u32::from(TcHandle::MIN_EGRESS)),
-        Hook::Block(block) => (TcHeader::TCM_IFINDEX_MAGIC_BLOCK, block),
-    };
-    let header = TcHeader {
-        index: index as i32,
-        handle: id.handle.into(),
-        parent: parent.into(),
-        info: u32::from(id.prio) << 16 | u32::from(id.protocol.to_be()),
-        ..TcHeader::default()
-    };
-    let mut payload = vec![0; header.buffer_len()];
-    header.emit(&mut payload);
-    payload.extend(attributes);
-    Ok(message(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, &payload))
-}
-
-/// Puts a netlink header in front.
-fn message(message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = message_type;
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut bytes = vec![0; header.buffer_len()];
-    header.length = (bytes.len() + payload.len()) as u32;
-    header.emit(&mut bytes);
-    bytes.extend(payload);
-    bytes
 }

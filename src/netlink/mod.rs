@@ -1,6 +1,6 @@
 //! rtnetlink and ctnetlink messages <-> filters, connections, devices. No sockets: bytes in, bytes out.
 //!
-//! [`decode`] reads one message, dumped or notified; [`encode_filter`] writes the request that adds a filter. The crates
+//! [`decode`] reads one message, dumped or notified; [`encode_filter`] and its like write requests. The crates
 //! give the headers and the attribute iterator; the attributes are read here, since what counts is that nothing is lost:
 //! whatever of a filter is not understood is named in [`crate::flower::Filter::undecoded`], and the rest is read as the kernel reads it.
 //!
@@ -12,22 +12,30 @@
 //! | `filter` | filters, priorities, chains |
 //! | `link` | devices and qdiscs |
 //! | `connection` | conntrack |
+//! | `request` | what is asked of the kernel |
+//! | `dump` | dumps, and the device that shows the kernel's messages |
 
 mod actions;
 mod attributes;
 mod connection;
+mod dump;
 mod error;
 mod filter;
 mod flower;
 mod link;
+mod request;
 #[cfg(test)]
 mod tests;
 
 pub use actions::ActionMessage;
 pub use connection::{ConnectionEvent, ConnectionMessage, status};
+pub use dump::{Dump, add_monitor, no_operation, number, remove_link};
 pub use error::{DecodeError, EncodeError, Fault};
-pub use filter::{ChainOwner, FilterMessage, encode_filter};
+pub use filter::{ChainOwner, FilterMessage};
 pub use link::{Link, Qdisc};
+pub use request::{
+    encode_clsact, encode_filter, encode_link_state, encode_no_clsact, encode_removal, encode_replacement,
+};
 
 use crate::flower::Hook;
 use attributes::Attributes;
@@ -75,6 +83,8 @@ impl Names for LinkNames {
 /// A message with what its netlink header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
+    /// The netlink family that it came in: [`ROUTE`] or [`NETFILTER`].
+    pub family: u16,
     /// `NLM_F_*`. A notification repeats the flags of the request that caused it.
     pub flags: u16,
     /// Sequence number: of the request that it answers or was caused by, else 0.
@@ -221,10 +231,21 @@ pub fn decode(family: u16, bytes: &[u8], names: &dyn Names) -> Result<Envelope, 
         _ => Err(DecodeError::new("header", Fault::Family(family))),
     };
     Ok(Envelope {
+        family,
         flags,
         sequence: buffer.sequence_number(),
         port_id: buffer.port_number(),
         message: content.map_err(|e| DecodeError { message, ..e })?,
+    })
+}
+
+/// The messages of a datagram, each with its header, until one that lies about its length.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, _) = glance(bytes)?;
+        let message = bytes.get(..length).filter(|m| m.len() >= 16)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
     })
 }
 
@@ -246,7 +267,7 @@ fn name(family: u16, message_type: u16) -> &'static str {
         (ROUTE, 36) => "RTM_NEWQDISC",
         (ROUTE, 37) => "RTM_DELQDISC",
         (ROUTE, filter::RTM_NEWTFILTER) => "RTM_NEWTFILTER",
-        (ROUTE, 45) => "RTM_DELTFILTER",
+        (ROUTE, filter::RTM_DELTFILTER) => "RTM_DELTFILTER",
         (ROUTE, 48) => "RTM_NEWACTION",
         (ROUTE, 49) => "RTM_DELACTION",
         (ROUTE, 100) => "RTM_NEWCHAIN",
@@ -265,7 +286,7 @@ fn route(message_type: u16, payload: &[u8], names: &dyn Names) -> Result<Message
         36 => Message::Qdisc(link::qdisc(payload)?),
         37 => Message::QdiscGone(link::qdisc(payload)?),
         filter::RTM_NEWTFILTER => filter::decode(Event::New, payload, names)?.unwrap_or(other),
-        45 => filter::decode(Event::Gone, payload, names)?.unwrap_or(other),
+        filter::RTM_DELTFILTER => filter::decode(Event::Gone, payload, names)?.unwrap_or(other),
         48 => actions_changed(Event::New, payload)?,
         49 => actions_changed(Event::Gone, payload)?,
         100 => {

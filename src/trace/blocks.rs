@@ -4,19 +4,19 @@
 //! pcap-parser's work. Times and the byte order of options are ours: the parser takes `if_tsoffset` for little-endian and
 //! knows no binary resolutions.
 
-use super::{Direction, Interface, TraceFault};
+use super::{Direction, Interface, Snapshot, TraceFault, write::IN_ORDER};
 use pcap_parser::{
     EnhancedPacketBlock, InterfaceDescriptionBlock, OptionCode, PcapNGOption, SimplePacketBlock,
     parse_enhancedpacketblock_be, parse_enhancedpacketblock_le, parse_interfacedescriptionblock_be,
-    parse_interfacedescriptionblock_le, parse_simplepacketblock_be, parse_simplepacketblock_le,
-    traits::PcapNGPacketBlock,
+    parse_interfacedescriptionblock_le, parse_sectionheaderblock_be, parse_sectionheaderblock_le,
+    parse_simplepacketblock_be, parse_simplepacketblock_le, traits::PcapNGPacketBlock,
 };
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
-const EPB_FLAGS: u16 = 2;
+pub(super) const EPB_FLAGS: u16 = 2;
 const NANOSECONDS: u128 = 1_000_000_000;
 
 /// A packet as the file has it.
@@ -30,6 +30,7 @@ pub(super) struct Packet<'a> {
     pub(super) direction: Direction,
     pub(super) bytes: &'a [u8],
     pub(super) truncated: bool,
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 /// What an interface of the current section says about its packets.
@@ -49,6 +50,8 @@ struct Described {
 pub(super) struct Blocks<'a> {
     pub(super) interfaces: Vec<Interface>,
     pub(super) packets: Vec<Packet<'a>>,
+    /// Whether every section says that its blocks stand in the order of processing.
+    pub(super) in_order: bool,
     section: Vec<Described>,
     big_endian: bool,
 }
@@ -58,7 +61,7 @@ impl<'a> Blocks<'a> {
         if bytes.first_chunk() != Some(&SECTION_HEADER.to_be_bytes()) {
             return Err(TraceFault::NotPcapng { found: start(bytes) });
         }
-        let mut blocks = Blocks::default();
+        let mut blocks = Blocks { in_order: true, ..Blocks::default() };
         let mut offset = 0;
         while offset < bytes.len() {
             offset += blocks.block(&bytes[offset..], offset)?;
@@ -100,6 +103,7 @@ impl<'a> Blocks<'a> {
             return Err(self.bad(offset, "the block's length again at its end"));
         }
         match kind {
+            SECTION_HEADER => self.section(block),
             INTERFACE_DESCRIPTION => self.interface(block, offset)?,
             ENHANCED_PACKET => self.enhanced(block, offset)?,
             SIMPLE_PACKET => self.simple(block, offset)?,
@@ -110,6 +114,16 @@ impl<'a> Blocks<'a> {
 
     fn u32(&self, bytes: [u8; 4]) -> u32 {
         if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    /// Only its comment is of interest; a header that does not parse has none.
+    fn section(&mut self, block: &[u8]) {
+        let parsed = match self.big_endian {
+            true => parse_sectionheaderblock_be(block),
+            false => parse_sectionheaderblock_le(block),
+        };
+        self.in_order &=
+            parsed.is_ok_and(|(_, header)| comments(&header.options).any(|comment| comment == IN_ORDER.as_bytes()));
     }
 
     fn interface(&mut self, block: &[u8], offset: usize) -> Result<(), TraceFault> {
@@ -178,6 +192,7 @@ impl<'a> Blocks<'a> {
             direction,
             bytes: packet.data.get(..packet.caplen as usize).unwrap_or(packet.data),
             truncated: packet.truncated(),
+            snapshot: comments(&packet.options).find_map(Snapshot::of),
         });
         Ok(())
     }
@@ -205,6 +220,7 @@ impl<'a> Blocks<'a> {
             direction: Direction::Unknown,
             bytes,
             truncated: captured < packet.origlen as usize,
+            snapshot: None,
         });
         Ok(())
     }
@@ -233,6 +249,11 @@ fn units(resolution: u8) -> Option<u128> {
 fn option<'o>(options: &'o [PcapNGOption], code: OptionCode) -> Option<&'o [u8]> {
     let option = options.iter().find(|option| option.code == code)?;
     option.value.get(..usize::from(option.len))
+}
+
+fn comments<'o>(options: &'o [PcapNGOption]) -> impl Iterator<Item = &'o [u8]> {
+    let comments = options.iter().filter(|option| option.code == OptionCode::Comment);
+    comments.filter_map(|option| option.value.get(..usize::from(option.len)))
 }
 
 /// The first bytes of a file that is something else.

@@ -2,14 +2,20 @@
 //!
 //! An Ethernet interface per port, named as the device, whose packets are marked inbound or outbound; and one of
 //! LINKTYPE_NETLINK with every rtnetlink and ctnetlink message: a dump at the start, then notifications, at the end the dump
-//! again. [`read`] gives all of it in the order of time, messages decoded. Nothing is executed here.
+//! again. [`read`] gives all of it in order, messages decoded; [`Writer`] writes it. Nothing is executed here.
+//!
+//! What a dump is for stands in a comment on its packets ([`Snapshot`]), and that the blocks stand in the order in which the
+//! kernel worked in one on the section. Where a file lacks these, as a recording by other means may, the order is that of
+//! time, and dumps are told apart by their place.
 
 mod blocks;
 mod error;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use error::{TraceError, TraceFault};
+pub use write::Writer;
 
 use crate::netlink::{self, Envelope, LinkNames, Message};
 use blocks::{Blocks, Packet};
@@ -30,7 +36,8 @@ pub struct Trace {
     pub name: String,
     /// The interfaces, of all sections; the same name and link type in a later section is the same interface.
     pub interfaces: Vec<Interface>,
-    /// What was recorded, by time; of equal times in file order.
+    /// What was recorded: in the file's order if that is said to be the order in which the kernel worked, so that times may step
+    /// back; else by time, of equal times in file order.
     pub records: Vec<Record>,
 }
 
@@ -54,8 +61,39 @@ pub struct Record {
     pub interface: usize,
     /// Whether bytes at its end were not recorded.
     pub truncated: bool,
+    /// Which dump it is part of, if the file says so.
+    pub snapshot: Option<Snapshot>,
     /// What it is.
     pub body: Body,
+}
+
+/// What a dump is for: the recorder's comment on each of its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Snapshot {
+    /// What was there at the start.
+    Start,
+    /// What is there after notifications were lost: all of it once more, connections last. What is in the dump and was not told, or
+    /// was told otherwise, has come; what was told and is not in it is gone.
+    Again,
+    /// What is there at the end, with the kernel's counters as of this point.
+    End,
+}
+
+impl Snapshot {
+    const ALL: [Snapshot; 3] = [Snapshot::Start, Snapshot::Again, Snapshot::End];
+
+    /// The comment that says so.
+    fn comment(self) -> &'static str {
+        match self {
+            Snapshot::Start => "flowmerge: dump at the start",
+            Snapshot::Again => "flowmerge: dump after an overrun",
+            Snapshot::End => "flowmerge: dump at the end",
+        }
+    }
+
+    fn of(comment: &[u8]) -> Option<Snapshot> {
+        Snapshot::ALL.into_iter().find(|s| s.comment().as_bytes() == comment)
+    }
 }
 
 /// What a record holds.
@@ -97,13 +135,15 @@ pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Trace, TraceError> {
 }
 
 fn parse(name: &str, bytes: &[u8], progress: &mut dyn FnMut(u64, u64)) -> Result<Trace, TraceFault> {
-    let Blocks { interfaces, mut packets, .. } = Blocks::parse(bytes)?;
+    let Blocks { interfaces, mut packets, in_order, .. } = Blocks::parse(bytes)?;
     if interfaces.iter().all(|i| i.link_type != NETLINK) {
         let found: Vec<_> = interfaces.iter().map(|i| i.name.as_str()).collect();
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         return Err(TraceFault::NoNetlinkInterface { found });
     }
-    packets.sort_by_key(|packet| packet.time);
+    if !in_order {
+        packets.sort_by_key(|packet| packet.time);
+    }
     let total = bytes.len() as u64;
     let (mut done, mut reported) = (0, 0);
     let mut reader = Reader::default();
@@ -152,6 +192,7 @@ impl Reader {
             time: packet.time,
             interface: packet.interface,
             truncated: packet.truncated,
+            snapshot: packet.snapshot,
             body,
         });
     }

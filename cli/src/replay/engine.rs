@@ -15,7 +15,7 @@ use super::{
 use flowmerge::{
     conntrack::{ConnectionId, proto},
     flower::{Counters, Field, FilterId, Key, Port},
-    netlink::Message,
+    netlink::{FilterMessage, Message},
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
@@ -131,6 +131,8 @@ struct Engine<'a> {
     sent: Ledger<Open>,
     /// Frames at a port's ingress: those that filters redirected there are not received from outside.
     arrived: Ledger<()>,
+    /// Hardware's counters are read, and nothing has come in since.
+    is_read: bool,
     run: Run,
 }
 
@@ -164,6 +166,7 @@ pub fn run(
         hardware,
         sent: Ledger::new(frames(false)),
         arrived: Ledger::new(frames(true)),
+        is_read: false,
         run: Run { redirected, ..Run::default() },
     };
     for envelope in &timeline.start {
@@ -173,10 +176,12 @@ pub fn run(
     for (at, step) in timeline.steps.iter().enumerate() {
         match &step.what {
             What::Told(envelope) => {
-                engine.datapath.apply(&envelope.message, false, engine.hardware);
+                // Of what a dump told in mid-run the order is as unknown as at the start.
+                engine.datapath.apply(&envelope.message, envelope.is_dump(), engine.hardware);
                 engine.tracker.advance(at + 1);
             }
             What::Counted(filter) => engine.datapath.recount(filter),
+            What::Last(last) => engine.answer(last),
             What::Received(port, bytes) => engine.receive(at, step, *port, bytes),
             What::Sent(port, bytes) => engine.settle(at, step, *port, bytes),
         }
@@ -207,6 +212,7 @@ impl Engine<'_> {
     }
 
     fn receive(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
+        self.is_read = false;
         if self.arrived.settle(&sent(at, port, bytes), step.time) == Settled::Accounted {
             self.run.redirected.insert(at);
         }
@@ -362,25 +368,38 @@ impl Engine<'_> {
         }
     }
 
-    fn finish(mut self) -> Run {
-        self.datapath.read_hardware(self.hardware);
-        for last in &self.timeline.last {
-            let got = self.datapath.read(last.filter.id);
-            let is_identical = got.as_ref().is_some_and(|got| {
-                got.len() == last.counters.len()
-                    && got.iter().zip(&last.counters).all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
+    /// Compares what a filter has counted up to here.
+    fn answer(&mut self, last: &FilterMessage) {
+        self.read();
+        let got = self.datapath.read(last.filter.id);
+        let is_identical = got.as_ref().is_some_and(|got| {
+            got.len() == last.counters.len()
+                && got.iter().zip(&last.counters).all(|(a, b)| (a.packets, a.bytes) == (b.packets, b.bytes))
+        });
+        self.run.compared.counters += 1;
+        if is_identical {
+            self.run.compared.counters_identical += 1;
+        } else {
+            self.run.differences.push(Difference::Counters {
+                filter: last.filter.id,
+                expected: last.counters.clone(),
+                got,
             });
-            self.run.compared.counters += 1;
-            if is_identical {
-                self.run.compared.counters_identical += 1;
-            } else {
-                self.run.differences.push(Difference::Counters {
-                    filter: last.filter.id,
-                    expected: last.counters.clone(),
-                    got,
-                });
-            }
         }
+    }
+
+    /// Adds what hardware has counted since the last time.
+    fn read(&mut self) {
+        if !std::mem::replace(&mut self.is_read, true) {
+            self.datapath.read_hardware(self.hardware);
+        }
+    }
+
+    fn finish(mut self) -> Run {
+        for last in &self.timeline.last {
+            self.answer(last);
+        }
+        self.read();
         self.pair();
         self.run.seen = self.datapath.seen;
         self.run.undecoded = self.datapath.undecoded;

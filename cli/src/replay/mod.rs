@@ -9,6 +9,7 @@ mod datapath;
 pub mod engine;
 mod frames;
 mod ledger;
+mod mended;
 mod merging;
 mod offload;
 pub mod report;

@@ -1,14 +1,16 @@
 //! A trace in the order in which it is replayed: what was there at the start, then step by step what happened, and what
 //! the kernel had counted at the end.
 //!
-//! The dumps before the last frame are the state at the start, the dump after it is the answer. Ports are interfaces that
-//! the link messages give an index.
+//! What a dump is for is told with it; in a trace that does not say so the dumps before the last frame are the state at the
+//! start, the dump after it is the answer. A dump that was made since notifications were lost becomes the notifications
+//! that were missed ([`super::mended`]). Ports are interfaces that the link messages give an index, which may change.
 
+use super::mended::Picture;
 use anyhow::{Context, Result, bail};
 use flowmerge::{
     flower::{ActionKind, FilterId, Hook, Port},
     netlink::{Envelope, FilterMessage, Message},
-    trace::{Body, Direction, ETHERNET, Trace},
+    trace::{Body, Direction, ETHERNET, Interface, Record, Snapshot, Trace},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +34,7 @@ pub struct Timeline {
     pub ready: usize,
     /// What happened, by time.
     pub steps: Vec<Step>,
-    /// The filters of the last dump, each once.
+    /// The filters of the last dump, each once, of a trace that does not say where it stands among the frames.
     pub last: Vec<FilterMessage>,
 }
 
@@ -56,6 +58,8 @@ pub enum What {
     Told(Envelope),
     /// So much had a filter of the start counted here: frames came while the state at the start was being told.
     Counted(Box<FilterMessage>),
+    /// So much had a filter counted here, at the end: the answer.
+    Last(Box<FilterMessage>),
 }
 
 impl Timeline {
@@ -87,9 +91,8 @@ impl Timeline {
                 Body::Frame { .. } => {}
             }
         }
-        let port_of = |name: &str| names.iter().find(|(_, n)| *n == name).map(|(port, _)| *port);
-        let ports: Vec<Option<Port>> =
-            interfaces.iter().map(|i| port_of(&i.name).filter(|_| i.link_type == ETHERNET)).collect();
+        let mut ports = Ports::new(&interfaces, &records);
+        let recorded = ports.all(&records);
         let filtered = hooks
             .into_iter()
             .flat_map(|hook| match hook {
@@ -105,10 +108,45 @@ impl Timeline {
         let (mut start, mut steps) = (Vec::new(), Vec::new());
         let mut last: BTreeMap<FilterId, FilterMessage> = BTreeMap::new();
         let mut answered = false;
+        let says_dumps = records.iter().any(|record| record.snapshot.is_some());
+        let mut picture = Picture::default();
+        let (mut answers, mut time) = (BTreeSet::new(), 0);
         // A dump is as old as its first message.
         let (mut ready, mut dump) = (0, None);
         for (i, record) in records.into_iter().enumerate() {
+            // A frame that was stamped as it was queued was worked on after what stands before it.
+            time = record.time.max(time);
+            let number = record.number;
+            if let Body::Message(envelope) = &record.body {
+                ports.follow(&envelope.message);
+            }
             let what = match record.body {
+                Body::Message(envelope) if says_dumps && envelope.is_dump() => {
+                    match (record.snapshot, &envelope.message) {
+                        (Some(Snapshot::Start), message) => {
+                            picture.follow(message);
+                            if let Message::Filter(filter) = message
+                                && !steps.is_empty()
+                            {
+                                steps.push(Step { number, time, what: What::Counted(filter.clone()) });
+                            }
+                            start.push(envelope);
+                            ready = steps.len();
+                        }
+                        (Some(Snapshot::Again), _) => {
+                            let missed = picture.mend(envelope);
+                            steps.extend(missed.into_iter().map(|e| Step { number, time, what: What::Told(e) }));
+                        }
+                        (Some(Snapshot::End), Message::Filter(filter)) => {
+                            if answers.insert(filter.filter.id) {
+                                steps.push(Step { number, time, what: What::Last(filter.clone()) });
+                            }
+                        }
+                        (Some(Snapshot::End), message) => answered |= *message == Message::Done,
+                        (None, _) => {}
+                    }
+                    continue;
+                }
                 Body::Message(envelope) if envelope.is_dump() => {
                     let at_end = last_frame.is_none_or(|frame| i > frame);
                     answered |= at_end && envelope.message == Message::Done;
@@ -119,10 +157,9 @@ impl Timeline {
                         let at = *dump.get_or_insert(steps.len());
                         match &envelope.message {
                             Message::Done => dump = None,
-                            Message::Filter(filter) if at > 0 => steps.insert(
-                                at,
-                                Step { number: record.number, time: record.time, what: What::Counted(filter.clone()) },
-                            ),
+                            Message::Filter(filter) if at > 0 => {
+                                steps.insert(at, Step { number, time, what: What::Counted(filter.clone()) })
+                            }
                             _ => {}
                         }
                         ready = steps.len();
@@ -130,7 +167,10 @@ impl Timeline {
                     }
                     continue;
                 }
-                Body::Message(envelope) => What::Told(envelope),
+                Body::Message(envelope) => {
+                    picture.follow(&envelope.message);
+                    What::Told(envelope)
+                }
                 Body::Frame { direction, bytes } => {
                     let interface = &interfaces[record.interface];
                     if record.truncated {
@@ -141,7 +181,7 @@ impl Timeline {
                             bytes.len()
                         );
                     }
-                    let port = ports[record.interface].with_context(|| {
+                    let port = ports.of(&interface.name).with_context(|| {
                         format!(
                             "packet {}: no link message tells of device {}, on which it was recorded",
                             record.number, interface.name
@@ -158,18 +198,17 @@ impl Timeline {
                     }
                 }
             };
-            steps.push(Step { number: record.number, time: record.time, what });
+            steps.push(Step { number, time, what });
         }
         if !answered {
-            bail!(
-                "no dump of filters behind the last frame, at packet {packets}: the counters to compare with are missing"
-            );
+            let place = if says_dumps { "at the end" } else { "behind the last frame" };
+            bail!("no dump of filters {place}, at packet {packets}: the counters to compare with are missing");
         }
         Ok(Timeline {
             name,
             packets,
             names,
-            recorded: ports.into_iter().flatten().collect(),
+            recorded,
             filtered,
             has_ovs,
             start,
@@ -215,5 +254,48 @@ impl Timeline {
     /// A port's name.
     pub fn name_of(&self, port: Port) -> String {
         self.names.get(&port).cloned().unwrap_or_else(|| port.to_string())
+    }
+}
+
+/// Which port an interface is: the device that has its name at this point of the run.
+struct Ports {
+    interfaces: BTreeSet<String>,
+    now: BTreeMap<String, Port>,
+}
+
+impl Ports {
+    /// Before the first message the first device that will be told of.
+    fn new(interfaces: &[Interface], records: &[Record]) -> Ports {
+        let interfaces = interfaces.iter().filter(|i| i.link_type == ETHERNET).map(|i| i.name.clone()).collect();
+        let mut ports = Ports { interfaces, now: BTreeMap::new() };
+        for (name, port) in ports.told(records) {
+            ports.now.entry(name).or_insert(port);
+        }
+        ports
+    }
+
+    fn of(&self, name: &str) -> Option<Port> {
+        self.now.get(name).copied()
+    }
+
+    fn follow(&mut self, message: &Message) {
+        if let Message::Link(link) = message
+            && self.interfaces.contains(&link.name)
+        {
+            self.now.insert(link.name.clone(), Port(link.index));
+        }
+    }
+
+    /// All that an interface is at some time.
+    fn all(&self, records: &[Record]) -> BTreeSet<Port> {
+        self.told(records).into_iter().map(|(_, port)| port).collect()
+    }
+
+    fn told(&self, records: &[Record]) -> Vec<(String, Port)> {
+        let links = records.iter().filter_map(|record| match &record.body {
+            Body::Message(Envelope { message: Message::Link(link), .. }) => Some(link),
+            _ => None,
+        });
+        links.filter(|l| self.interfaces.contains(&l.name)).map(|l| (l.name.clone(), Port(l.index))).collect()
     }
 }

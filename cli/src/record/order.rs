@@ -1,0 +1,260 @@
+//! What the packet socket saw, and what the recorder's own netlink sockets got, put together: one sequence of frames and
+//! messages, the messages with the kernel's time. Pure: no sockets, no clock.
+//!
+//! The own sockets are the authority on what the kernel said, since they tell when something of it was lost. On the `nlmon`
+//! device the same message is seen with its time and its place among the frames, once for each of its receivers, each time the
+//! same bytes, among much that the recorder did not get: other programs' requests, dumps and answers.
+//!
+//! The kernel shows a message on `nlmon` right before it queues it at the receiver. So when the own sockets have been read, then
+//! the packet socket until it is empty, a copy of each message read is there: the first copy is the message's time and place, the
+//! other receivers' are dropped. Were several messages of the same bytes read at once, their copies are dealt out evenly, since all
+//! have the same receivers. A copy without a message is dropped once it is so old that its message would have been read;
+//! until then it waits, and everything behind it. A message without a copy is untimed.
+
+use super::tap::Packet;
+use flowmerge::{netlink, trace::Snapshot};
+use std::collections::{HashMap, VecDeque};
+
+/// A datagram from an own netlink socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The netlink family.
+    pub family: u16,
+    /// One message, or several of a dump.
+    pub bytes: Vec<u8>,
+    /// What dump it is of; `None` for a notification.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A frame of a port.
+    Frame(Packet),
+    /// Messages, with the kernel's time if it is known.
+    Messages(Told, Option<u64>),
+}
+
+/// The sequence.
+#[derive(Default)]
+pub struct Order {
+    /// What the packet socket saw, oldest first.
+    seen: VecDeque<Seen>,
+    /// What was told and has no copy so far; and whether the packet socket has been emptied since.
+    told: VecDeque<(Told, bool)>,
+}
+
+enum Seen {
+    Frame(Packet),
+    /// A copy of a message, which may be the recorder's.
+    Copy(Packet),
+    /// A copy that is.
+    Mine(Told, u64),
+}
+
+impl Order {
+    /// The packet socket saw a packet; `monitor` if it was on the `nlmon` device.
+    pub fn see(&mut self, packet: Packet, monitor: bool) {
+        match monitor {
+            false => self.seen.push_back(Seen::Frame(packet)),
+            true if may_be_told(&packet) => self.seen.push_back(Seen::Copy(packet)),
+            true => {}
+        }
+    }
+
+    /// An own socket got a datagram.
+    pub fn tell(&mut self, told: Told) {
+        self.told.push_back((told, false));
+    }
+
+    /// The packet socket was empty just now, the own sockets being read afterwards.
+    pub fn emptied(&mut self) {
+        self.told.iter_mut().for_each(|(_, emptied)| *emptied = true);
+    }
+
+    /// Hands out what is certain. Copies from before `until` (nanoseconds) belong to what was told, or to nobody. To be
+    /// called when the own sockets have been read after the packet socket; what they got then ([`Order::tell`] behind
+    /// [`Order::emptied`]) may wait for its copy.
+    pub fn settle(&mut self, until: u64) -> Vec<Item> {
+        self.pair();
+        let mut items = Vec::new();
+        while let Some(seen) = self.seen.pop_front() {
+            match seen {
+                Seen::Frame(packet) => items.push(Item::Frame(packet)),
+                Seen::Mine(told, time) => items.push(Item::Messages(told, Some(time))),
+                Seen::Copy(packet) if packet.time < until => {}
+                waits => {
+                    self.seen.push_front(waits);
+                    break;
+                }
+            }
+        }
+        let (untimed, waiting): (VecDeque<_>, _) = self.told.drain(..).partition(|(_, emptied)| *emptied);
+        self.told = waiting;
+        items.extend(untimed.into_iter().map(|(told, _)| Item::Messages(told, None)));
+        items
+    }
+
+    /// Gives each message that was told its copy.
+    fn pair(&mut self) {
+        if self.told.is_empty() {
+            return;
+        }
+        let mut copies: HashMap<(u16, &[u8]), Vec<usize>> = HashMap::new();
+        for (i, seen) in self.seen.iter().enumerate() {
+            if let Seen::Copy(packet) = seen {
+                copies.entry((packet.protocol, &packet.bytes)).or_default().push(i);
+            }
+        }
+        let mut wanted: HashMap<(u16, &[u8]), usize> = HashMap::new();
+        for (told, _) in &self.told {
+            *wanted.entry((told.family, &told.bytes)).or_default() += 1;
+        }
+        let mut places: HashMap<(u16, &[u8]), VecDeque<usize>> = HashMap::new();
+        for (content, wanted) in wanted {
+            let Some(copies) = copies.get(&content) else { continue };
+            let each = (copies.len() / wanted).max(1);
+            places.insert(content, copies.iter().step_by(each).take(wanted).copied().collect());
+        }
+        let found: Vec<Option<usize>> = self
+            .told
+            .iter()
+            .map(|(told, _)| places.get_mut(&(told.family, &told.bytes[..])).and_then(VecDeque::pop_front))
+            .collect();
+        let told = std::mem::take(&mut self.told);
+        for ((told, emptied), place) in told.into_iter().zip(found) {
+            match place {
+                Some(i) => {
+                    let time = match &self.seen[i] {
+                        Seen::Frame(packet) | Seen::Copy(packet) => packet.time,
+                        Seen::Mine(_, time) => *time,
+                    };
+                    self.seen[i] = Seen::Mine(told, time);
+                }
+                None => self.told.push_back((told, emptied)),
+            }
+        }
+    }
+}
+
+/// Whether a message could be one that the recorder gets: of its families, and no request of a program. (A request with the
+/// program's own port looks like word from the kernel, and is dropped for want of a message.)
+fn may_be_told(packet: &Packet) -> bool {
+    let field = |at: usize| packet.bytes.get(at..at + 2).map(|b| u16::from_ne_bytes([b[0], b[1]]));
+    let (Some(kind), Some(flags), Some(port)) = (field(4), field(6), packet.bytes.get(12..16)) else {
+        return false;
+    };
+    let known = match packet.protocol {
+        netlink::ROUTE => kind < 16 || matches!(kind, 16 | 17 | 36 | 37 | 40 | 41 | 44 | 45 | 48 | 49 | 100 | 101),
+        netlink::NETFILTER => kind < 16 || kind >> 8 == 1,
+        _ => false,
+    };
+    known && !(flags & 1 != 0 && port == [0; 4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RTM_NEWTFILTER of port `port` with a body.
+    fn message(port: u32, body: &[u8]) -> Vec<u8> {
+        let length = 16 + body.len() as u32;
+        let head = [&length.to_ne_bytes()[..], &44u16.to_ne_bytes(), &5u16.to_ne_bytes(), &[0; 4]].concat();
+        [&head[..], &port.to_ne_bytes(), body].concat()
+    }
+
+    fn packet(time: u64, bytes: &[u8]) -> Packet {
+        let (bytes, length) = (bytes.to_vec(), bytes.len());
+        Packet { device: 1, outgoing: true, protocol: netlink::ROUTE, time, bytes, length, unfinished: false }
+    }
+
+    fn told(bytes: &[u8]) -> Told {
+        Told { family: netlink::ROUTE, bytes: bytes.to_vec(), snapshot: None }
+    }
+
+    /// Times of frames (negative) and messages, and whether the messages have one.
+    fn times(items: &[Item]) -> Vec<i64> {
+        items
+            .iter()
+            .map(|item| match item {
+                Item::Frame(packet) => -(packet.time as i64),
+                Item::Messages(_, time) => time.map_or(i64::MAX, |time| time as i64),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_message_stands_where_its_first_copy_was_seen() {
+        let (a, b) = (message(7, b"a"), message(7, b"b"));
+        let mut order = Order::default();
+        order.tell(told(&a));
+        order.tell(told(&b));
+        order.see(packet(10, b"frame"), false);
+        for (time, bytes) in [(30, &a), (31, &a), (20, &b), (21, &b)] {
+            order.see(packet(time, bytes), true);
+        }
+        order.see(packet(5, b"stamped when it was queued"), false);
+        order.emptied();
+        // The order is the socket's, whatever the times.
+        assert_eq!(times(&order.settle(100)), [-10, 30, 20, -5]);
+        assert!(order.seen.is_empty() && order.told.is_empty());
+    }
+
+    #[test]
+    fn messages_of_the_same_bytes_share_their_copies_evenly() {
+        let a = message(7, b"again");
+        let mut order = Order::default();
+        order.tell(told(&a));
+        order.tell(told(&a));
+        for time in [10, 11, 12, 500, 501, 502] {
+            order.see(packet(time, &a), true);
+        }
+        order.emptied();
+        assert_eq!(times(&order.settle(1000)), [10, 500]);
+    }
+
+    #[test]
+    fn a_copy_waits_for_its_message_and_all_behind_it_wait_too() {
+        let a = message(7, b"a");
+        let mut order = Order::default();
+        order.see(packet(10, b"before"), false);
+        order.see(packet(90, &a), true);
+        order.see(packet(91, b"behind"), false);
+        order.emptied();
+        assert_eq!(times(&order.settle(80)), [-10]);
+        order.tell(told(&a));
+        order.emptied();
+        assert_eq!(times(&order.settle(85)), [90, -91]);
+        // A copy for somebody else.
+        order.see(packet(100, &a), true);
+        order.see(packet(101, b"behind"), false);
+        assert_eq!(times(&order.settle(100)), [] as [i64; 0]);
+        assert_eq!(times(&order.settle(101)), [-101]);
+    }
+
+    #[test]
+    fn a_message_without_a_copy_is_untimed_but_not_before_the_packets_have_been_read() {
+        let a = message(7, b"a");
+        let mut order = Order::default();
+        order.emptied();
+        order.tell(told(&a));
+        assert_eq!(order.settle(100), []);
+        order.emptied();
+        assert_eq!(times(&order.settle(100)), [i64::MAX]);
+    }
+
+    #[test]
+    fn dumps_keep_their_part_and_other_programs_talk_is_left_out() {
+        let (mine, theirs) = (message(7, b"mine"), message(0, b"a request"));
+        let mut order = Order::default();
+        let dump = Told { snapshot: Some(Snapshot::End), ..told(&mine) };
+        order.tell(dump.clone());
+        order.see(packet(50, &theirs), true);
+        order.see(Packet { protocol: 16, ..packet(51, &mine) }, true);
+        order.see(packet(52, b"short"), true);
+        order.see(packet(53, &mine), true);
+        order.emptied();
+        assert_eq!(order.settle(10), [Item::Messages(dump, Some(53))]);
+        assert!(order.seen.is_empty() && order.told.is_empty());
+    }
+}
