@@ -83,6 +83,8 @@ pub struct Recorder<W: Write> {
     /// All devices, as told so far.
     names: LinkNames,
     filters: BTreeSet<FilterId>,
+    /// The dump from which filters and connections are counted.
+    counted: Option<Snapshot>,
     /// Ports that filters redirect packets into.
     entered: BTreeSet<Port>,
     /// What filters can hang on, from the last dump of qdiscs.
@@ -93,7 +95,7 @@ pub struct Recorder<W: Write> {
 }
 
 /// How long a message may take from its copy on the `nlmon` device, which comes first, to the socket.
-const LAG: u64 = 10_000_000;
+const LAG: u64 = 50_000_000;
 
 /// Packets that one round takes at most, so that a flood does not fill the memory.
 const ROUND: usize = 1 << 14;
@@ -127,9 +129,10 @@ impl<W: Write> Recorder<W> {
         }
         let mut tap = Tap::open(buffers.packets)?;
         let [route, netfilter] = [netlink::ROUTE, netlink::NETFILTER];
-        let listeners = [Talk::listen(route, buffers.notifications)?, Talk::listen(netfilter, buffers.notifications)?];
         let mut monitor = Monitor::add()?;
         await_stamps(&mut tap, &mut monitor)?;
+        // Only then, so that the device shows all that they get.
+        let listeners = [Talk::listen(route, buffers.notifications)?, Talk::listen(netfilter, buffers.notifications)?];
         let names: Vec<String> = recorded.iter().map(|port| port.name.clone()).collect();
         let out = Writer::new(out, &names, &system()).context("cannot write the trace")?;
         let mut recorder = Recorder {
@@ -142,6 +145,7 @@ impl<W: Write> Recorder<W> {
             ports: recorded,
             names: LinkNames::default(),
             filters: BTreeSet::new(),
+            counted: None,
             entered: BTreeSet::new(),
             hooks: BTreeSet::new(),
             overrun: false,
@@ -174,7 +178,7 @@ impl<W: Write> Recorder<W> {
                 Err(e) => return Err(e).context("cannot wait for packets"),
             }
         }
-        self.round(show)?;
+        self.round(u64::MAX, show)?;
         self.mend()
     }
 
@@ -213,7 +217,7 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// As of [`Recorder::take`].
     pub fn finish(mut self) -> Result<(W, Progress)> {
-        self.round(&mut |_, _| {})?;
+        self.round(u64::MAX, &mut |_, _| {})?;
         self.mend()?;
         self.snapshot(Snapshot::End)?;
         // No more frames; then no more messages, whose copies are all in the queue now.
@@ -244,8 +248,8 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Takes what has come in.
-    fn round(&mut self, show: &mut dyn FnMut(Port, &[u8])) -> Result<()> {
+    /// Takes what has come in. What the kernel said from `open` on (nanoseconds) may not have been read yet.
+    fn round(&mut self, open: u64, show: &mut dyn FnMut(Port, &[u8])) -> Result<()> {
         // First what was told, so that its copies are among the packets.
         self.listen()?;
         let (mut packets, mut more) = (Vec::new(), true);
@@ -255,7 +259,7 @@ impl<W: Write> Recorder<W> {
         for packet in packets.iter().filter(|p| p.outgoing && p.device != self.monitor.index) {
             show(Port(packet.device), &packet.bytes);
         }
-        let until = now()?.saturating_sub(LAG);
+        let until = open.min(now()?.saturating_sub(LAG));
         self.put(packets, !more, until)
     }
 
@@ -330,8 +334,7 @@ impl<W: Write> Recorder<W> {
     /// Dumps everything: devices and qdiscs, of each recorded port chains and filters of both sides, its own and those of the
     /// blocks that it shares; connections last.
     fn snapshot(&mut self, what: Snapshot) -> Result<()> {
-        self.filters.clear();
-        self.progress.connections = 0;
+        self.counted = None;
         self.dump(Dump::Links, what)?;
         self.hooks.clear();
         self.dump(Dump::Qdiscs, what)?;
@@ -360,6 +363,8 @@ impl<W: Write> Recorder<W> {
         self.askers[asker].send(dump.request())?;
         let mut interrupted = false;
         loop {
+            // The kernel makes the next datagram while this one is read.
+            let open = now()?;
             let Heard::Datagram(bytes) = self.askers[asker].hear()? else { continue };
             let mut done = false;
             for message in netlink::messages(&bytes) {
@@ -375,7 +380,7 @@ impl<W: Write> Recorder<W> {
             }
             self.learn(family, &bytes)?;
             self.order.tell(Told { family, bytes, snapshot: Some(snapshot) });
-            self.round(&mut |_, _| {})?;
+            self.round(open, &mut |_, _| {})?;
             if done {
                 return Ok(interrupted);
             }
@@ -406,6 +411,11 @@ impl<W: Write> Recorder<W> {
     }
 
     fn messages(&mut self, told: &Told, time: Option<u64>) -> Result<()> {
+        if told.snapshot.is_some() && self.counted != told.snapshot {
+            self.counted = told.snapshot;
+            self.filters.clear();
+            self.progress.connections = 0;
+        }
         for message in netlink::messages(&told.bytes) {
             self.progress.messages += 1;
             self.progress.untimed += u64::from(time.is_none());
