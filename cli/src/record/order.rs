@@ -7,9 +7,10 @@
 //!
 //! The kernel shows a message on `nlmon` right before it queues it at the receiver. So when the own sockets have been read, then
 //! the packet socket until it is empty, a copy of each message read is there: the first copy is the message's time and place, the
-//! other receivers' are dropped. Were several messages of the same bytes read at once, their copies are dealt out evenly, since all
-//! have the same receivers. A copy without a message is dropped once it is so old that its message would have been read;
-//! until then it waits, and everything behind it. A message without a copy is untimed.
+//! other receivers' are dropped, also those that come right behind it only after the packet socket was read. Were several
+//! messages of the same bytes read at once, their copies are dealt out evenly, since all have the same receivers. A copy without
+//! a message is dropped once it is so old that its message would have been read; until then it waits, and everything behind it.
+//! A message without a copy is untimed.
 
 use super::tap::Packet;
 use flowmerge::{netlink, trace::Snapshot};
@@ -42,7 +43,15 @@ pub struct Order {
     seen: VecDeque<Seen>,
     /// What was told and has no copy so far; and whether the packet socket has been emptied since.
     told: VecDeque<(Told, bool)>,
+    /// What was paired last, and its time.
+    lately: HashMap<Content, u64>,
 }
+
+/// A netlink family and a datagram.
+type Content = (u16, Vec<u8>);
+
+/// Nanoseconds within which the kernel has given a message to all of its receivers.
+const BURST: u64 = 50_000;
 
 enum Seen {
     Frame(Packet),
@@ -50,6 +59,8 @@ enum Seen {
     Copy(Packet),
     /// A copy that is.
     Mine(Told, u64),
+    /// A copy that is another receiver's.
+    Theirs,
 }
 
 impl Order {
@@ -82,6 +93,7 @@ impl Order {
             match seen {
                 Seen::Frame(packet) => items.push(Item::Frame(packet)),
                 Seen::Mine(told, time) => items.push(Item::Messages(told, Some(time))),
+                Seen::Theirs => {}
                 Seen::Copy(packet) if packet.time < until => {}
                 waits => {
                     self.seen.push_front(waits);
@@ -100,39 +112,53 @@ impl Order {
         if self.told.is_empty() {
             return;
         }
-        let mut copies: HashMap<(u16, &[u8]), Vec<usize>> = HashMap::new();
-        for (i, seen) in self.seen.iter().enumerate() {
-            if let Seen::Copy(packet) = seen {
-                copies.entry((packet.protocol, &packet.bytes)).or_default().push(i);
+        // The copies of each message, by place.
+        let mut copies: HashMap<Content, Vec<usize>> = HashMap::new();
+        for (told, _) in &self.told {
+            copies.entry((told.family, told.bytes.clone())).or_default();
+        }
+        for (i, seen) in self.seen.iter_mut().enumerate() {
+            let Seen::Copy(packet) = seen else { continue };
+            let content = (packet.protocol, std::mem::take(&mut packet.bytes));
+            if self.lately.get(&content).is_some_and(|time| packet.time.abs_diff(*time) < BURST) {
+                *seen = Seen::Theirs;
+                continue;
             }
+            if let Some(places) = copies.get_mut(&content) {
+                places.push(i);
+            }
+            packet.bytes = content.1;
         }
         let mut wanted: HashMap<(u16, &[u8]), usize> = HashMap::new();
         for (told, _) in &self.told {
             *wanted.entry((told.family, &told.bytes)).or_default() += 1;
         }
-        let mut places: HashMap<(u16, &[u8]), VecDeque<usize>> = HashMap::new();
-        for (content, wanted) in wanted {
-            let Some(copies) = copies.get(&content) else { continue };
-            let each = (copies.len() / wanted).max(1);
-            places.insert(content, copies.iter().step_by(each).take(wanted).copied().collect());
+        let mut firsts: HashMap<Content, VecDeque<usize>> = HashMap::new();
+        let mut theirs = Vec::new();
+        for (content, places) in copies {
+            let wanted = wanted.get(&(content.0, &content.1[..])).copied().unwrap_or(1);
+            let each = (places.len() / wanted).max(1);
+            let (mine, rest): (Vec<_>, Vec<_>) =
+                places.into_iter().enumerate().partition(|(i, _)| i % each == 0 && i / each < wanted);
+            theirs.extend(rest.into_iter().map(|(_, place)| place));
+            firsts.insert(content, mine.into_iter().map(|(_, place)| place).collect());
         }
-        let found: Vec<Option<usize>> = self
-            .told
-            .iter()
-            .map(|(told, _)| places.get_mut(&(told.family, &told.bytes[..])).and_then(VecDeque::pop_front))
-            .collect();
-        let told = std::mem::take(&mut self.told);
-        for ((told, emptied), place) in told.into_iter().zip(found) {
-            match place {
-                Some(i) => {
-                    let time = match &self.seen[i] {
-                        Seen::Frame(packet) | Seen::Copy(packet) => packet.time,
-                        Seen::Mine(_, time) => *time,
-                    };
-                    self.seen[i] = Seen::Mine(told, time);
+        self.lately.clear();
+        for (told, emptied) in std::mem::take(&mut self.told) {
+            let content = (told.family, told.bytes.clone());
+            match firsts.get_mut(&content).and_then(VecDeque::pop_front) {
+                Some(place) => {
+                    if let Seen::Copy(packet) = &self.seen[place] {
+                        let time = packet.time;
+                        self.lately.insert(content, time);
+                        self.seen[place] = Seen::Mine(told, time);
+                    }
                 }
                 None => self.told.push_back((told, emptied)),
             }
+        }
+        for place in theirs {
+            self.seen[place] = Seen::Theirs;
         }
     }
 }
@@ -211,6 +237,23 @@ mod tests {
         }
         order.emptied();
         assert_eq!(times(&order.settle(1000)), [10, 500]);
+    }
+
+    #[test]
+    fn copies_for_others_that_come_late_are_not_taken_for_the_next_of_the_same_bytes() {
+        let a = message(7, b"again");
+        let mut order = Order::default();
+        order.tell(told(&a));
+        order.see(packet(1_000_000, &a), true);
+        order.see(packet(1_001_000, &a), true);
+        order.emptied();
+        assert_eq!(times(&order.settle(0)), [1_000_000]);
+        order.see(packet(1_002_000, &a), true);
+        order.see(packet(9_000_000, &a), true);
+        order.see(packet(9_001_000, &a), true);
+        order.tell(told(&a));
+        order.emptied();
+        assert_eq!(times(&order.settle(0)), [9_000_000]);
     }
 
     #[test]

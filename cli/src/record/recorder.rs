@@ -83,6 +83,8 @@ pub struct Recorder<W: Write> {
     /// All devices, as told so far.
     names: LinkNames,
     filters: BTreeSet<FilterId>,
+    /// The dump from which filters and connections are counted.
+    counted: Option<Snapshot>,
     /// Ports that filters redirect packets into.
     entered: BTreeSet<Port>,
     /// What filters can hang on, from the last dump of qdiscs.
@@ -93,7 +95,7 @@ pub struct Recorder<W: Write> {
 }
 
 /// How long a message may take from its copy on the `nlmon` device, which comes first, to the socket.
-const LAG: u64 = 10_000_000;
+const LAG: u64 = 50_000_000;
 
 /// Packets that one round takes at most, so that a flood does not fill the memory.
 const ROUND: usize = 1 << 14;
@@ -127,9 +129,10 @@ impl<W: Write> Recorder<W> {
         }
         let mut tap = Tap::open(buffers.packets)?;
         let [route, netfilter] = [netlink::ROUTE, netlink::NETFILTER];
-        let listeners = [Talk::listen(route, buffers.notifications)?, Talk::listen(netfilter, buffers.notifications)?];
         let mut monitor = Monitor::add()?;
         await_stamps(&mut tap, &mut monitor)?;
+        // Only then, so that the device shows all that they get.
+        let listeners = [Talk::listen(route, buffers.notifications)?, Talk::listen(netfilter, buffers.notifications)?];
         let names: Vec<String> = recorded.iter().map(|port| port.name.clone()).collect();
         let out = Writer::new(out, &names, &system()).context("cannot write the trace")?;
         let mut recorder = Recorder {
@@ -142,6 +145,7 @@ impl<W: Write> Recorder<W> {
             ports: recorded,
             names: LinkNames::default(),
             filters: BTreeSet::new(),
+            counted: None,
             entered: BTreeSet::new(),
             hooks: BTreeSet::new(),
             overrun: false,
@@ -166,7 +170,7 @@ impl<W: Write> Recorder<W> {
                 Err(e) => return Err(e).context("cannot wait for packets"),
             }
         }
-        self.round()?;
+        self.round(u64::MAX)?;
         self.mend()
     }
 
@@ -205,7 +209,7 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// As of [`Recorder::take`].
     pub fn finish(mut self) -> Result<(W, Progress)> {
-        self.round()?;
+        self.round(u64::MAX)?;
         self.mend()?;
         self.snapshot(Snapshot::End)?;
         // No more frames; then no more messages, whose copies are all in the queue now.
@@ -236,15 +240,15 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Takes what has come in.
-    fn round(&mut self) -> Result<()> {
+    /// Takes what has come in. What the kernel said from `open` on (nanoseconds) may not have been read yet.
+    fn round(&mut self, open: u64) -> Result<()> {
         // First what was told, so that its copies are among the packets.
         self.listen()?;
         let (mut packets, mut more) = (Vec::new(), true);
         while more && packets.len() < ROUND {
             more = self.tap.take(&mut packets)?;
         }
-        let until = now()?.saturating_sub(LAG);
+        let until = open.min(now()?.saturating_sub(LAG));
         self.put(packets, !more, until)
     }
 
@@ -319,8 +323,7 @@ impl<W: Write> Recorder<W> {
     /// Dumps everything: devices and qdiscs, of each recorded port chains and filters of both sides, its own and those of the
     /// blocks that it shares; connections last.
     fn snapshot(&mut self, what: Snapshot) -> Result<()> {
-        self.filters.clear();
-        self.progress.connections = 0;
+        self.counted = None;
         self.dump(Dump::Links, what)?;
         self.hooks.clear();
         self.dump(Dump::Qdiscs, what)?;
@@ -349,6 +352,8 @@ impl<W: Write> Recorder<W> {
         self.askers[asker].send(dump.request())?;
         let mut interrupted = false;
         loop {
+            // The kernel makes the next datagram while this one is read.
+            let open = now()?;
             let Heard::Datagram(bytes) = self.askers[asker].hear()? else { continue };
             let mut done = false;
             for message in netlink::messages(&bytes) {
@@ -364,7 +369,7 @@ impl<W: Write> Recorder<W> {
             }
             self.learn(family, &bytes)?;
             self.order.tell(Told { family, bytes, snapshot: Some(snapshot) });
-            self.round()?;
+            self.round(open)?;
             if done {
                 return Ok(interrupted);
             }
@@ -395,6 +400,11 @@ impl<W: Write> Recorder<W> {
     }
 
     fn messages(&mut self, told: &Told, time: Option<u64>) -> Result<()> {
+        if told.snapshot.is_some() && self.counted != told.snapshot {
+            self.counted = told.snapshot;
+            self.filters.clear();
+            self.progress.connections = 0;
+        }
         for message in netlink::messages(&told.bytes) {
             self.progress.messages += 1;
             self.progress.untimed += u64::from(time.is_none());
