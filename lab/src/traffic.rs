@@ -5,7 +5,7 @@ use crate::{
     case::{Case, Step},
     generate::{actions, dice::Dice, hosts, packets, pipeline::Planner, universe::Universe},
 };
-use flowmerge::flower::{Filter, Port};
+use flowmerge::flower::{Filter, Hook, Port};
 
 /// How many frames of a direction are kept to be sent again.
 const KEPT: usize = 64;
@@ -90,7 +90,8 @@ impl Traffic {
         let old = (!case.filters.is_empty()).then(|| dice.pick(&case.filters).clone());
         match (dice.below(3), old) {
             (0, Some(old)) => Some(Step::Remove(old.id)),
-            (1, Some(old)) => {
+            // What stands at an egress hook does little: see the planner.
+            (1, Some(old)) if !matches!(old.id.hook, Hook::Egress(_)) => {
                 let other = Planner::later(case, dice, &self.universe)?;
                 Some(Step::Replace(Filter { actions: other.actions, ..old }))
             }

@@ -37,13 +37,14 @@ pub fn ct(dice: &mut Dice, universe: &Universe, v6: bool) -> ActionKind {
         mark: set(dice, 30)
             .then(|| (universe.value(dice, flowmerge::flower::Field::CtMark) as u32, *dice.pick(&[u32::MAX, 0xff, 1]))),
         labels: set(dice, 25).then(|| (*dice.pick(&[1u128, 0x10, 1 << 127]), *dice.pick(&[u128::MAX, 0xff, 1 << 127]))),
-        nat: dice.percent(35).then(|| if commit { translation(dice, v6) } else { Nat::default() }),
+        nat: dice.percent(35).then(|| if commit { translation(dice, v6, false) } else { Nat::default() }),
         ..Ct::default()
     })
 }
 
 /// A translation for new connections.
-pub fn translation(dice: &mut Dice, v6: bool) -> Nat {
+/// `ports`: of TCP or UDP, whose ports it may choose.
+pub fn translation(dice: &mut Dice, v6: bool, ports: bool) -> Nat {
     let side = match dice.below(5) {
         0 => return Nat::default(),
         1 | 2 => NatSide::Src,
@@ -55,7 +56,7 @@ pub fn translation(dice: &mut Dice, v6: bool) -> Nat {
     };
     let low = 1 + dice.below(5) as u128;
     let high = if dice.percent(80) { low } else { low + 2 };
-    let ports = dice.percent(45).then(|| {
+    let ports = (dice.percent(45) && ports).then(|| {
         let low = *dice.pick(&[8000u16, 80, 1000, 443, 60000]);
         (low, if dice.percent(60) { low } else { low + dice.below(40) as u16 })
     });

@@ -495,7 +495,8 @@ impl Conntrack for Tracker {
         }
         let c = &entry.connection;
         let chosen = self.committed(c.zone, c.original).map(|birth| birth.reply);
-        let chosen_is_none = chosen.is_none();
+        let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
+        let guessed = chosen.is_none() && choice;
         let mut reply = c.reply;
         match (chosen, side) {
             (Some(chosen), NatSide::Src) => {
@@ -525,8 +526,6 @@ impl Conntrack for Tracker {
                 }
             }
         }
-        let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
-        let guessed = chosen_is_none && choice;
         let entry = self.entry(id);
         entry.connection.reply = reply;
         entry.guessed |= guessed;
