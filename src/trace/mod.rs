@@ -129,7 +129,19 @@ pub fn read(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Trace, Tr
     parse(&name, &bytes, progress).map_err(fail)
 }
 
-/// The same from a file's contents; `name` stands for the file in errors.
+/// The frames of any pcapng, in the order of time: each with its interface's name and its way. What else is in the file is
+/// passed over.
+pub fn read_frames(path: &Path) -> Result<Vec<(String, Direction, Vec<u8>)>, TraceError> {
+    let fail = |fault| TraceError { file: path.display().to_string(), fault };
+    let bytes = std::fs::read(path).map_err(|e| fail(TraceFault::Unreadable(e)))?;
+    let Blocks { interfaces, mut packets, .. } = Blocks::parse(&bytes).map_err(fail)?;
+    packets.sort_by_key(|packet| packet.time);
+    let is_frame = |packet: &Packet| interfaces[packet.interface].link_type == ETHERNET;
+    let frames = packets.iter().filter(|packet| is_frame(packet));
+    Ok(frames.map(|p| (interfaces[p.interface].name.clone(), p.direction, p.bytes.to_vec())).collect())
+}
+
+/// As [`read`], from a file's contents; `name` stands for the file in errors.
 pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Trace, TraceError> {
     parse(name, bytes, &mut |_, _| {}).map_err(|fault| TraceError { file: name.to_owned(), fault })
 }

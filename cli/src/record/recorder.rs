@@ -161,6 +161,14 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// A socket that fails, an output that cannot be written.
     pub fn take(&mut self, timeout: Duration) -> Result<()> {
+        self.take_and_show(timeout, &mut |_, _| {})
+    }
+
+    /// The same, and shows each frame that went out of a port, by the port's index, as soon as it is seen.
+    ///
+    /// # Errors
+    /// As of [`Recorder::take`].
+    pub fn take_and_show(&mut self, timeout: Duration, show: &mut dyn FnMut(Port, &[u8])) -> Result<()> {
         if !timeout.is_zero() {
             let [route, netfilter] = &self.listeners;
             let mut sockets = [self.tap.as_fd(), route.as_fd(), netfilter.as_fd()]
@@ -170,7 +178,7 @@ impl<W: Write> Recorder<W> {
                 Err(e) => return Err(e).context("cannot wait for packets"),
             }
         }
-        self.round(u64::MAX)?;
+        self.round(u64::MAX, show)?;
         self.mend()
     }
 
@@ -209,7 +217,7 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// As of [`Recorder::take`].
     pub fn finish(mut self) -> Result<(W, Progress)> {
-        self.round(u64::MAX)?;
+        self.round(u64::MAX, &mut |_, _| {})?;
         self.mend()?;
         self.snapshot(Snapshot::End)?;
         // No more frames; then no more messages, whose copies are all in the queue now.
@@ -241,12 +249,15 @@ impl<W: Write> Recorder<W> {
     }
 
     /// Takes what has come in. What the kernel said from `open` on (nanoseconds) may not have been read yet.
-    fn round(&mut self, open: u64) -> Result<()> {
+    fn round(&mut self, open: u64, show: &mut dyn FnMut(Port, &[u8])) -> Result<()> {
         // First what was told, so that its copies are among the packets.
         self.listen()?;
         let (mut packets, mut more) = (Vec::new(), true);
         while more && packets.len() < ROUND {
             more = self.tap.take(&mut packets)?;
+        }
+        for packet in packets.iter().filter(|p| p.outgoing && p.device != self.monitor.index) {
+            show(Port(packet.device), &packet.bytes);
         }
         let until = open.min(now()?.saturating_sub(LAG));
         self.put(packets, !more, until)
@@ -369,7 +380,7 @@ impl<W: Write> Recorder<W> {
             }
             self.learn(family, &bytes)?;
             self.order.tell(Told { family, bytes, snapshot: Some(snapshot) });
-            self.round(open)?;
+            self.round(open, &mut |_, _| {})?;
             if done {
                 return Ok(interrupted);
             }

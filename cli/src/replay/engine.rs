@@ -101,6 +101,8 @@ pub struct Run {
     pub differences: Vec<Difference>,
     /// Positions of the frames that filters redirected to a port's ingress, and that are seen there as received.
     pub redirected: BTreeSet<usize>,
+    /// Numbers of the frames that TC did not send: a frame that it missed or let pass is thought to be the cause.
+    pub excused: Vec<u64>,
     /// Different filters.
     pub seen: u64,
     /// Those with something not decoded.
@@ -340,6 +342,7 @@ impl Engine<'_> {
         match self.sent.settle(&sent(at, port, bytes), step.time) {
             Settled::Accounted => {}
             Settled::SentFor(open) => {
+                self.run.excused.push(step.number);
                 if let Some(passage) = open.passage.take() {
                     let (port, frame) = (open.port, open.frame.clone());
                     self.resume(&passage, at, step, port, &frame);

@@ -11,10 +11,10 @@ mod frames;
 mod ledger;
 mod mended;
 mod merging;
-mod offload;
+pub mod offload;
 pub mod report;
 pub mod timeline;
-mod totals;
+pub mod totals;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -114,6 +114,11 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     out.flush()?;
     Ok(totals.software.result.is_identical() && totals.hardware.result.is_identical())
+}
+
+/// The first run alone: every frame through the model.
+pub fn software(timeline: &Timeline) -> Run {
+    engine::run(timeline, &mut offload::Nothing, BTreeSet::new(), &|_| {})
 }
 
 fn sums(timeline: &Timeline, software: &Run, hardware: &Run, merging: &Merging) -> Totals {

@@ -1,7 +1,7 @@
 //! What a person wants to see of a replay.
 
 use super::{
-    engine::{Difference, Received, Run},
+    engine::{Difference, Fate, Received, Run},
     frames::hex,
     merging::Merging,
     timeline::Timeline,
@@ -95,6 +95,22 @@ fn with_names(text: &str, names: &dyn Fn(Port) -> String) -> String {
         rest = tail.as_str();
     }
     named
+}
+
+/// Writes what the model did with each received frame.
+pub fn packets(out: &mut impl Write, timeline: &Timeline, run: &Run) -> io::Result<()> {
+    for received in &run.received {
+        let fate = match received.fate {
+            Fate::Decided => "decided",
+            Fate::Missed => "missed",
+            Fate::Handled => "handled",
+        };
+        writeln!(out, "packet {} {fate}: {}", received.number, walk(timeline, received))?;
+        for (port, frame) in &received.sent {
+            writeln!(out, "    sent out of {}: {}", timeline.name_of(*port), hex(frame))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes what differs from the kernel, which is what was expected.

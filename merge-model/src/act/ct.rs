@@ -75,6 +75,11 @@ impl Walk<'_> {
         let whole = self.gather(skb, ct.zone, ipv6)?;
         trim(skb, ipv6).ok_or(Stop::Drop)?;
         self.take_cached(skb, ct);
+        let bypassing = match skb.ct {
+            Some(_) => None,
+            None => show::glimpse(skb.packet(), ipv6).and_then(|glimpse| self.tracker.bypass(ct.zone, &glimpse)),
+        };
+        skb.ct = skb.ct.or(bypassing);
         if skb.ct.is_none() {
             skb.untracked = false;
             skb.ct = match show::look(skb.packet(), ipv6) {
@@ -96,6 +101,9 @@ impl Walk<'_> {
             confirmed: self.tracker.is_confirmed(entry),
         });
         self.found_or_dropped(skb, ct, at, found, ipv6)?;
+        if let Some((entry, info)) = skb.ct.filter(|_| bypassing.is_none()) {
+            self.tracker.offload(entry, info);
+        }
         skb.data = skb.data.checked_add_signed(-link).ok_or(Stop::Drop)?;
         skb.post_ct = true;
         skb.zone = ct.zone;

@@ -200,14 +200,6 @@ fn l4_manipulate(bytes: &mut [u8], at: usize, target: &Tuple, end: End, old: &[u
                 _ => Some(()),
             }
         }
-        proto::GRE => {
-            bytes.get(at..at + 8)?;
-            match (end, byte(bytes, at + 1)? & 7) {
-                (End::Dst, 1) => put(bytes, at + 6, &port),
-                (End::Src, _) | (End::Dst, 0) => Some(()),
-                _ => None,
-            }
-        }
         _ => Some(()),
     }
 }

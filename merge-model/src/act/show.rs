@@ -6,8 +6,8 @@
 use super::extension;
 use crate::{
     bytes::{array, be16},
-    checksum::{fold, pseudo, sctp, sum},
-    conntrack::{Shown, tcp::Segment},
+    checksum::{self, fold, pseudo, sum},
+    conntrack::{Glimpse, Shown, Transport, dccp, sctp, tcp::Segment},
     skb::Skb,
 };
 use flowmerge::{
@@ -57,6 +57,35 @@ pub fn shown(frame: &[u8]) -> Option<Shown> {
         Look::Shown(shown) => Some(shown),
         Look::Invalid | Look::Untracked => None,
     }
+}
+
+/// What an IP packet shows to act_ct's flow table (`tcf_ct_flow_table_fill_tuple_ipv4`, `..._ipv6`). `None` for what the table
+/// does not hold: other protocols, fragments, IPv4 options, IPv6 extension headers, a TTL at its end.
+pub(super) fn glimpse(packet: &[u8], ipv6: bool) -> Option<Glimpse> {
+    let (at, number, ttl) = match ipv6 {
+        false => {
+            let header: [u8; 20] = array(packet, 0)?;
+            let plain = header[0] & 0xf == 5 && be16(&header, 6)? & 0x3fff == 0;
+            plain.then_some((20, header[9], header[8]))?
+        }
+        true => {
+            let header: [u8; 40] = array(packet, 0)?;
+            (40, header[6], header[7])
+        }
+    };
+    let segment = packet.get(at..)?;
+    let ends = match number {
+        proto::TCP => array::<20>(segment, 0)?[13] & 5 != 0,
+        proto::UDP => false,
+        _ => return None,
+    };
+    let address = |v4: usize, v6: usize| match ipv6 {
+        false => array::<4>(packet, v4).map(IpAddr::from),
+        true => array::<16>(packet, v6).map(IpAddr::from),
+    };
+    let (src_port, dst_port) = (be16(segment, 0)?, be16(segment, 2)?);
+    let tuple = Tuple { src: address(12, 8)?, dst: address(16, 24)?, proto: number, src_port, dst_port };
+    (ttl > 1).then_some(Glimpse { tuple, ends })
 }
 
 /// The network layer of a packet, possibly of one inside another.
@@ -109,12 +138,7 @@ impl L3 {
             proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
                 (be16(bytes, self.at)?, be16(bytes, self.at + 2)?)
             }
-            // Version 1 (PPTP) has a call number, others nothing.
-            proto::GRE => match array::<8>(bytes, self.at) {
-                Some(gre) if gre[1] & 7 == 1 && gre[2..4] == [0x88, 0x0b] => (0, be16(&gre, 6)?),
-                Some(gre) if gre[1] & 7 == 1 => return None,
-                _ => (0, 0),
-            },
+            // GRE's call number counts only to a kernel with a helper for PPTP (`NF_CT_PROTO_GRE`).
             _ => (0, 0),
         };
         Some(Tuple { src: self.src, dst: self.dst, proto: self.number, src_port, dst_port })
@@ -129,18 +153,12 @@ impl L3 {
 
 fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
     let all = segment.len();
-    let mut tcp = None;
+    let mut transport = Transport::Stateless;
     match l3.number {
         proto::TCP => {
-            let header: [u8; 20] = array(segment, 0)?;
-            let len = usize::from(header[12] >> 4) * 4;
-            let sound = len >= 20 && len <= all && l3.verifies(segment, all) && is_sane(header[13]);
-            sound.then_some(())?;
-            let (flags, number) = (header[13], |at| array(&header, at).map(u32::from_be_bytes));
-            let (seq, ack) = (number(4)?, number(8)?);
-            let length = all - len + usize::from(flags & 1) + usize::from(flags >> 1 & 1);
-            let end = seq.wrapping_add(length as u32);
-            tcp = Some(Segment { flags, seq, ack, end });
+            let read = Segment::read(segment)?;
+            (l3.verifies(segment, all) && is_sane(read.flags)).then_some(())?;
+            transport = Transport::Tcp(read);
         }
         proto::UDP => {
             let header: [u8; 8] = array(segment, 0)?;
@@ -161,7 +179,8 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
         }
         proto::SCTP => {
             let header: [u8; 12] = array(segment, 0)?;
-            (header[8..12] == sctp(segment)).then_some(())?;
+            (header[8..12] == checksum::sctp(segment)).then_some(())?;
+            transport = Transport::Sctp(sctp::Packet::read(segment)?);
         }
         proto::DCCP => {
             let header: [u8; 12] = array(segment, 0)?;
@@ -172,12 +191,13 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
             };
             let sound = (12..=all).contains(&len) && covered <= all && l3.verifies(segment, covered);
             sound.then_some(())?;
+            transport = Transport::Dccp(dccp::Packet::read(segment)?);
         }
         _ => {}
     }
     // Ports and the like lie at the segment's start.
     let tuple = L3 { at: 0, ..*l3 }.tuple(segment)?;
-    Some(Shown { tuple, tcp, inner: None })
+    Some(Shown { tuple, transport, inner: None })
 }
 
 /// Whether conntrack knows this combination of TCP flags (`tcp_valid_flags`); ECE, CWR and PSH do not matter.
@@ -234,7 +254,8 @@ fn redirect(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
 
 /// A message of its own.
 fn question(packet: &[u8], l3: &L3) -> Look {
-    let shown = l3.tuple(packet).filter(has_inverse).map(|tuple| Shown { tuple, tcp: None, inner: None });
+    let shown =
+        l3.tuple(packet).filter(has_inverse).map(|tuple| Shown { tuple, transport: Transport::Stateless, inner: None });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 
@@ -251,7 +272,11 @@ fn has_inverse(tuple: &Tuple) -> bool {
 /// An error about the packet at `inner`.
 fn error(packet: &[u8], l3: &L3, inner: usize, ipv6: bool) -> Look {
     let about = L3::of(packet, inner, ipv6).and_then(|l3| l3.tuple(packet)).filter(has_inverse);
-    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown { tuple, tcp: None, inner: Some(inner) });
+    let shown = about.zip(l3.tuple(packet)).map(|(inner, tuple)| Shown {
+        tuple,
+        transport: Transport::Stateless,
+        inner: Some(inner),
+    });
     shown.map_or(Look::Invalid, Look::Shown)
 }
 

@@ -1,7 +1,9 @@
 //! Conntrack as the model's `ct` action sees it: one trait, so that the same execution runs on what a trace showed
 //! ([`observed`]) and on a tracker of our own for properties.
 
+pub mod dccp;
 pub mod observed;
+pub mod sctp;
 pub mod tcp;
 
 use flowmerge::{
@@ -18,10 +20,32 @@ pub struct EntryId(pub u64);
 pub struct Shown {
     /// Its tuple as it is at this point.
     pub tuple: Tuple,
-    /// What its TCP header says.
-    pub tcp: Option<tcp::Segment>,
+    /// What its transport header says.
+    pub transport: Transport,
     /// For an ICMP or ICMPv6 error: the tuple of the packet inside it.
     pub inner: Option<Tuple>,
+}
+
+/// What conntrack reads behind the IP header, besides the tuple.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP header.
+    Tcp(tcp::Segment),
+    /// SCTP's tag and chunks.
+    Sctp(sctp::Packet),
+    /// DCCP's packet type.
+    Dccp(dccp::Packet),
+    /// Nothing: the protocol has no states.
+    Stateless,
+}
+
+/// What a packet shows to act_ct's flow table, which looks before conntrack does, and less closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Its tuple.
+    pub tuple: Tuple,
+    /// It is TCP's FIN or RST, which takes the connection out of the table.
+    pub ends: bool,
 }
 
 /// How a packet stands to its connection (`enum ip_conntrack_info`).
@@ -72,4 +96,11 @@ pub trait Conntrack {
     fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool;
     /// `ct force` on a connection met in reply direction.
     fn kill(&mut self, entry: EntryId);
+    /// `tcf_ct_flow_table_lookup`: a packet of a connection in the zone's flow table is not shown to conntrack. Trackers
+    /// without a flow table show it all.
+    fn bypass(&mut self, _zone: u16, _glimpse: &Glimpse) -> Option<(EntryId, Info)> {
+        None
+    }
+    /// `tcf_ct_flow_table_process_conn`: the packet has been through `ct`, and its connection may go into the flow table.
+    fn offload(&mut self, _entry: EntryId, _info: Info) {}
 }

@@ -13,17 +13,16 @@
 
 mod entry;
 mod icmp;
+mod offload;
 mod report;
+mod transport;
 
 pub use report::{Report, Reported};
 
-use super::{
-    Conntrack, EntryId, Info, Shown, Tracked,
-    tcp::{Segment, Tcp, Verdict},
-};
+use super::{Conntrack, EntryId, Glimpse, Info, Shown, Tracked, tcp::Verdict};
 use entry::Entry;
 use flowmerge::{
-    conntrack::{Connection, ConnectionId, Direction, TcpState, Tuple, proto},
+    conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
     flower::action::{Nat, NatSide},
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
@@ -221,7 +220,9 @@ impl Tracker {
 
     fn find(&self, zone: u16, tuple: Tuple) -> Option<(EntryId, Direction)> {
         let &id = self.by_tuple.get(&(zone, tuple))?;
-        let direction = match self.entries.get(&id)?.connection.original == tuple {
+        let connection = &self.entries.get(&id)?.connection;
+        // Of two equal tuples the reply's is found: it was put in last.
+        let direction = match connection.original == tuple && connection.reply != tuple {
             true => Direction::Original,
             false => Direction::Reply,
         };
@@ -305,7 +306,8 @@ impl Tracker {
     /// Takes over a report.
     fn take(&mut self, report: Report) {
         let Report { event, connection: c, .. } = report;
-        let found = self.find(c.zone, c.original).filter(|&(_, d)| d == Direction::Original).map(|(id, _)| id);
+        let is_it = |id: &EntryId| self.entries[id].connection.original == c.original;
+        let found = self.find(c.zone, c.original).map(|(id, _)| id).filter(is_it);
         if event == ConnectionEvent::Destroy {
             if let Some(i) = self.ended.iter().position(|&e| e == name(&c)) {
                 self.ended.swap_remove(i);
@@ -333,14 +335,12 @@ impl Tracker {
     /// The entry that a connection first heard of continues: that of a missed frame, if it began there.
     fn adopt(&mut self, c: &ConnectionMessage) -> EntryId {
         let waiting = self.waiting.get(&(c.zone, c.original)).into_iter().flatten();
-        let began = waiting.rev().find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed));
-        match began.copied() {
-            Some(id) => {
-                self.waits_no_more(id);
-                id
-            }
-            None => self.insert(Entry::new(c.zone, c.original)),
-        }
+        let began = waiting.rev().find(|id| self.entries.get(id).is_some_and(|e| !e.confirmed)).copied();
+        let id = began.unwrap_or_else(|| self.insert(Entry::new(c.zone, c.original)));
+        self.waits_no_more(id);
+        // Whoever put it into the table may have seen more of it.
+        self.entry(id).tcp.lose_track();
+        id
     }
 
     fn apply(&mut self, id: EntryId, told: &ConnectionMessage) {
@@ -400,6 +400,7 @@ impl Tracker {
         let birth = self.committed(zone, tuple);
         entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
         entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
+        entry.born = Some(self.now);
         self.insert(entry)
     }
 
@@ -427,28 +428,6 @@ impl Tracker {
             Direction::Original => Info::New,
         }
     }
-
-    /// Moves a TCP connection.
-    fn tcp(&mut self, id: EntryId, segment: Segment, direction: Direction) -> Verdict {
-        const FIN_RST: u8 = 5;
-        let in_tc = !self.resuming;
-        let entry = self.entry(id);
-        if in_tc && entry.offloaded && segment.flags & FIN_RST == 0 {
-            return Verdict::Accept;
-        }
-        entry.offloaded = false;
-        if entry.tcp.state == TcpState::None && direction == Direction::Reply {
-            // Committed by OVS, which does not report how far it was.
-            entry.tcp = Tcp::seen_in(TcpState::SynSent);
-        }
-        let (replied, assured) = (entry.connection.seen_reply, entry.connection.assured);
-        let mut verdict = Verdict::Invalid;
-        self.update(id, |entry| {
-            verdict = entry.tcp.packet(segment, direction, replied, assured);
-            entry.connection.assured |= verdict == Verdict::Assure;
-        });
-        verdict
-    }
 }
 
 impl Conntrack for Tracker {
@@ -474,11 +453,8 @@ impl Conntrack for Tracker {
                 None => (self.unconfirmed(zone, shown.tuple), Direction::Original),
             };
             let info = self.info(id, direction);
-            let before = self.entries[&id].tcp;
-            let verdict = match shown.tcp {
-                Some(segment) => self.tcp(id, segment, direction),
-                None => Verdict::Accept,
-            };
+            let Entry { tcp, sctp, dccp, .. } = self.entries[&id];
+            let verdict = self.transport(id, &shown.transport, direction);
             match verdict {
                 Verdict::Reopen => {
                     self.end(id);
@@ -487,7 +463,8 @@ impl Conntrack for Tracker {
                 Verdict::Die => self.end(id),
                 // The kernel never moved it: it was over when the packet came.
                 _ if expected_end.is_some() => {
-                    self.entry(id).tcp = before;
+                    let entry = self.entry(id);
+                    (entry.tcp, entry.sctp, entry.dccp) = (tcp, sctp, dccp);
                     self.end(id);
                     continue;
                 }
@@ -497,12 +474,6 @@ impl Conntrack for Tracker {
             if info == Info::EstablishedReply {
                 self.update(id, |entry| entry.connection.seen_reply = true);
             }
-            let in_tc = !self.resuming;
-            let entry = self.entry(id);
-            let c = &entry.connection;
-            let established = matches!(info, Info::Established | Info::EstablishedReply);
-            entry.offloaded |=
-                in_tc && established && c.original.proto == proto::TCP && !entry.dead && c.qualifies().is_ok();
             self.passage.moved.push((zone, id));
             return Tracked::Entry(id, info);
         }
@@ -524,6 +495,7 @@ impl Conntrack for Tracker {
         }
         let c = &entry.connection;
         let chosen = self.committed(c.zone, c.original).map(|birth| birth.reply);
+        let chosen_is_none = chosen.is_none();
         let mut reply = c.reply;
         match (chosen, side) {
             (Some(chosen), NatSide::Src) => {
@@ -553,8 +525,11 @@ impl Conntrack for Tracker {
                 }
             }
         }
+        let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
+        let guessed = chosen_is_none && choice;
         let entry = self.entry(id);
         entry.connection.reply = reply;
+        entry.guessed |= guessed;
         entry.translated[side as usize] = true;
         entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
     }
@@ -586,6 +561,10 @@ impl Conntrack for Tracker {
                     let permitted = !matches!(c.original.proto, proto::TCP | proto::ICMP | proto::ICMPV6 | proto::SCTP);
                     return same && permitted;
                 }
+                if self.entries[&id].guessed {
+                    // Nobody was told of it, so the tuple that it got is another's: the kernel drops the packet.
+                    return false;
+                }
             }
         }
         self.confirm(id);
@@ -596,6 +575,14 @@ impl Conntrack for Tracker {
         if self.is_confirmed(id) {
             self.end(id);
         }
+    }
+
+    fn bypass(&mut self, zone: u16, glimpse: &Glimpse) -> Option<(EntryId, Info)> {
+        self.bypassing(zone, glimpse)
+    }
+
+    fn offload(&mut self, entry: EntryId, info: Info) {
+        self.offloading(entry, info);
     }
 }
 

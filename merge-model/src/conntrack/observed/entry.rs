@@ -1,6 +1,6 @@
 //! An entry of the tracker.
 
-use crate::conntrack::tcp::Tcp;
+use crate::conntrack::{dccp::Dccp, sctp::Sctp, tcp::Tcp};
 use flowmerge::conntrack::{Connection, Tuple};
 
 /// A connection and what is remembered of it besides.
@@ -8,6 +8,10 @@ use flowmerge::conntrack::{Connection, Tuple};
 pub(super) struct Entry {
     pub(super) connection: Connection,
     pub(super) tcp: Tcp,
+    /// Of an SCTP association, if it was followed from its first packet on.
+    pub(super) sctp: Option<Sctp>,
+    /// The same of a DCCP connection.
+    pub(super) dccp: Option<Dccp>,
     pub(super) confirmed: bool,
     /// Out of the table; kept until no packet can refer to it.
     pub(super) dead: bool,
@@ -15,8 +19,12 @@ pub(super) struct Entry {
     pub(super) reported: bool,
     /// Sides whose translation was chosen: source, destination.
     pub(super) translated: [bool; 2],
-    /// In the flow table of act_ct, which hides all but FIN and RST from conntrack.
-    pub(super) offloaded: bool,
+    /// Its translation is one of several that the kernel may choose, and no report told which.
+    pub(super) guessed: bool,
+    /// In the flow table of act_ct, and when that was last used.
+    pub(super) offloaded: Option<u64>,
+    /// When its first packet came.
+    pub(super) born: Option<u64>,
     /// Of a missed frame: OVS may still commit it.
     pub(super) waiting: bool,
 }
@@ -27,11 +35,15 @@ impl Entry {
         Entry {
             connection: Connection::new(zone, original, original.inverse()),
             tcp: Tcp::NEW,
+            sctp: None,
+            dccp: None,
             confirmed: false,
             dead: false,
             reported: false,
             translated: [false; 2],
-            offloaded: false,
+            guessed: false,
+            offloaded: None,
+            born: None,
             waiting: false,
         }
     }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::conntrack::{Transport, tcp::Segment};
+use flowmerge::conntrack::TcpState;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -8,7 +10,11 @@ fn tuple(proto: u8) -> Tuple {
 }
 
 fn shown(tuple: Tuple, flags: u8) -> Shown {
-    Shown { tuple, tcp: (tuple.proto == proto::TCP).then_some(Segment { flags, seq: 0, ack: 0, end: 0 }), inner: None }
+    let transport = match tuple.proto {
+        proto::TCP => Transport::Tcp(Segment { flags, ..Segment::default() }),
+        _ => Transport::Stateless,
+    };
+    Shown { tuple, transport, inner: None }
 }
 
 fn report(event: ConnectionEvent, zone: u16, original: Tuple) -> Report {
@@ -161,4 +167,74 @@ fn many_missed_connections_wait_at_once() {
     tracker.advance(2 * MANY as usize);
     let confirmed = first.iter().filter(|&&id| tracker.is_confirmed(id)).count();
     assert_eq!(confirmed, MANY as usize, "the connections continue as they began");
+}
+
+const FIN: u8 = 1;
+
+fn glimpse(tuple: Tuple, flags: u8) -> Glimpse {
+    Glimpse { tuple, ends: flags & FIN != 0 }
+}
+
+/// As `ct commit` does with a packet: what the flow table says of it, else what conntrack says; then commit and offload.
+fn through(tracker: &mut Tracker, tuple: Tuple, flags: u8) -> (Option<Info>, Info) {
+    let bypass = tracker.bypass(5, &glimpse(tuple, flags)).map(|(_, info)| info);
+    let (id, info) = entry(match bypass {
+        Some(info) => Tracked::Entry(tracker.find(5, tuple).unwrap().0, info),
+        None => tracker.track(5, &shown(tuple, flags)),
+    });
+    assert!(tracker.commit(id, None, None));
+    if bypass.is_none() {
+        tracker.offload(id, info);
+    }
+    (bypass, info)
+}
+
+#[test]
+fn an_established_tcp_connection_is_not_shown_to_conntrack_until_it_ends() {
+    let t = tuple(proto::TCP);
+    let mut tracker = Tracker::new([], []);
+    tracker.begin(0, 0, 1);
+    let opening =
+        [(t, SYN), (t.inverse(), SYN | ACK), (t, ACK)].map(|(tuple, flags)| through(&mut tracker, tuple, flags).0);
+    assert_eq!(opening, [None; 3]);
+    assert_eq!(through(&mut tracker, t, ACK).0, Some(Info::Established));
+    assert_eq!(through(&mut tracker, t.inverse(), ACK).0, Some(Info::EstablishedReply));
+    // Another zone's table does not have it.
+    assert_eq!(tracker.bypass(6, &glimpse(t, ACK)), None);
+    // A corrupt FIN takes it out, and the next packet puts it in again.
+    assert_eq!(tracker.bypass(5, &glimpse(t, FIN | ACK)), None);
+    assert_eq!(through(&mut tracker, t, ACK), (None, Info::Established));
+    assert_eq!(through(&mut tracker, t, ACK).0, Some(Info::Established));
+    // So does half a minute of silence.
+    tracker.begin(1, 40_000_000_000, 2);
+    assert_eq!(through(&mut tracker, t, ACK), (None, Info::Established));
+    // A sound FIN takes it out for good.
+    assert_eq!(through(&mut tracker, t, FIN | ACK), (None, Info::Established));
+    assert_eq!(through(&mut tracker, t, ACK), (None, Info::Established));
+    assert_eq!(through(&mut tracker, t, ACK), (None, Info::Established));
+}
+
+#[test]
+fn udp_bypasses_conntrack_once_it_has_lasted() {
+    let t = tuple(proto::UDP);
+    let mut tracker = Tracker::new([], []);
+    tracker.begin(0, 0, 1);
+    assert_eq!(through(&mut tracker, t, 0), (None, Info::New));
+    assert_eq!(through(&mut tracker, t.inverse(), 0), (None, Info::EstablishedReply));
+    assert_eq!(through(&mut tracker, t, 0), (None, Info::Established));
+    tracker.begin(1, 3_000_000_000, 2);
+    assert_eq!(through(&mut tracker, t, 0), (None, Info::Established));
+    assert_eq!(through(&mut tracker, t, 0), (Some(Info::Established), Info::Established));
+}
+
+/// From an address and port to the same: both tuples are one, and the kernel finds the reply's.
+#[test]
+fn a_packet_to_its_own_sender_is_a_reply() {
+    let own = Tuple { dst: [10, 0, 0, 1].into(), dst_port: 1000, ..tuple(proto::UDPLITE) };
+    let mut tracker = Tracker::new([], [at(1, report(ConnectionEvent::New, 5, own))]);
+    tracker.begin(0, 0, 1);
+    assert_eq!(through(&mut tracker, own, 0).1, Info::New);
+    tracker.begin(2, 2000, 3);
+    assert_eq!(through(&mut tracker, own, 0).1, Info::EstablishedReply);
+    assert_eq!(tracker.connections().count(), 1);
 }

@@ -1,0 +1,242 @@
+//! Packets for a pipeline: aimed at its filters, chain by chain, exactly or one bit beside; whole, in fragments, padded,
+//! broken.
+
+use super::{
+    dice::Dice,
+    spec::{Fault, Spec, ip},
+    universe::Universe,
+};
+use crate::case::{self, Case};
+use flowmerge::flower::{Action, ActionKind, Control, Field, Filter, Hook, Match, Port, ethertype as et};
+
+/// The frames of one new packet: one, or its fragments.
+pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case) -> (Port, Vec<Vec<u8>>) {
+    let spec = aimed(dice, universe, case);
+    (spec.port, frames(dice, spec, case))
+}
+
+/// Whether frames that come in may be redirected ones: what became of a fragment could not be told from what it was.
+fn redirects_in(case: &Case) -> bool {
+    let actions = case.filters.iter().flat_map(|filter| &filter.actions);
+    actions.into_iter().any(|action| matches!(action.kind, ActionKind::Mirred(m) if m.ingress))
+}
+
+/// A packet's frames.
+pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
+    let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
+    if is_ip && dice.percent(4) && !redirects_in(case) {
+        spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
+        spec.key.set(Field::IpFlags, 0);
+        // The model does not cut a packet with such a header into pieces again.
+        spec.extensions.retain(|&kind| kind != 51);
+        let mut pieces = spec.fragments(8 * dice.between(1, 4));
+        match dice.below(5) {
+            0 => dice.shuffle(&mut pieces),
+            1 => drop(pieces.remove(dice.below(pieces.len()))),
+            2 => pieces.push(pieces[0].clone()),
+            _ => {}
+        }
+        return pieces;
+    }
+    vec![spec.frame()]
+}
+
+/// A packet that some filter matches, or just not.
+fn aimed(dice: &mut Dice, universe: &Universe, case: &Case) -> Spec {
+    let port = where_in(dice, case);
+    let mut spec = blank(dice, universe, port);
+    let hook = match case.shared.iter().find(|(p, _)| *p == port) {
+        Some(&(_, block)) => Hook::Block(block),
+        None => Hook::Ingress(port),
+    };
+    let mut aims = Vec::new();
+    let mut chain = Some(0);
+    while let Some(at) = chain.filter(|_| aims.len() < 6 && dice.percent(90)) {
+        let here: Vec<&Filter> = case.filters.iter().filter(|f| f.id.hook == hook && f.id.chain == at).collect();
+        if here.is_empty() {
+            break;
+        }
+        let filter = *dice.pick(&here);
+        chain = goes_to(filter);
+        aims.push(&filter.matches);
+    }
+    // What the first filter asks for counts most: it comes last.
+    for m in aims.iter().rev() {
+        meet(&mut spec, dice, m);
+    }
+    if !aims.is_empty() && dice.percent(35) {
+        let m = *dice.pick(&aims);
+        miss(&mut spec, dice, m);
+    }
+    settle(&mut spec);
+    dress(&mut spec, dice);
+    spec
+}
+
+/// A port, mostly one with filters.
+fn where_in(dice: &mut Dice, case: &Case) -> Port {
+    let ports: Vec<Port> = case::ports().collect();
+    if case.filters.is_empty() || dice.percent(5) {
+        return *dice.pick(&ports);
+    }
+    let hook = dice.pick(&case.filters).id.hook;
+    match hook {
+        Hook::Ingress(port) => port,
+        Hook::Egress(_) => *dice.pick(&ports),
+        Hook::Block(block) => {
+            let bound: Vec<Port> = case.shared.iter().filter(|(_, b)| *b == block).map(|&(p, _)| p).collect();
+            if bound.is_empty() { ports[0] } else { *dice.pick(&bound) }
+        }
+    }
+}
+
+fn goes_to(filter: &Filter) -> Option<u32> {
+    filter.actions.iter().find_map(|a: &Action| match a.control {
+        Control::Goto(chain) => Some(chain),
+        _ => None,
+    })
+}
+
+/// A packet of the case's values.
+pub fn blank(dice: &mut Dice, universe: &Universe, port: Port) -> Spec {
+    let mut spec = Spec::new(port);
+    for &field in Field::ALL {
+        spec.key.set(field, universe.value(dice, field));
+    }
+    let ethertype = match dice.below(100) {
+        0..90 if dice.percent(universe.v6_share) => et::IPV6,
+        0..90 => et::IPV4,
+        90..95 => et::ARP,
+        _ => 0x1234,
+    };
+    spec.key.set(Field::EthType, ethertype.into());
+    let tags = match dice.percent(universe.tagged_share) {
+        true => dice.between(1, 2),
+        false => 0,
+    };
+    for field in [Field::VlanTpid, Field::CvlanTpid].into_iter().skip(tags) {
+        spec.key.set(field, 0);
+    }
+    spec.key.set(Field::IpFlags, 0);
+    spec.key.set(Field::VlanEthType, 0);
+    spec.key.set(Field::CvlanEthType, 0);
+    let opening = dice.percent(60) && spec.key.get(Field::IpProto) as u8 == ip::TCP;
+    if opening {
+        spec.key.set(Field::TcpFlags, 2);
+    }
+    spec.seq = if dice.percent(5) { u32::MAX - dice.below(3) as u32 } else { 1000 * dice.below(4) as u32 };
+    spec.ack = if opening { 0 } else { 1000 * dice.below(4) as u32 };
+    spec.window = *dice.pick(&[8192, 8192, 65535, 0, 64]);
+    spec
+}
+
+/// Makes it a packet that this matches, as far as fields go.
+fn meet(spec: &mut Spec, dice: &mut Dice, m: &Match) {
+    for (field, value, mask) in m.terms().filter(|(f, ..)| !f.is_conntrack()) {
+        spec.key.set(field, spec.key.get(field) & !mask | value);
+    }
+    for field in [Field::VlanTpid, Field::CvlanTpid] {
+        // A filter of untagged packets says so by its ethertype alone.
+        if m.mask.get(field) == 0 && m.mask.get(Field::Protocol) != 0 {
+            spec.key.set(field, 0);
+        }
+    }
+    if m.mask.get(Field::EthType) == 0 && m.mask.get(Field::Protocol) != 0 && m.mask.get(Field::VlanTpid) == 0 {
+        spec.key.set(Field::EthType, m.key.get(Field::Protocol));
+    }
+    for (field, range) in m.ranges() {
+        let inside = dice.between(range.min.into(), range.max.into()) as u16;
+        let port = *dice.pick(&[range.min, range.max, inside]);
+        spec.key.set(field, port.into());
+    }
+}
+
+/// Makes it a packet that just does not match.
+fn miss(spec: &mut Spec, dice: &mut Dice, m: &Match) {
+    let terms: Vec<_> = m.terms().filter(|(f, ..)| !f.is_conntrack() && *f != Field::AddrType).collect();
+    let ranges: Vec<_> = m.ranges().collect();
+    if !ranges.is_empty() && dice.percent(50) {
+        let (field, range) = *dice.pick(&ranges);
+        let beside = if dice.percent(50) { range.min.wrapping_sub(1) } else { range.max.wrapping_add(1) };
+        return spec.key.set(field, beside.into());
+    }
+    if terms.is_empty() {
+        return;
+    }
+    let (field, _, mask) = *dice.pick(&terms);
+    let bits: Vec<u32> = (0..128).filter(|bit| mask >> bit & 1 != 0).collect();
+    let bit = *dice.pick(&bits);
+    spec.key.set(field, spec.key.get(field) ^ 1 << bit);
+}
+
+/// Puts right what fields say of each other.
+fn settle(spec: &mut Spec) {
+    let tagged = |spec: &Spec, field| matches!(spec.key.get(field) as u16, et::VLAN | et::QINQ);
+    for field in [Field::VlanTpid, Field::CvlanTpid] {
+        if !tagged(spec, field) {
+            spec.key.set(field, 0);
+        }
+    }
+    if spec.key.get(Field::VlanTpid) == 0 {
+        spec.key.set(Field::CvlanTpid, 0);
+    }
+    let v6 = spec.key.get(Field::EthType) as u16 == et::IPV6;
+    // A packet to its own sender is its own reply: conntrack's two tuples are then one.
+    for (src, dst) in [(Field::Ipv4Src, Field::Ipv4Dst), (Field::Ipv6Src, Field::Ipv6Dst)] {
+        let address = spec.key.get(dst);
+        if spec.key.get(src) == address {
+            spec.key.set(src, address ^ 1);
+        }
+    }
+    match spec.key.get(Field::IpProto) as u8 {
+        ip::ICMP if v6 => spec.key.set(Field::IpProto, ip::ICMPV6.into()),
+        ip::ICMPV6 if !v6 => spec.key.set(Field::IpProto, ip::ICMP.into()),
+        _ => {}
+    }
+}
+
+/// What no field says: payload, options, padding, faults.
+pub fn dress(spec: &mut Spec, dice: &mut Dice) {
+    let length = match dice.below(20) {
+        0..8 => 0,
+        8..18 => dice.between(1, 40),
+        18 => dice.between(41, 200),
+        _ => dice.between(1000, 1440),
+    };
+    spec.payload = match spec.key.get(Field::IpProto) as u8 {
+        ip::SCTP if dice.percent(85) => chunk(*dice.pick(&[1, 1, 0, 2, 3, 6, 7, 10, 14]), dice),
+        _ => (0..length).map(|i| i as u8).collect(),
+    };
+    spec.id = dice.number() as u16;
+    if dice.percent(4) {
+        spec.ip_options = 4 * dice.between(1, 3);
+    }
+    if dice.percent(6) {
+        spec.extensions = (0..dice.between(1, 2)).map(|_| *dice.pick(&[0, 60, 43, 60, 51])).collect();
+    }
+    if dice.percent(10) {
+        spec.options = vec![2, 4, 5, 0xb4, 4, 2, 1, 1, 3, 3, dice.below(15) as u8, 1];
+    }
+    spec.padding = match dice.below(10) {
+        0..6 => 60usize.saturating_sub(spec.frame().len()),
+        6 => dice.between(1, 30),
+        _ => 0,
+    };
+    if dice.percent(6) {
+        spec.fault = Some(match dice.below(6) {
+            0 => Fault::IpChecksum,
+            1 | 2 => Fault::Checksum,
+            3 => Fault::NoChecksum,
+            4 => Fault::Length(dice.between(1, 20) as u16),
+            _ => Fault::Cut(dice.between(1, 60)),
+        });
+    }
+}
+
+/// An SCTP chunk.
+pub fn chunk(kind: u8, dice: &mut Dice) -> Vec<u8> {
+    let mut chunk = vec![kind, 0, 0, 20];
+    chunk.extend((1 + dice.below(3) as u32).to_be_bytes());
+    chunk.resize(20, 0);
+    chunk
+}

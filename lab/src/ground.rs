@@ -1,0 +1,119 @@
+//! The ground that a case stands on: a network of its own, with ports on cables to hosts.
+
+use crate::{
+    case::{self, Case, Devices, Step},
+    kernel::{Cables, Kernel},
+};
+use anyhow::{Context, Result, bail};
+use flowmerge::netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement};
+use nix::sched::{CloneFlags, unshare};
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+/// The devices, and the ways to speak to the kernel.
+pub struct Ground {
+    /// The ports.
+    pub devices: Devices,
+    kernel: Kernel,
+    cables: Cables,
+}
+
+/// What came of something that was asked of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is done.
+    Done,
+    /// The kernel takes no such filter, or there is no such thing (any more).
+    Refused,
+}
+
+impl Ground {
+    /// Makes the devices. There must be none of these names, so that nobody's machine is touched by accident.
+    pub fn lay(devices: Devices) -> Result<Ground> {
+        // Nothing of an earlier case is left in a network of its own: no connection, no fragment that waits for others.
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        set("net/ipv6/conf/default/disable_ipv6", "1")?;
+        let mut commands = String::new();
+        for port in devices.ports() {
+            let (host, n) = (case::host(port), port.0 - 10);
+            let (port_name, host_name) = (devices.name_of(port), Devices::host_name(port));
+            commands += &format!(
+                "link add {port_name} index {} address 02:aa:00:00:00:{n:02x} type veth \
+                 peer name {host_name} index {} address 02:00:00:00:00:{n:02x}\n",
+                port.0, host.0
+            );
+        }
+        for name in devices.ports().flat_map(|port| [devices.name_of(port), Devices::host_name(port)]) {
+            commands += &format!("link set {name} up\n");
+        }
+        feed("ip", &commands).context("making the devices")?;
+        set("net/netfilter/nf_conntrack_events", "1")?;
+        set("net/netfilter/nf_conntrack_acct", "1")?;
+        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, devices })
+    }
+
+    /// Puts a case's filters in. What the kernel refuses is taken out of the case.
+    pub fn build(&mut self, case: &mut Case) -> Result<usize> {
+        let qdiscs = self.devices.ports().map(|port| {
+            let block = case.shared.iter().find(|(p, _)| *p == port).map(|&(_, block)| block);
+            encode_clsact(port, block)
+        });
+        self.kernel.must("the ports' clsact qdiscs", qdiscs.collect())?;
+        let before = case.filters.len();
+        // What flower has no words for never reaches the kernel.
+        case.filters.retain(|filter| encode_filter(filter, &self.devices).is_ok());
+        let requests = case.filters.iter().filter_map(|filter| encode_filter(filter, &self.devices).ok()).collect();
+        let mut taken = self.kernel.ask(requests)?.into_iter().map(|answer| answer.is_ok());
+        case.filters.retain(|_| taken.next().unwrap_or(false));
+        Ok(before - case.filters.len())
+    }
+
+    /// Puts in what a text for `tc -batch` asks for. The ports get their qdiscs first, unless the text does that.
+    pub fn batch(&mut self, batch: &str) -> Result<()> {
+        let words: Vec<&str> = batch.split_whitespace().collect();
+        if !words.windows(2).any(|pair| pair == ["qdisc", "add"]) {
+            let qdiscs = self.devices.ports().map(|port| encode_clsact(port, None));
+            self.kernel.must("the ports' clsact qdiscs", qdiscs.collect())?;
+        }
+        feed("tc", batch)
+    }
+
+    /// Lets something happen.
+    pub fn happen(&mut self, step: &Step) -> Result<Asked> {
+        let request = match step {
+            Step::Frame(port, frame) => {
+                return Ok(if self.cables.send(*port, frame)? { Asked::Done } else { Asked::Refused });
+            }
+            Step::Add(filter) => encode_filter(filter, &self.devices).ok(),
+            Step::Replace(filter) => encode_replacement(filter, &self.devices).ok(),
+            Step::Remove(id) => Some(encode_removal(*id)),
+            Step::Link(port, up) => Some(encode_link_state(*port, *up)),
+        };
+        let Some(request) = request else { return Ok(Asked::Refused) };
+        let done = self.kernel.ask(vec![request])?.iter().all(|answer| answer.is_ok());
+        Ok(if done { Asked::Done } else { Asked::Refused })
+    }
+}
+
+/// Sets a kernel parameter.
+fn set(name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/{name}");
+    fs::write(&path, value).with_context(|| path)
+}
+
+/// Runs `ip` or `tc` once on many commands.
+fn feed(program: &str, commands: &str) -> Result<()> {
+    let mut child =
+        Command::new(program).args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context(program.to_owned())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(commands.as_bytes())?;
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{program} -batch: {status}");
+    }
+    Ok(())
+}

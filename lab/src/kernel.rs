@@ -1,0 +1,135 @@
+//! Requests to the kernel, many in one datagram, each with its answer; and the frames that hosts put on the cables.
+
+use crate::case::Devices;
+use anyhow::{Context, Result, bail};
+use flowmerge::flower::Port;
+use netlink_sys::{Socket, SocketAddr, protocols};
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
+};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+const NLMSG_ERROR: u16 = 2;
+const HEADER: usize = 16;
+/// Bytes of requests in one datagram.
+const DATAGRAM: usize = 1 << 16;
+
+/// A socket for requests.
+pub struct Kernel {
+    route: Socket,
+    sequence: u32,
+}
+
+impl Kernel {
+    /// Opens it.
+    pub fn open() -> Result<Kernel> {
+        let open = || {
+            let mut route = Socket::new(protocols::NETLINK_ROUTE)?;
+            route.bind_auto()?;
+            route.connect(&SocketAddr::new(0, 0))?;
+            Ok::<_, std::io::Error>(Kernel { route, sequence: 0 })
+        };
+        open().context("an rtnetlink socket")
+    }
+
+    /// Asks rtnetlink for all of these, in order; the answer to each.
+    ///
+    /// # Errors
+    /// The socket fails; a refusal of the kernel's is no such error.
+    pub fn ask(&mut self, mut requests: Vec<Vec<u8>>) -> Result<Vec<Result<(), Errno>>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        while !requests.is_empty() {
+            let mut size = 0;
+            let fit = requests.iter().take_while(|r| {
+                size += r.len();
+                size <= DATAGRAM
+            });
+            let count = fit.count().max(1);
+            let batch: Vec<_> = requests.drain(..count).collect();
+            answers.extend(converse(&self.route, &mut self.sequence, batch)?);
+        }
+        Ok(answers)
+    }
+
+    /// The same, where a refusal is an error that names what was asked.
+    pub fn must(&mut self, what: &str, requests: Vec<Vec<u8>>) -> Result<()> {
+        for answer in self.ask(requests)? {
+            answer.with_context(|| format!("the kernel refuses: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends requests and waits for their answers.
+fn converse(socket: &Socket, sequence: &mut u32, requests: Vec<Vec<u8>>) -> Result<Vec<Result<(), Errno>>> {
+    let first = sequence.wrapping_add(1);
+    let mut datagram = Vec::new();
+    for mut request in requests.iter().cloned() {
+        *sequence = sequence.wrapping_add(1);
+        request[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        request.resize(request.len().next_multiple_of(4), 0);
+        datagram.extend(request);
+    }
+    socket.send(&datagram, 0).context("sending to netlink")?;
+    let mut answers: Vec<Option<Result<(), Errno>>> = vec![None; requests.len()];
+    while answers.iter().any(Option::is_none) {
+        let (bytes, _) = socket.recv_from_full().context("receiving from netlink")?;
+        let mut rest = &bytes[..];
+        while rest.len() > HEADER {
+            let u32_at = |at: usize| rest.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b));
+            let (Some(length), Some(number)) = (u32_at(0), u32_at(8)) else { break };
+            let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+            if kind == NLMSG_ERROR {
+                let code = u32_at(HEADER).context("an answer without a number")? as i32;
+                let place = number.wrapping_sub(first) as usize;
+                let Some(answer) = answers.get_mut(place) else {
+                    bail!("an answer to request {number}, which was not sent")
+                };
+                *answer = Some(if code == 0 { Ok(()) } else { Err(Errno::from_raw(-code)) });
+            }
+            rest = rest.get((length as usize).next_multiple_of(4).max(HEADER)..).unwrap_or_default();
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// What hosts send through: a packet socket, and the hosts' devices.
+pub struct Cables {
+    socket: OwnedFd,
+    hosts: HashMap<Port, LinkAddr>,
+}
+
+impl Cables {
+    /// Opens the socket. The devices must be there.
+    pub fn open(devices: &Devices) -> Result<Cables> {
+        let socket =
+            socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).context("a packet socket")?;
+        let mut addresses: HashMap<String, LinkAddr> = HashMap::new();
+        for interface in getifaddrs().context("the devices' addresses")? {
+            if let Some(link) = interface.address.and_then(|address| address.as_link_addr().copied()) {
+                addresses.insert(interface.interface_name, link);
+            }
+        }
+        let mut hosts = HashMap::new();
+        for port in devices.ports() {
+            let name = Devices::host_name(port);
+            let link = addresses.get(&name).with_context(|| format!("there is no device {name}"))?;
+            hosts.insert(port, *link);
+        }
+        Ok(Cables { socket, hosts })
+    }
+
+    /// Sends a frame into a port. False if its cable is not in, or the frame longer than it carries.
+    pub fn send(&self, port: Port, frame: &[u8]) -> Result<bool> {
+        match sendto(self.socket.as_raw_fd(), frame, &self.hosts[&port], MsgFlags::empty()) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENETDOWN | Errno::ENXIO | Errno::ENOBUFS | Errno::EMSGSIZE) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("sending {} bytes into {port}", frame.len())),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Random pipelines and packets, by seed. A failure is made small and kept as a recorded run, which replays without the
+//! laboratory and can be run again in it.
+
+use crate::{
+    case::{Case, Devices},
+    judge::{Judgement, judge},
+    run::{Script, frames, run},
+    shrink::shrink,
+    traffic,
+};
+use anyhow::{Context, Result};
+use clap::Args;
+use flowmerge::flower::{Port, print::printed};
+use std::{fs, path::PathBuf, time::Instant};
+
+/// Put random pipelines into the kernel, send random packets, and compare every frame and counter with the model's.
+///
+/// Exit status: 0 if nothing differs, 1 if something does, 2 if it cannot run.
+#[derive(Args)]
+pub struct Options {
+    /// How many pipelines.
+    #[arg(long, default_value_t = 300)]
+    pipelines: u64,
+    /// How many packets in all.
+    #[arg(long, default_value_t = 100_000)]
+    packets: u64,
+    /// The first pipeline's seed; the next has the next number.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Stop after this many pipelines that differ.
+    #[arg(long, default_value_t = 5)]
+    failures: usize,
+    /// How many smaller cases to try for each that differs.
+    #[arg(long, default_value_t = 600)]
+    trials: usize,
+    /// Where the records of small cases that differ go.
+    #[arg(long, default_value = "target/lab")]
+    keep: PathBuf,
+}
+
+/// The sums of all cases.
+#[derive(Default)]
+struct Sums {
+    pipelines: u64,
+    filters: u64,
+    refused: u64,
+    packets: u64,
+    received: u64,
+    decided: u64,
+    frames: u64,
+    counters: u64,
+}
+
+/// Runs; whether nothing differs.
+///
+/// # Errors
+/// The laboratory's devices cannot be made, the kernel cannot be asked, a record cannot be read.
+pub fn compare(options: &Options) -> Result<bool> {
+    let devices = Devices::random();
+    let started = Instant::now();
+    let mut sums = Sums::default();
+    let mut failed = Vec::new();
+    let each = (options.packets / options.pipelines.max(1)).max(1) as usize;
+    for seed in options.seed..options.seed + options.pipelines {
+        let (case, traffic) = traffic::of_seed(seed, each);
+        let ran = run(&devices, &case, Script::Made(Box::new(traffic))).with_context(|| format!("seed {seed}"))?;
+        let judgement = judge(&ran.trace).with_context(|| format!("seed {seed}"))?;
+        sums.add(&ran.case, ran.refused, &judgement);
+        if judgement.agrees() {
+            continue;
+        }
+        println!("seed {seed} differs: {} filters, {} steps", ran.case.filters.len(), ran.case.steps.len());
+        fails(options, &devices, seed, ran.case, &ran.trace)?;
+        failed.push(seed);
+        if failed.len() >= options.failures {
+            break;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{} pipelines ({} filters, {} refused by the kernel), {} packets ({} received at filters, {} decided) in {seconds:.1} s: \
+         {} frames and {} counters compared, seeds {} to {}; {}",
+        sums.pipelines,
+        sums.filters,
+        sums.refused,
+        sums.packets,
+        sums.received,
+        sums.decided,
+        sums.frames,
+        sums.counters,
+        options.seed,
+        options.seed + sums.pipelines.max(1) - 1,
+        if failed.is_empty() { "no difference".to_owned() } else { format!("DIFFERENT: seeds {failed:?}") }
+    );
+    Ok(failed.is_empty())
+}
+
+impl Sums {
+    fn add(&mut self, case: &Case, refused: usize, judgement: &Judgement) {
+        self.pipelines += 1;
+        self.filters += case.filters.len() as u64;
+        self.refused += refused as u64;
+        self.packets += frames(&case.steps) as u64;
+        self.received += judgement.received;
+        self.decided += judgement.decided;
+        self.frames += judgement.frames;
+        self.counters += judgement.counters;
+    }
+}
+
+/// Makes a failing case small, shows it, and keeps its record.
+fn fails(options: &Options, devices: &Devices, seed: u64, case: Case, trace: &[u8]) -> Result<()> {
+    fs::create_dir_all(&options.keep).with_context(|| options.keep.display().to_string())?;
+    let keep = |name: String, trace: &[u8]| {
+        let path = options.keep.join(name);
+        fs::write(&path, trace).with_context(|| path.display().to_string())?;
+        println!("  kept as {}", path.display());
+        Ok::<_, anyhow::Error>(())
+    };
+    keep(format!("seed-{seed}-whole.pcapng"), trace)?;
+    let mut last = None;
+    let mut differs = |case: &Case| {
+        let ran = run(devices, case, Script::Told)?;
+        let judgement = judge(&ran.trace)?;
+        let differs = !judgement.agrees();
+        if differs {
+            last = Some((ran, judgement));
+        }
+        Ok::<_, anyhow::Error>(differs)
+    };
+    if !differs(&case)? {
+        println!("  it did not differ when it was run again; replay the record to see how it did");
+        return Ok(());
+    }
+    shrink(case, options.trials, &mut differs)?;
+    let Some((ran, judgement)) = last else { return Ok(()) };
+    for filter in &ran.case.filters {
+        println!("  {}", printed(filter, &|port: Port| devices.name_of(port)));
+    }
+    for (port, block) in &ran.case.shared {
+        println!("  {} has block {block}", devices.name_of(*port));
+    }
+    println!("  {} steps; {}", ran.case.steps.len(), judgement.differences.replace('\n', "\n  "));
+    keep(format!("seed-{seed}.pcapng"), &ran.trace)
+}

@@ -1,0 +1,123 @@
+//! The traffic of a case, made up as it goes: new packets, answers of hosts to what arrives there, the same again; and in some
+//! cases filters and cables that come and go under it.
+
+use crate::{
+    case::{Case, Step},
+    generate::{actions, dice::Dice, hosts, packets, pipeline::Planner, universe::Universe},
+};
+use flowmerge::flower::{Filter, Port};
+
+/// How many frames of a direction are kept to be sent again.
+const KEPT: usize = 64;
+
+/// A source of steps.
+pub struct Traffic {
+    dice: Dice,
+    universe: Universe,
+    /// Frames still to be sent.
+    left: usize,
+    /// Of a hundred rounds, in so many a filter or cable changes.
+    unrest: usize,
+    /// Of a hundred frames that arrive, so many are answered.
+    talk: usize,
+    sent: Vec<(Port, Vec<u8>)>,
+}
+
+impl Traffic {
+    /// Traffic of so many frames.
+    pub fn new(mut dice: Dice, universe: Universe, frames: usize) -> Traffic {
+        let unrest = *dice.pick(&[0, 0, 0, 15]);
+        let talk = *dice.pick(&[0, 60, 85, 95]);
+        Traffic { dice, universe, left: frames, unrest, talk, sent: Vec::new() }
+    }
+
+    /// What happens next, after these frames came out of ports. `None` when all is sent.
+    pub fn next(&mut self, case: &Case, arrived: &[(Port, Vec<u8>)]) -> Option<Vec<Step>> {
+        if self.left == 0 {
+            return None;
+        }
+        let mut round: Vec<Step> = Vec::new();
+        for (port, frame) in arrived {
+            if self.dice.percent(self.talk)
+                && let Some(spec) = hosts::answer(&mut self.dice, *port, frame)
+            {
+                let frames = packets::frames(&mut self.dice, spec, case);
+                round.extend(frames.into_iter().map(|frame| Step::Frame(*port, frame)));
+            }
+        }
+        // A storm of copies is not answered whole.
+        round.truncate(24);
+        for _ in 0..self.dice.between(usize::from(round.is_empty()), 3) {
+            let (port, frames) = self.more(case);
+            round.extend(frames.into_iter().map(|frame| Step::Frame(port, frame)));
+        }
+        for step in &round {
+            if let Step::Frame(port, frame) = step {
+                let at = self.dice.below(KEPT);
+                match self.sent.len() < KEPT {
+                    true => self.sent.push((*port, frame.clone())),
+                    false => self.sent[at] = (*port, frame.clone()),
+                }
+            }
+        }
+        round.truncate(self.left);
+        self.left -= round.len();
+        if self.dice.percent(self.unrest) {
+            round.extend(self.change(case));
+        }
+        Some(round)
+    }
+
+    fn more(&mut self, case: &Case) -> (Port, Vec<Vec<u8>>) {
+        let dice = &mut self.dice;
+        if !self.sent.is_empty() && dice.percent(45) {
+            let (port, frame) = dice.pick(&self.sent).clone();
+            if dice.percent(20) {
+                return (port, vec![frame]);
+            }
+            if let Some(spec) = hosts::again(dice, port, &frame) {
+                return (port, packets::frames(dice, spec, case));
+            }
+        }
+        packets::fresh(dice, &self.universe, case)
+    }
+
+    fn change(&mut self, case: &Case) -> Option<Step> {
+        let dice = &mut self.dice;
+        if dice.percent(15) {
+            return Some(Step::Link(actions::any_port(dice), dice.percent(60)));
+        }
+        let old = (!case.filters.is_empty()).then(|| dice.pick(&case.filters).clone());
+        match (dice.below(3), old) {
+            (0, Some(old)) => Some(Step::Remove(old.id)),
+            (1, Some(old)) => {
+                let other = Planner::later(case, dice, &self.universe)?;
+                Some(Step::Replace(Filter { actions: other.actions, ..old }))
+            }
+            _ => Some(Step::Add(Planner::later(case, dice, &self.universe)?)),
+        }
+    }
+}
+
+/// Brings a case up to date with a step that the kernel took.
+pub fn follow(case: &mut Case, step: &Step) {
+    match step {
+        Step::Add(filter) => case.filters.push(filter.clone()),
+        Step::Replace(filter) => {
+            if let Some(old) = case.filters.iter_mut().find(|old| old.id == filter.id) {
+                *old = filter.clone();
+            }
+        }
+        Step::Remove(id) => case.filters.retain(|filter| filter.id != *id),
+        Step::Frame(..) | Step::Link(..) => {}
+    }
+}
+
+/// A seed's pipeline and its traffic.
+pub fn of_seed(seed: u64, frames: usize) -> (Case, Traffic) {
+    let mut dice = Dice::new(seed);
+    let universe = Universe::new(&mut dice);
+    let mut planning = dice.split();
+    let case = Planner::new(&mut planning, &universe).plan();
+    (case, Traffic::new(dice, universe, frames))
+}
