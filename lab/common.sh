@@ -55,7 +55,9 @@ ovs() {
   while [ "$(cut -d. -f1 /proc/uptime)" -lt 10 ]; do sleep 0.2; done
   ovs-vswitchd unix:/run/ovs/db.sock --pidfile=/run/ovs/vswitchd.pid --log-file=/run/ovs/vswitchd.log -vconsole:off -vsyslog:off \
     --detach --no-chdir >/dev/null 2>&1
+  until vs --timeout=1 show >/dev/null 2>&1; do sleep 0.1; done
   vs add-br br0 -- add-port br0 p1 -- add-port br0 p2 -- add-port br0 p3 -- set-fail-mode br0 secure
+  until ofctl dump-flows >/dev/null 2>&1; do sleep 0.1; done
 }
 vs() { ovs-vsctl --db=unix:/run/ovs/db.sock "$@"; }
 ofctl() { command=$1; shift; ovs-ofctl -O OpenFlow13 "$command" unix:/run/ovs/br0.mgmt "$@"; }
