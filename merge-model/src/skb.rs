@@ -6,6 +6,7 @@
 
 use crate::{
     bytes::be16,
+    checksum::{fold, sum},
     conntrack::{EntryId, Info},
 };
 use flowmerge::{
@@ -44,10 +45,33 @@ pub struct Skb {
     pub post_ct: bool,
     /// Its zone.
     pub zone: u16,
+    /// What is known of the bytes' checksum.
+    pub summed: Summed,
     /// The largest fragment that a reassembled packet came in (`mru`), 0 for others.
     pub mru: usize,
     /// Lengths of the fragments' payloads, while the buffer still is a list of them.
     pub pieces: Option<Vec<usize>>,
+}
+
+/// What is known of the checksum of a packet's bytes (`skb->ip_summed`). Conntrack, which verifies checksums, goes by it in a
+/// second zone: a `pedit` in between, which tells nobody, leaves the packet as sound as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Summed {
+    /// Nothing (`CHECKSUM_NONE`).
+    No,
+    /// The sum of the IP packet (`CHECKSUM_COMPLETE`), or what was right before an edit.
+    Sum(u64),
+    /// It was found right (`CHECKSUM_UNNECESSARY`).
+    Right,
+}
+
+impl Summed {
+    /// The IP packet became another, and the kernel keeps account of that.
+    pub fn keep(&mut self, before: &[u8], after: &[u8]) {
+        if let Summed::Sum(total) = self {
+            *total = u64::from(!fold(*total + u64::from(fold(sum(before, 0))) + sum(after, 0)));
+        }
+    }
 }
 
 /// An operation that the kernel refuses on this packet.
@@ -73,6 +97,7 @@ impl Skb {
             untracked: false,
             post_ct: false,
             zone: 0,
+            summed: Summed::No,
             mru: 0,
             pieces: None,
         })

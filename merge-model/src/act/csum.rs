@@ -3,7 +3,7 @@
 use crate::{
     bytes::{be16, byte, put},
     checksum::{fold, ipv4_header, pseudo, sctp, sum},
-    skb::Skb,
+    skb::{Skb, Summed},
 };
 use flowmerge::{
     conntrack::proto,
@@ -184,6 +184,7 @@ impl Transport {
                 }
                 // To the end of the buffer, whatever the IP header says.
                 let check = sctp(&skb.bytes[self.at..]);
+                skb.summed = Summed::No;
                 put(&mut skb.bytes, self.at + 8, &check).is_some()
             }
             _ => true,
@@ -202,6 +203,7 @@ impl Transport {
         };
         let check = fold(sum(&skb.bytes[self.at..self.end], from));
         self.write(skb, field, check.to_be_bytes());
+        skb.summed = Summed::No;
         true
     }
 
@@ -218,6 +220,7 @@ impl Transport {
         let said = be16(&skb.bytes, self.at + 4).map_or(0, usize::from);
         let none = be16(&skb.bytes, self.at + 6) == Some(0);
         if none && !lite && self.src.is_ipv4() {
+            skb.summed = Summed::No;
             return true;
         }
         self.write(skb, 6, [0, 0]);
@@ -231,6 +234,7 @@ impl Transport {
         let check = fold(sum(&skb.bytes[self.at..self.at + covered], from));
         let check = if check == 0 { 0xffff } else { check };
         self.write(skb, 6, check.to_be_bytes());
+        skb.summed = Summed::No;
         true
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     conntrack::{EntryId, Info, Tracked},
     frag::Gathered,
     outcome::{Found, Terminal, Verdict},
-    skb::Skb,
+    skb::{Skb, Summed},
     walk::{At, Walk},
 };
 use flowmerge::{
@@ -82,16 +82,23 @@ impl Walk<'_> {
         skb.ct = skb.ct.or(bypassing);
         if skb.ct.is_none() {
             skb.untracked = false;
-            skb.ct = match show::look(skb.packet(), ipv6) {
+            skb.ct = match show::look(skb.bytes.get(skb.data..).unwrap_or_default(), ipv6, &mut skb.summed) {
                 Look::Invalid => None,
                 Look::Untracked => {
                     skb.untracked = true;
                     None
                 }
-                Look::Shown(shown) => match self.tracker.track(ct.zone, &shown) {
-                    Tracked::Invalid => None,
-                    Tracked::Entry(entry, info) => Some((entry, info)),
-                },
+                Look::Shown(shown) => {
+                    let tracked = self.tracker.track(ct.zone, &shown);
+                    if self.tracker.reopened() {
+                        // Its checksum was verified once more, by what the first time left.
+                        skb.summed = Summed::Right;
+                    }
+                    match tracked {
+                        Tracked::Invalid => None,
+                        Tracked::Entry(entry, info) => Some((entry, info)),
+                    }
+                }
             };
         }
         let found = skb.ct.map(|(entry, info)| Found {
@@ -201,15 +208,19 @@ impl Walk<'_> {
     /// `ct_nat_execute`: one end, where the connection has it translated.
     fn nat_end(&self, skb: &mut Skb, entry: EntryId, info: Info, about_error: bool, end: End) -> Option<()> {
         let connection = self.tracker.connection(entry);
+        let before = skb.packet().to_vec();
         let packet = skb.bytes.get_mut(skb.data..)?;
         let direction = info.direction();
         if about_error {
-            return nat::translate_error(packet, connection, direction, end);
+            nat::translate_error(packet, connection, direction, end, skb.summed)?;
+        } else if Status::of(connection).changes(end, direction) {
+            nat::translate(packet, connection, direction, end)?;
+            if connection.original.proto == proto::SCTP {
+                skb.summed = Summed::No;
+            }
         }
-        match Status::of(connection).changes(end, direction) {
-            true => nat::translate(packet, connection, direction, end),
-            false => Some(()),
-        }
+        skb.summed.keep(&before, skb.bytes.get(skb.data..)?);
+        Some(())
     }
 }
 
@@ -227,7 +238,9 @@ pub(super) fn trim(skb: &mut Skb, ipv6: bool) -> Option<()> {
         false => usize::from(be16(&skb.bytes, skb.data + 2)?),
         true => 40 + usize::from(be16(&skb.bytes, skb.data + 4)?),
     };
+    let before = skb.packet().to_vec();
     skb.bytes.truncate(skb.data + len);
+    skb.summed.keep(&before, skb.bytes.get(skb.data..)?);
     Some(())
 }
 

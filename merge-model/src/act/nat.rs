@@ -6,6 +6,7 @@ use super::{extension, show};
 use crate::{
     bytes::{array, be16, byte, put},
     checksum::{fold, mend, pseudo, sctp, sum},
+    skb::Summed,
 };
 use flowmerge::conntrack::{Connection, Direction, Tuple, proto};
 use std::net::IpAddr;
@@ -73,12 +74,13 @@ pub(super) fn translate_error(
     connection: &Connection,
     direction: Direction,
     end: End,
+    summed: Summed,
 ) -> Option<()> {
     let ipv6 = connection.original.src.is_ipv6();
     let (_, at) = show::transport_of(packet, ipv6)?;
     let network = if ipv6 { 40 } else { 20 };
     packet.get(..at + 8 + network)?;
-    if !show::icmp_verifies(packet, at, ipv6) {
+    if !show::icmp_is_sound(packet, ipv6, summed) {
         return None;
     }
     let status = Status::of(connection);

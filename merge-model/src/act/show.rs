@@ -8,7 +8,7 @@ use crate::{
     bytes::{array, be16},
     checksum::{self, fold, pseudo, sum},
     conntrack::{Glimpse, Shown, Transport, dccp, sctp, tcp::Segment},
-    skb::Skb,
+    skb::{Skb, Summed},
 };
 use flowmerge::{
     conntrack::{Tuple, proto},
@@ -28,17 +28,17 @@ pub(super) enum Look {
     Untracked,
 }
 
-/// Looks at the IP packet `packet`, which ends where its header says.
-pub(super) fn look(packet: &[u8], ipv6: bool) -> Look {
+/// Looks at the IP packet `packet`, which ends where its header says; what is known of its checksum becomes more.
+pub(super) fn look(packet: &[u8], ipv6: bool, summed: &mut Summed) -> Look {
     let Some(l3) = L3::of(packet, 0, ipv6) else {
         return Look::Invalid;
     };
     let segment = packet.get(l3.at..).unwrap_or_default();
     match (l3.number, ipv6) {
-        (proto::ICMP, false) => icmp(packet, &l3, segment),
-        (proto::ICMPV6, true) => icmpv6(packet, &l3, segment),
+        (proto::ICMP, false) => icmp(packet, &l3, segment, summed),
+        (proto::ICMPV6, true) => icmpv6(packet, &l3, segment, summed),
         (proto::ICMP | proto::ICMPV6, _) => Look::Invalid,
-        _ => transport(&l3, segment).map_or(Look::Invalid, Look::Shown),
+        _ => transport(packet, &l3, segment, summed).map_or(Look::Invalid, Look::Shown),
     }
 }
 
@@ -53,7 +53,7 @@ pub fn shown(frame: &[u8]) -> Option<Shown> {
     };
     skb.data = skb.network;
     super::ct::trim(&mut skb, ipv6)?;
-    match look(skb.packet(), ipv6) {
+    match look(skb.packet(), ipv6, &mut Summed::No) {
         Look::Shown(shown) => Some(shown),
         Look::Invalid | Look::Untracked => None,
     }
@@ -144,6 +144,35 @@ impl L3 {
         Some(Tuple { src: self.src, dst: self.dst, proto: self.number, src_port, dst_port })
     }
 
+    /// Whether the checksum of the whole segment is right, as far as the kernel knows (`nf_checksum`).
+    fn is_sound(&self, packet: &[u8], summed: &mut Summed) -> bool {
+        let segment = packet.get(self.at..).unwrap_or_default();
+        let pseudo = pseudo(self.src, self.dst, self.number, segment.len());
+        let is_plain = self.number == proto::ICMP;
+        if *summed == Summed::Right {
+            return true;
+        }
+        if let Summed::Sum(total) = *summed {
+            let right = match self.src.is_ipv6() {
+                // The sum is of all that was there, and the header is taken from it as it is now.
+                true => {
+                    let header = packet.get(..self.at).unwrap_or_default();
+                    fold(total + u64::from(fold(sum(header, 0))) + pseudo) == 0
+                }
+                false => is_plain && fold(total) == 0 || fold(total + pseudo) == 0,
+            };
+            if right {
+                *summed = Summed::Right;
+                return true;
+            }
+        }
+        *summed = Summed::Sum(sum(packet, 0));
+        match is_plain {
+            true => fold(sum(segment, self.header)) == 0,
+            false => self.verifies(segment, segment.len()),
+        }
+    }
+
     /// Whether the checksum of a segment of that length, with a pseudo header, is right over its first `covered` bytes.
     fn verifies(&self, segment: &[u8], covered: usize) -> bool {
         let from = self.header + pseudo(self.src, self.dst, self.number, segment.len());
@@ -151,19 +180,19 @@ impl L3 {
     }
 }
 
-fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
+fn transport(packet: &[u8], l3: &L3, segment: &[u8], summed: &mut Summed) -> Option<Shown> {
     let all = segment.len();
     let mut transport = Transport::Stateless;
     match l3.number {
         proto::TCP => {
             let read = Segment::read(segment)?;
-            (l3.verifies(segment, all) && is_sane(read.flags)).then_some(())?;
+            (l3.is_sound(packet, summed) && is_sane(read.flags)).then_some(())?;
             transport = Transport::Tcp(read);
         }
         proto::UDP => {
             let header: [u8; 8] = array(segment, 0)?;
             let len = usize::from(be16(&header, 4)?);
-            let sound = (8..=all).contains(&len) && (header[6..8] == [0, 0] || l3.verifies(segment, all));
+            let sound = (8..=all).contains(&len) && (header[6..8] == [0, 0] || l3.is_sound(packet, summed));
             sound.then_some(())?;
         }
         proto::UDPLITE => {
@@ -179,7 +208,8 @@ fn transport(l3: &L3, segment: &[u8]) -> Option<Shown> {
         }
         proto::SCTP => {
             let header: [u8; 12] = array(segment, 0)?;
-            (header[8..12] == checksum::sctp(segment)).then_some(())?;
+            (*summed != Summed::No || header[8..12] == checksum::sctp(segment)).then_some(())?;
+            *summed = Summed::Right;
             transport = Transport::Sctp(sctp::Packet::read(segment)?);
         }
         proto::DCCP => {
@@ -211,9 +241,9 @@ fn is_sane(flags: u8) -> bool {
     [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, FIN | ACK, FIN | ACK | URG, ACK, ACK | URG].contains(&(flags & NEITHER))
 }
 
-fn icmp(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
+fn icmp(packet: &[u8], l3: &L3, segment: &[u8], summed: &mut Summed) -> Look {
     // NR_ICMP_TYPES is the highest that conntrack knows.
-    let known = array::<8>(segment, 0).filter(|header| header[0] <= 18 && fold(sum(segment, l3.header)) == 0);
+    let known = array::<8>(segment, 0).filter(|header| l3.is_sound(packet, summed) && header[0] <= 18);
     match known {
         None => Look::Invalid,
         Some([3 | 4 | 5 | 11 | 12, ..]) => error(packet, l3, l3.at + 8, false),
@@ -221,8 +251,8 @@ fn icmp(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
     }
 }
 
-fn icmpv6(packet: &[u8], l3: &L3, segment: &[u8]) -> Look {
-    let Some(header) = array::<8>(segment, 0).filter(|_| l3.verifies(segment, segment.len())) else {
+fn icmpv6(packet: &[u8], l3: &L3, segment: &[u8], summed: &mut Summed) -> Look {
+    let Some(header) = array::<8>(segment, 0).filter(|_| l3.is_sound(packet, summed)) else {
         return Look::Invalid;
     };
     match header[0] {
@@ -285,11 +315,9 @@ pub(super) fn transport_of(packet: &[u8], ipv6: bool) -> Option<(u8, usize)> {
     L3::of(packet, 0, ipv6).map(|l3| (l3.number, l3.at))
 }
 
-/// Whether the ICMP message at `at` has a right checksum.
-pub(super) fn icmp_verifies(packet: &[u8], at: usize, ipv6: bool) -> bool {
-    let segment = packet.get(at..).unwrap_or_default();
-    match ipv6 {
-        false => fold(sum(packet, 0)) == 0,
-        true => L3::of(packet, 0, true).is_some_and(|l3| l3.verifies(segment, segment.len())),
-    }
+/// Whether NAT takes the packet's ICMP checksum to be right. Conntrack has looked at it before; what was changed since is
+/// found only if nothing is known of the checksum.
+pub(super) fn icmp_is_sound(packet: &[u8], ipv6: bool, summed: Summed) -> bool {
+    let is_sound = |l3: L3| l3.is_sound(packet, &mut Summed::No);
+    summed != Summed::No || L3::of(packet, 0, ipv6).is_some_and(is_sound)
 }

@@ -86,6 +86,10 @@ pub enum Tracked {
 pub trait Conntrack {
     /// `nf_conntrack_in`: finds the packet's entry or makes an unconfirmed one, and moves its state on.
     fn track(&mut self, zone: u16, shown: &Shown) -> Tracked;
+    /// Whether the last packet tracked was looked at twice, since it opened a closed connection again.
+    fn reopened(&self) -> bool {
+        false
+    }
     /// The entry, with reply tuple, mark and labels as they are now.
     fn connection(&self, entry: EntryId) -> &Connection;
     /// Whether the entry is in the table.

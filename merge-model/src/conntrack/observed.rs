@@ -82,6 +82,8 @@ pub struct Tracker {
     resumed: Passage,
     /// The frame goes through OVS's own datapath, which knows nothing of act_ct's flow table.
     resuming: bool,
+    /// The last packet opened a closed connection again.
+    reopened: bool,
     /// Removed by a frame before their end was reported.
     ended: Vec<(u16, Tuple, Tuple)>,
     /// Unconfirmed connections of missed frames, by what they are, and with the time until which they wait.
@@ -158,7 +160,7 @@ impl Tracker {
             let entry = &self.entries[&id];
             let is_over = match r.report.event {
                 ConnectionEvent::New => entry.reported && entry.connection.original == c.original,
-                _ => self.is_found_over(r, &entry.connection),
+                _ => self.is_found_over(r, entry),
             };
             is_over.then(|| Change {
                 id: ConnectionId(id.0),
@@ -316,6 +318,10 @@ impl Tracker {
             }
             return;
         }
+        if event != ConnectionEvent::New && found.is_none() && self.ended.contains(&name(&c)) {
+            // What the frame did to it before it ended it.
+            return;
+        }
         // A birth reported twice is the birth of the next generation.
         let again = |id: &EntryId| {
             let entry = &self.entries[id];
@@ -344,6 +350,7 @@ impl Tracker {
     }
 
     fn apply(&mut self, id: EntryId, told: &ConnectionMessage) {
+        let now = self.now;
         self.update(id, |entry| {
             let c = &mut entry.connection;
             let has = |bit| told.status.unwrap_or(0) & bit != 0;
@@ -355,6 +362,9 @@ impl Tracker {
             c.helper |= has(status::HELPER) || told.helper.is_some();
             c.mark = told.mark.unwrap_or(0);
             c.labels = told.labels.unwrap_or(c.labels);
+            if let Some(timeout) = told.timeout {
+                entry.told = Some((now, u64::from(timeout) * 1_000_000_000));
+            }
             if let Some(state) = told.tcp {
                 entry.tcp.correct(state);
             }
@@ -383,12 +393,16 @@ impl Tracker {
     /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end
     /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
-        let c = &self.entries[&id].connection;
-        self.ahead().any(|r| self.is_found_over(r, c)) || self.birth(zone, tuple).is_some()
+        let entry = &self.entries[&id];
+        self.ahead().any(|r| self.is_found_over(r, entry))
+            || entry.may_be_over(self.now) && self.birth(zone, tuple).is_some()
     }
 
-    fn is_found_over(&self, r: &Reported, c: &Connection) -> bool {
-        r.report.event == ConnectionEvent::Destroy
+    /// Whether this report tells that. The frame itself may end a connection, too: by force, after it was found alive.
+    fn is_found_over(&self, r: &Reported, entry: &Entry) -> bool {
+        let c = &entry.connection;
+        entry.may_be_over(self.now)
+            && r.report.event == ConnectionEvent::Destroy
             && !r.report.by_hand
             && r.time <= self.now.saturating_add(AT_ONCE)
             && name(&r.report.connection) == (c.zone, c.original, c.reply)
@@ -438,6 +452,7 @@ impl Conntrack for Tracker {
             Some(Icmp::Untracked) => return Tracked::Invalid,
             _ => {}
         }
+        self.reopened = false;
         let moved_before = |p: &Passage, id| p.moved.contains(&(zone, id));
         loop {
             let found = self.find(zone, shown.tuple);
@@ -457,6 +472,7 @@ impl Conntrack for Tracker {
             let verdict = self.transport(id, &shown.transport, direction);
             match verdict {
                 Verdict::Reopen => {
+                    self.reopened = true;
                     self.end(id);
                     continue;
                 }
@@ -474,9 +490,15 @@ impl Conntrack for Tracker {
             if info == Info::EstablishedReply {
                 self.update(id, |entry| entry.connection.seen_reply = true);
             }
+            let now = self.now;
+            self.entry(id).touched = Some(now);
             self.passage.moved.push((zone, id));
             return Tracked::Entry(id, info);
         }
+    }
+
+    fn reopened(&self) -> bool {
+        self.reopened
     }
 
     fn connection(&self, entry: EntryId) -> &Connection {
@@ -518,7 +540,8 @@ impl Conntrack for Tracker {
                 {
                     *address = low;
                 }
-                if let Some((low, high)) = nat.ports
+                // Ports without addresses are no range to act_ct.
+                if let Some((low, high)) = nat.ports.filter(|_| nat.addresses.is_some())
                     && matches!(reply.proto, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP)
                     && !(low..=high).contains(port)
                 {
@@ -557,7 +580,8 @@ impl Conntrack for Tracker {
                     // Another packet was first. Its entry serves where it says the same and the protocol permits it.
                     let same = self.entries[other].connection.reply == c.reply
                         && self.entries[other].connection.original == c.original;
-                    let permitted = !matches!(c.original.proto, proto::TCP | proto::ICMP | proto::ICMPV6 | proto::SCTP);
+                    let stateful = [proto::TCP, proto::ICMP, proto::ICMPV6, proto::SCTP, proto::DCCP];
+                    let permitted = !stateful.contains(&c.original.proto);
                     return same && permitted;
                 }
                 if self.entries[&id].guessed {

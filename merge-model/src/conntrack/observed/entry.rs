@@ -1,7 +1,10 @@
 //! An entry of the tracker.
 
 use crate::conntrack::{dccp::Dccp, sctp::Sctp, tcp::Tcp};
-use flowmerge::conntrack::{Connection, Tuple};
+use flowmerge::conntrack::{Connection, TcpState, Tuple};
+
+/// How coarse the kernel's clock of timeouts may be, in nanoseconds.
+const TICK: u64 = 20_000_000;
 
 /// A connection and what is remembered of it besides.
 #[derive(Clone, Debug)]
@@ -25,6 +28,10 @@ pub(super) struct Entry {
     pub(super) offloaded: Option<u64>,
     /// When its first packet came.
     pub(super) born: Option<u64>,
+    /// When the kernel last told of it, and how long it had to live then, in nanoseconds.
+    pub(super) told: Option<(u64, u64)>,
+    /// When a packet last passed through it.
+    pub(super) touched: Option<u64>,
     /// Of a missed frame: OVS may still commit it.
     pub(super) waiting: bool,
 }
@@ -44,7 +51,19 @@ impl Entry {
             guessed: false,
             offloaded: None,
             born: None,
+            told: None,
+            touched: None,
             waiting: false,
         }
+    }
+
+    /// Whether it may have expired, as far as the kernel has told. A reset may have cut its life to ten seconds, which is not
+    /// told, and a SYN that is sent again does not lengthen it.
+    pub(super) fn may_be_over(&self, now: u64) -> bool {
+        const SECOND: u64 = 1_000_000_000;
+        let outlived = self.told.is_none_or(|(at, timeout)| now.saturating_sub(at) + TICK >= timeout.min(10 * SECOND));
+        let rested = self.touched.is_none_or(|at| now.saturating_sub(at) + TICK >= SECOND);
+        // From the flow table it may come back with no time left.
+        outlived && (rested || self.offloaded.is_some() || self.connection.tcp == Some(TcpState::SynSent))
     }
 }

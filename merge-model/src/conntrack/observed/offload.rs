@@ -33,6 +33,7 @@ impl Tracker {
         if self.expired(id, zone, glimpse.tuple) || !self.entries[&id].connection.assured {
             return None;
         }
+        self.entry(id).touched = Some(now);
         self.passage.moved.push((zone, id));
         let c = &self.entries[&id].connection;
         let info = match direction {

@@ -238,3 +238,27 @@ fn a_packet_to_its_own_sender_is_a_reply() {
     assert_eq!(through(&mut tracker, own, 0).1, Info::EstablishedReply);
     assert_eq!(tracker.connections().count(), 1);
 }
+
+/// A reply met by `ct force`: it is told that the connection saw a reply, then that it ended.
+#[test]
+fn a_connection_ended_by_force_was_not_over_and_does_not_come_back() {
+    let t = tuple(proto::UDP);
+    let told = |event| Report {
+        connection: ConnectionMessage { timeout: Some(30), ..report(event, 5, t).connection },
+        ..report(event, 5, t)
+    };
+    let reports = [
+        at(1, told(ConnectionEvent::New)),
+        at(3, told(ConnectionEvent::Update)),
+        at(4, told(ConnectionEvent::Destroy)),
+    ];
+    let mut tracker = Tracker::new([], reports);
+    tracker.begin(0, 0, 2);
+    assert_eq!(through(&mut tracker, t, 0).1, Info::New);
+    tracker.begin(2, 2000, 5);
+    let (id, info) = entry(tracker.track(5, &shown(t.inverse(), 0)));
+    assert_eq!(info, Info::EstablishedReply);
+    tracker.kill(id);
+    tracker.begin(5, 5000, 6);
+    assert_eq!(tracker.connections().count(), 0);
+}
