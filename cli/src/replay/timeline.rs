@@ -3,7 +3,7 @@
 //!
 //! What a dump is for is told with it; in a trace that does not say so the dumps before the last frame are the state at the
 //! start, the dump after it is the answer. A dump that was made since notifications were lost becomes the notifications
-//! that were missed ([`super::mended`]). Ports are interfaces that the link messages give an index, which may change.
+//! that were missed (`mended`). Ports are interfaces that the link messages give an index, which may change.
 
 use super::mended::Picture;
 use anyhow::{Context, Result, bail};

@@ -1,4 +1,4 @@
-//! Random cases. From a seed: the values that a case plays with ([`universe`]), its filters ([`pipeline`], [`matches`],
+//! Random cases. From a seed: the values that a case plays with ([`universe`]), its filters ([`pipeline`], `matches`,
 //! [`actions`]), and the traffic: packets aimed at the filters and just beside them ([`packets`]), and hosts that answer what
 //! comes out, so that connections come about ([`hosts`]).
 

@@ -2,7 +2,7 @@
 //! that it is none of the connection's.
 //!
 //! The kernel's is `net/netfilter/nf_conntrack_proto_tcp.c` (`nf_conntrack_tcp_packet`, `tcp_new`; 6.1.192): a table of
-//! states ([`table`]), windows of sequence numbers ([`window`]), and between the two the cases in which a SYN, a reset or an
+//! states (`table`), windows of sequence numbers (`window`), and between the two the cases in which a SYN, a reset or an
 //! acknowledgement may be meant for a connection that conntrack does not know (any more). Retransmissions, unacknowledged
 //! data and closed windows only change how long an entry lives, which is not simulated, so they are not remembered.
 //!
