@@ -206,28 +206,28 @@ impl Walk<'_> {
         }
     }
 
-    /// Sends a packet out of its port, in fragments if `ct` put it together from such and it is too long.
-    pub(crate) fn send(&mut self, mut skb: Skb, branch: u32) {
+    /// Sends a packet out of its port, in fragments if `ct` put it together from such and it is too long. Whether it went: a
+    /// fragment that the egress hook drops takes those behind it along.
+    pub(crate) fn send(&mut self, mut skb: Skb, branch: u32) -> bool {
         self.settle(branch, Verdict::Decided(Terminal::Redirect));
         if skb.mru == 0 || skb.len() <= skb.mru + 14 {
             return self.egress(skb, branch, None);
         }
         let Some(state) = self.model.port(skb.device) else {
-            return;
+            return false;
         };
         skb.reset_mac();
         match split(&skb, state.mtu) {
-            Some(fragments) => {
-                for (fragment, random) in fragments {
-                    self.egress(fragment, branch, random);
-                }
+            Some(fragments) => fragments.into_iter().all(|(fragment, random)| self.egress(fragment, branch, random)),
+            None => {
+                self.settle(branch, Verdict::Decided(Terminal::Drop));
+                false
             }
-            None => self.settle(branch, Verdict::Decided(Terminal::Drop)),
         }
     }
 
-    /// A packet at a port's egress.
-    fn egress(&mut self, mut skb: Skb, branch: u32, random: Option<std::ops::Range<usize>>) {
+    /// A packet at a port's egress; false if it is dropped there.
+    fn egress(&mut self, mut skb: Skb, branch: u32, random: Option<std::ops::Range<usize>>) -> bool {
         let port = skb.device;
         skb.reset_mac();
         skb.at_ingress = false;
@@ -237,8 +237,11 @@ impl Walk<'_> {
             skb.mru = 0;
             match self.classify(&mut skb, Hook::Egress(port), branch) {
                 Ended::Missed(_) | Ended::Decided(Terminal::Pass) => {}
-                Ended::Decided(terminal) => return self.settle(branch, Verdict::Decided(terminal)),
-                Ended::Taken => return,
+                Ended::Decided(terminal) => {
+                    self.settle(branch, Verdict::Decided(terminal));
+                    return terminal != Terminal::Drop;
+                }
+                Ended::Taken => return true,
             }
         }
         let tag = if skb.tag.is_some() { 4 } else { 0 };
@@ -248,6 +251,7 @@ impl Walk<'_> {
             ingress: false,
             random: random.map(|r| r.start + tag..r.end + tag),
         });
+        true
     }
 
     fn classify(&mut self, skb: &mut Skb, side: Hook, branch: u32) -> Ended {

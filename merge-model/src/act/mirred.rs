@@ -40,7 +40,10 @@ impl Walk<'_> {
         self.nesting += 1;
         match mirred.ingress {
             true => self.deliver(out, branch, skb.at_ingress),
-            false => self.send(out, branch),
+            // What becomes of it there is nothing to this filter.
+            false => {
+                self.send(out, branch);
+            }
         }
         self.nesting -= 1;
         match itself {

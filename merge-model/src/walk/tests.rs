@@ -210,6 +210,25 @@ fn fragments_are_put_together_and_cut_again() {
     assert_eq!(verdict, Verdict::Decided(Terminal::Held));
 }
 
+/// The egress hook drops one, and those behind it are not sent: the first took the rest along.
+#[test]
+fn a_fragment_that_is_dropped_at_egress_takes_those_behind_it_along() {
+    for (matches, sent) in [
+        (Match::default().exact(Field::IpFlags, 3), 0),
+        (Match::default().exact(Field::IpFlags, 1), 1),
+        (Match::default().exact(Field::IpFlags, 0), 3),
+    ] {
+        let mut model = model();
+        all(&mut model, Hook::Ingress(Port(1)), vec![ct(Ct { zone: 5, ..Ct::default() }, Control::Pipe), to(2)]);
+        add(&mut model, Hook::Egress(Port(2)), 0, 1, matches, vec![gact(Control::Shot)]);
+        let mut tracker = Tracker::default();
+        let last =
+            FRAGMENTS.map(|fragment| receive(&mut model, &mut tracker, fragment)).into_iter().next_back().unwrap();
+        assert_eq!(last.sent.len(), sent);
+        assert_eq!(last.hits.len(), if sent == 3 { 1 } else { 2 });
+    }
+}
+
 /// Cut, flipped and shifted frames through every action there is: whatever comes out, nothing panics.
 #[test]
 fn junk_does_no_harm() {

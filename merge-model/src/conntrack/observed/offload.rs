@@ -45,9 +45,12 @@ impl Tracker {
         Some((id, info))
     }
 
+    /// It keeps what its state gives it to live, less what it had in the table: a closed one, by a reset that only conntrack
+    /// saw, ends there and then, which is told.
     fn tear_down(&mut self, id: EntryId) {
         let entry = self.entry(id);
         entry.offloaded = None;
+        (entry.told, entry.touched) = (None, None);
         entry.tcp.forget_windows();
     }
 
