@@ -11,6 +11,7 @@
 //!
 //! No timeout is simulated: a connection ends when the trace says so.
 
+mod commit;
 mod entry;
 mod icmp;
 mod offload;
@@ -23,7 +24,7 @@ use super::{Conntrack, EntryId, Glimpse, Info, Shown, Tracked, tcp::Verdict};
 use entry::Entry;
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
-    flower::action::{Nat, NatSide},
+    flower::action::Nat,
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
 use icmp::Icmp;
@@ -382,14 +383,6 @@ impl Tracker {
         self.ahead().find_map(|r| r.report.birth_of(zone, original))
     }
 
-    /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
-    fn committed(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
-        self.reports
-            .iter()
-            .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
-            .find_map(|r| r.report.birth_of(zone, original))
-    }
-
     /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end
     /// is told at once, or else (of one made before anyone listened) the birth of another in its place.
     fn expired(&self, id: EntryId, zone: u16, tuple: Tuple) -> bool {
@@ -411,7 +404,7 @@ impl Tracker {
     /// An unconfirmed entry for a packet of no known connection.
     fn unconfirmed(&mut self, zone: u16, tuple: Tuple) -> EntryId {
         let mut entry = Entry::new(zone, tuple);
-        let birth = self.committed(zone, tuple);
+        let birth = self.committed(zone, tuple, |_| true);
         entry.connection.expected = birth.and_then(|b| b.status).is_some_and(|s| s & status::EXPECTED != 0);
         entry.connection.helper = birth.is_some_and(|b| b.helper.is_some());
         entry.born = Some(self.now);
@@ -509,89 +502,12 @@ impl Conntrack for Tracker {
         self.entries.get(&entry).is_some_and(|e| e.confirmed)
     }
 
-    fn translate(&mut self, id: EntryId, nat: &Nat) {
-        let entry = &self.entries[&id];
-        let Some(side) = nat.side else { return };
-        if entry.confirmed || entry.translated[side as usize] {
-            return;
-        }
-        let c = &entry.connection;
-        let chosen = self.committed(c.zone, c.original).map(|birth| birth.reply);
-        let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
-        let guessed = chosen.is_none() && choice;
-        let mut reply = c.reply;
-        match (chosen, side) {
-            (Some(chosen), NatSide::Src) => {
-                (reply.dst, reply.dst_port) = (chosen.dst, chosen.dst_port);
-                if matches!(reply.proto, proto::ICMP | proto::ICMPV6) {
-                    (reply.dst_port, reply.src_port) = (c.reply.dst_port, chosen.src_port);
-                }
-            }
-            // After the destination the source is bound too, for good.
-            (Some(chosen), NatSide::Dst) => reply = chosen,
-            // Never reported, so never confirmed, or before anyone listened: what the range itself says.
-            (None, _) => {
-                let (address, port) = match side {
-                    NatSide::Src => (&mut reply.dst, &mut reply.dst_port),
-                    NatSide::Dst => (&mut reply.src, &mut reply.src_port),
-                };
-                if let Some((low, high)) = nat.addresses
-                    && !(low..=high).contains(address)
-                {
-                    *address = low;
-                }
-                // Ports without addresses are no range to act_ct.
-                if let Some((low, high)) = nat.ports.filter(|_| nat.addresses.is_some())
-                    && matches!(reply.proto, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP)
-                    && !(low..=high).contains(port)
-                {
-                    *port = low;
-                }
-            }
-        }
-        let entry = self.entry(id);
-        entry.connection.reply = reply;
-        entry.guessed |= guessed;
-        entry.translated[side as usize] = true;
-        entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
+    fn translate(&mut self, entry: EntryId, nat: &Nat) {
+        self.translating(entry, nat);
     }
 
-    fn commit(&mut self, id: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool {
-        self.update(id, |entry| {
-            let c = &mut entry.connection;
-            // The kernel does not mask the values again: a mark's bits are added, labels' are flipped.
-            if let Some((value, mask)) = mark.filter(|&(_, mask)| mask != 0) {
-                c.mark = c.mark & !mask | value;
-            }
-            if let Some((value, mask)) = labels.filter(|&(_, mask)| mask != 0) {
-                c.labels = c.labels & !mask ^ value;
-            }
-        });
-        if self.entries[&id].confirmed {
-            return true;
-        }
-        let c = self.entries[&id].connection.clone();
-        match self.committed(c.zone, c.original).map(|birth| birth.reply) {
-            Some(reply) => self.entry(id).connection.reply = reply,
-            None => {
-                let others: Vec<EntryId> =
-                    [c.original, c.reply].iter().filter_map(|t| self.by_tuple.get(&(c.zone, *t)).copied()).collect();
-                if let Some(other) = others.first() {
-                    // Another packet was first. Its entry serves where it says the same and the protocol permits it.
-                    let same = self.entries[other].connection.reply == c.reply
-                        && self.entries[other].connection.original == c.original;
-                    let stateful = [proto::TCP, proto::ICMP, proto::ICMPV6, proto::SCTP, proto::DCCP];
-                    let permitted = !stateful.contains(&c.original.proto);
-                    return same && permitted;
-                }
-                if self.entries[&id].guessed {
-                    // Nobody was told of it, so the tuple that it got is another's: the kernel drops the packet.
-                    return false;
-                }
-            }
-        }
-        self.confirm(id);
-        true
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool {
+        self.committing(entry, mark, labels)
     }
 
     fn kill(&mut self, id: EntryId) {

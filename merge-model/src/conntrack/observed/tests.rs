@@ -1,6 +1,7 @@
 use super::*;
 use crate::conntrack::{Transport, tcp::Segment};
 use flowmerge::conntrack::TcpState;
+use flowmerge::flower::action::NatSide;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -95,6 +96,25 @@ fn in_a_burst_the_reports_stand_behind_the_later_frames() {
     }
     tracker.advance(4);
     assert_eq!(tracker.connections().count(), 2);
+}
+
+#[test]
+fn a_late_report_with_another_translation_is_another_packets() {
+    let t = tuple(proto::UDP);
+    let mut born = report(ConnectionEvent::New, 3, t);
+    born.connection.reply.dst = [10, 0, 0, 5].into();
+    let mut tracker = Tracker::new([], [at(4, born)]);
+    let to = |host, ports| {
+        let address = [10, 0, 0, host].into();
+        Nat { side: Some(NatSide::Src), addresses: Some((address, address)), ports }
+    };
+    // The first one's translation was taken, so it was dropped, and the second one's is what the report tells.
+    for (place, nat, goes_on) in [(0, to(4, Some((443, 443))), false), (3, to(5, None), true)] {
+        tracker.begin(place, place as u64 * 1000, if place == 0 { 3 } else { 5 });
+        let (id, _) = entry(tracker.track(3, &shown(t, 0)));
+        tracker.translate(id, &nat);
+        assert_eq!(tracker.commit(id, None, None), goes_on);
+    }
 }
 
 #[test]
