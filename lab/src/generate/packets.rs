@@ -182,13 +182,6 @@ fn settle(spec: &mut Spec) {
         spec.key.set(Field::CvlanTpid, 0);
     }
     let v6 = spec.key.get(Field::EthType) as u16 == et::IPV6;
-    // A packet to its own sender is its own reply: conntrack's two tuples are then one.
-    for (src, dst) in [(Field::Ipv4Src, Field::Ipv4Dst), (Field::Ipv6Src, Field::Ipv6Dst)] {
-        let address = spec.key.get(dst);
-        if spec.key.get(src) == address {
-            spec.key.set(src, address ^ 1);
-        }
-    }
     match spec.key.get(Field::IpProto) as u8 {
         ip::ICMP if v6 => spec.key.set(Field::IpProto, ip::ICMPV6.into()),
         ip::ICMPV6 if !v6 => spec.key.set(Field::IpProto, ip::ICMP.into()),

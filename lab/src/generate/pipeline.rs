@@ -135,7 +135,7 @@ impl<'a> Planner<'a> {
             if this == ports[0] || self.dice.percent(30) {
                 let mark = self.dice.percent(30).then(|| (1 + self.dice.below(3) as u32, u32::MAX));
                 let labels = self.dice.percent(20).then_some((0x10, 0xff));
-                let translation = nat.then(|| actions::translation(self.dice, v6, proto.is_some()));
+                let translation = nat.then(|| actions::translation(self.dice, v6, true));
                 let commit = Ct { zone, commit: true, mark, labels, nat: translation, ..Ct::default() };
                 let new = vec![pipe(ActionKind::Ct(commit)), after.clone()];
                 self.add(hook, base, 40, shape, behind(TRACKED | NEW, TRACKED | NEW), new);

@@ -133,8 +133,9 @@ impl Walk<'_> {
             if let Some(nat) = &ct.nat {
                 self.nat(skb, ct, nat, entry, info, ipv6).ok_or(Stop::Drop)?;
             }
-            if ct.commit && !self.tracker.commit(entry, ct.mark, ct.labels) {
-                return Err(Stop::Drop);
+            if ct.commit {
+                let entry = self.tracker.commit(entry, ct.mark, ct.labels).ok_or(Stop::Drop)?;
+                skb.ct = Some((entry, info));
             }
         }
         self.found(at, found);

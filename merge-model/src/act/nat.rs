@@ -39,10 +39,10 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn of(connection: &Connection) -> Status {
         let (from, to) = (connection.original, connection.translated(Direction::Original));
-        Status {
-            src: (from.src, from.src_port) != (to.src, to.src_port),
-            dst: from.dst != to.dst || has_ports(from.proto) && from.dst_port != to.dst_port,
-        }
+        let src = (from.src, from.src_port) != (to.src, to.src_port);
+        // An identifier belongs to neither end: whichever was translated, it is put in.
+        let dst_port = if has_ports(from.proto) { from.dst_port != to.dst_port } else { from.src_port != to.src_port };
+        Status { src, dst: from.dst != to.dst || dst_port }
     }
 
     pub(super) fn any(self) -> bool {
