@@ -23,9 +23,8 @@ fn redirects_in(case: &Case) -> bool {
 
 /// A packet's frames.
 pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
-    // Fragments of IPv6 and of SCTP, which the kernel cuts otherwise, are not tried yet.
-    let is_cut = spec.key.get(Field::EthType) as u16 == et::IPV4 && spec.key.get(Field::IpProto) as u8 != ip::SCTP;
-    if is_cut && dice.percent(4) && !redirects_in(case) {
+    let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
+    if is_ip && dice.percent(4) && !redirects_in(case) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
         // The model does not cut a packet with such a header into pieces again.

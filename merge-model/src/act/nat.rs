@@ -105,6 +105,25 @@ pub(super) fn translate_error(
     manipulate(packet, 0, &target, end)
 }
 
+/// How far into a packet of the connection its translation looks; in an ICMP error, into the packet inside it.
+pub(super) fn reach(packet: &[u8], connection: &Connection, about_error: bool) -> usize {
+    let ipv6 = connection.original.src.is_ipv6();
+    let behind = |packet: &[u8], number: u8| {
+        let (_, at) = show::transport_of(packet, ipv6)?;
+        let full = at + if number == proto::TCP { 20 } else { 12 };
+        let has_more = matches!(number, proto::TCP | proto::SCTP | proto::DCCP) && full <= packet.len();
+        Some(if has_more { full } else { at + 8 })
+    };
+    let reach = match about_error {
+        false => behind(packet, connection.original.proto),
+        true => show::transport_of(packet, ipv6).and_then(|(_, at)| {
+            let inside = packet.get(at + 8..)?;
+            Some(at + 8 + behind(inside, connection.original.proto)?)
+        }),
+    };
+    reach.unwrap_or(0)
+}
+
 fn address(bytes: &[u8], at: usize, ipv6: bool) -> Option<IpAddr> {
     match ipv6 {
         true => array::<16>(bytes, at).map(IpAddr::from),
