@@ -13,7 +13,8 @@ use flowmerge::{
 
 impl Tracker {
     /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
-    /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get.
+    /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get, and
+    /// nobody else's.
     pub(super) fn committed(
         &self,
         zone: u16,
@@ -24,7 +25,11 @@ impl Tracker {
             .iter()
             .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
             .filter_map(|r| r.report.birth_of(zone, original).map(|birth| (r.at, birth)))
-            .find_map(|(at, birth)| (at < self.horizon || may_get(&birth.reply)).then_some(birth))
+            .find_map(|(at, birth)| {
+                let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
+                let is_its = || may_get(&birth.reply) && is_free(birth.original) && is_free(birth.reply);
+                (at < self.horizon || is_its()).then_some(birth)
+            })
     }
 
     /// Chooses the reply tuple that a translation gives a new connection.

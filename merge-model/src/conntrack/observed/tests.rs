@@ -140,6 +140,19 @@ fn whose_tuple_is_taken_gets_the_other_entry_or_is_dropped() {
 }
 
 #[test]
+fn a_late_report_is_not_that_of_a_connection_whose_tuple_was_taken() {
+    // The second packet's answers would be the first one's packets, so it was dropped; when the first was over, a third came.
+    let first = tuple(proto::TCP);
+    let mut nat = report(ConnectionEvent::New, 3, first);
+    nat.connection.reply.src = [10, 0, 0, 5].into();
+    let late = first.inverse();
+    let mut tracker = Tracker::new([nat], [at(4, report(ConnectionEvent::New, 3, late))]);
+    tracker.begin(0, 0, 2);
+    let (id, _) = entry(tracker.track(3, &shown(late, SYN)));
+    assert_eq!(tracker.commit(id, None, None), None);
+}
+
+#[test]
 fn an_expired_connection_is_another_one() {
     let t = tuple(proto::UDP);
     let gone = report(ConnectionEvent::Destroy, 5, t);
