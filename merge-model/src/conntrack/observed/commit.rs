@@ -101,8 +101,7 @@ impl Tracker {
             return Some(id);
         }
         let c = self.entries[&id].connection.clone();
-        let same_addresses = |reply: &Tuple| (reply.src, reply.dst) == (c.reply.src, c.reply.dst);
-        match self.committed(c.zone, c.original, same_addresses).map(|birth| birth.reply) {
+        match self.committed(c.zone, c.original, |&reply| reply == c.reply).map(|birth| birth.reply) {
             Some(reply) => self.entry(id).connection.reply = reply,
             None => {
                 let of = |tuple| self.by_tuple.get(&(c.zone, tuple)).copied();
