@@ -51,6 +51,8 @@ pub struct Skb {
     pub mru: usize,
     /// Lengths of the fragments' payloads, while the buffer still is a list of them. The first holds all headers, too.
     pub pieces: Option<Vec<usize>>,
+    /// Where the kernel has put a number at random, of four bytes: from the network header on.
+    pub random: Option<usize>,
 }
 
 /// What is known of the checksum of a packet's bytes (`skb->ip_summed`). Conntrack, which verifies checksums, goes by it in a
@@ -100,6 +102,7 @@ impl Skb {
             summed: Summed::No,
             mru: 0,
             pieces: None,
+            random: None,
         })
         .filter(|_| frame.len() >= ETHERNET)
     }

@@ -27,8 +27,6 @@ pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
     if is_ip && dice.percent(4) && !redirects_in(case) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
-        // The model does not cut a packet with such a header into pieces again.
-        spec.extensions.retain(|&kind| kind != 51);
         let mut pieces = spec.fragments(8 * dice.between(1, 4));
         match dice.below(5) {
             0 => dice.shuffle(&mut pieces),
