@@ -70,8 +70,7 @@ fn one(block: &mut [u8], queue: &mut VecDeque<Vec<u8>>, seen: &mut VecDeque<Vec<
     let inbound = options(block, HEADER + length.next_multiple_of(4))
         .any(|(code, value)| code == 2 && value.first().is_some_and(|flags| flags & 3 == 1));
     let Some(frame) = block.get_mut(HEADER..HEADER + length).filter(|_| inbound) else { return };
-    let is_fragment = |sent: &[u8]| arrived(sent).get(Field::IpFlags) != 0;
-    let is_it = |sent: &Vec<u8>| sent.len() == length && sent[..12] == frame[..12] && is_fragment(sent);
+    let is_it = |sent: &Vec<u8>| sent.len() == length && sent[..12] == frame[..12] && may_be_fragment(sent);
     // Not all that was sent has come in: what a port that is down would have got, what ends in its tag.
     let at = match queue.iter().position(|sent| *sent == *frame) {
         // One that came in before and was redirected looks as it did then.
@@ -85,6 +84,13 @@ fn one(block: &mut [u8], queue: &mut VecDeque<Vec<u8>>, seen: &mut VecDeque<Vec<
             seen.pop_front();
         }
     }
+}
+
+/// Whether a frame is a fragment, or hides behind an authentication header, where flower does not look, whether it is.
+fn may_be_fragment(frame: &[u8]) -> bool {
+    const AUTHENTICATION: u128 = 51;
+    let key = arrived(frame);
+    key.get(Field::IpFlags) != 0 || key.get(Field::IpProto) == AUTHENTICATION
 }
 
 #[cfg(test)]
