@@ -3,33 +3,49 @@
 //!
 //! Where the kernel has a choice, the report of the birth tells what it chose; no report tells that it found nothing.
 
-use super::{AT_ONCE, Tracker};
+use super::{AT_ONCE, Report, Tracker};
 use crate::conntrack::EntryId;
 use flowmerge::{
     conntrack::{Tuple, proto},
     flower::action::{Nat, NatSide},
-    netlink::ConnectionMessage,
+    netlink::{ConnectionEvent, ConnectionMessage},
 };
 
 impl Tracker {
     /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
     /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get, and
-    /// nobody else's.
+    /// nobody else's, and it must not stand behind what later frames have caused.
     pub(super) fn committed(
         &self,
         zone: u16,
         original: Tuple,
         may_get: impl Fn(&Tuple) -> bool,
     ) -> Option<&ConnectionMessage> {
-        self.reports
-            .iter()
-            .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
-            .filter_map(|r| r.report.birth_of(zone, original).map(|birth| (r.at, birth)))
-            .find_map(|(at, birth)| {
-                let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
-                let is_its = || may_get(&birth.reply) && is_free(birth.original) && is_free(birth.reply);
-                (at < self.horizon || is_its()).then_some(birth)
-            })
+        let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
+        for r in self.reports.iter().take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE) {
+            let is_late = r.at >= self.horizon;
+            match r.report.birth_of(zone, original) {
+                Some(birth) if !is_late => return Some(birth),
+                Some(birth) => {
+                    let is_its = may_get(&birth.reply) && is_free(birth.original) && is_free(birth.reply);
+                    return Some(birth).filter(|_| is_its);
+                }
+                // No earlier frame's, or it would be there.
+                None if is_late && self.is_news(&r.report, zone) => return None,
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Whether this is the birth of a connection in that zone which no frame so far has begun.
+    fn is_news(&self, report: &Report, zone: u16) -> bool {
+        let c = &report.connection;
+        let name = (c.zone, c.original);
+        report.event == ConnectionEvent::New
+            && c.zone == zone
+            && !self.by_tuple.contains_key(&name)
+            && !self.waiting.contains_key(&name)
     }
 
     /// Chooses the reply tuple that a translation gives a new connection.
