@@ -7,9 +7,7 @@ use super::{
     universe::Universe,
 };
 use crate::case::{self, Case};
-use flowmerge::flower::{
-    Action, ActionKind, Control, Field, Filter, Hook, Match, Port, action::Mirred, ethertype as et,
-};
+use flowmerge::flower::{Action, ActionKind, Control, Field, Filter, Hook, Match, Port, ethertype as et};
 
 /// The frames of one new packet: one, or its fragments.
 pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case) -> (Port, Vec<Vec<u8>>) {
@@ -17,30 +15,22 @@ pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case) -> (Port, Vec<Ve
     (spec.port, frames(dice, spec, case))
 }
 
-/// Whether a packet may be tried in fragments. The record shares their bytes with what goes on, and reassembly changes them there
-/// (see `mend`): what became of a redirected one could not be told from what it was, nor, where the kernel puts in numbers of
-/// its own as for IPv6, what a mirror sent from what followed.
-fn may_be_cut(ethertype: u16, case: &Case) -> bool {
-    let sends: Vec<Mirred> = case
-        .filters
-        .iter()
-        .flat_map(|filter| &filter.actions)
-        .filter_map(|action| match (&action.kind, action.control) {
-            (ActionKind::Mirred(mirred), Control::Stolen) if !mirred.ingress && !mirred.mirror => None,
-            (ActionKind::Mirred(mirred), _) => Some(*mirred),
-            _ => None,
-        })
-        .collect();
-    match ethertype {
-        et::IPV4 => !sends.iter().any(|mirred| mirred.ingress),
-        et::IPV6 => sends.is_empty(),
-        _ => false,
-    }
+/// Whether packets may be tried in fragments. The record shares their bytes with what goes on, and reassembly and what follows
+/// change them there (see `mend`): what became of them could not be told from what a mirror sent, nor from what was redirected
+/// to a port's ingress.
+fn may_be_cut(case: &Case) -> bool {
+    let actions = case.filters.iter().flat_map(|filter| &filter.actions);
+    actions.into_iter().all(|action| match action.kind {
+        ActionKind::Mirred(mirred) => action.control == Control::Stolen && !mirred.ingress && !mirred.mirror,
+        _ => true,
+    })
 }
 
 /// A packet's frames.
 pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
-    if dice.percent(4) && may_be_cut(spec.key.get(Field::EthType) as u16, case) {
+    let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
+    // As few cases permit it, those get more.
+    if is_ip && dice.percent(8) && may_be_cut(case) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
         let mut pieces = spec.fragments(8 * dice.between(1, 4));
