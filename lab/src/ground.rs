@@ -5,9 +5,13 @@ use crate::{
     kernel::{Cables, Kernel},
 };
 use anyhow::{Context, Result, bail};
-use flowmerge::netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement};
+use flowmerge::{
+    flower::Port,
+    netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement},
+};
 use nix::sched::{CloneFlags, unshare};
 use std::{
+    collections::HashSet,
     fs,
     io::Write,
     process::{Command, Stdio},
@@ -19,6 +23,8 @@ pub struct Ground {
     pub devices: Devices,
     kernel: Kernel,
     cables: Cables,
+    /// Ports that are set down: frames to them are lost, and for a while the kernel says nothing of that.
+    down: HashSet<Port>,
 }
 
 /// What came of something that was asked of the kernel.
@@ -52,7 +58,7 @@ impl Ground {
         feed("ip", &commands).context("making the devices")?;
         set("net/netfilter/nf_conntrack_events", "1")?;
         set("net/netfilter/nf_conntrack_acct", "1")?;
-        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, devices })
+        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, devices, down: HashSet::new() })
     }
 
     /// Puts a case's filters in. What the kernel refuses is taken out of the case.
@@ -84,6 +90,7 @@ impl Ground {
     /// Lets something happen.
     pub fn happen(&mut self, step: &Step) -> Result<Asked> {
         let request = match step {
+            Step::Frame(port, _) if self.down.contains(port) => return Ok(Asked::Refused),
             Step::Frame(port, frame) => {
                 return Ok(if self.cables.send(*port, frame)? { Asked::Done } else { Asked::Refused });
             }
@@ -94,6 +101,15 @@ impl Ground {
         };
         let Some(request) = request else { return Ok(Asked::Refused) };
         let done = self.kernel.ask(vec![request])?.iter().all(|answer| answer.is_ok());
+        match step {
+            Step::Link(port, true) if done => {
+                self.down.remove(port);
+            }
+            Step::Link(port, false) if done => {
+                self.down.insert(*port);
+            }
+            _ => {}
+        }
         Ok(if done { Asked::Done } else { Asked::Refused })
     }
 }

@@ -81,8 +81,8 @@ pub fn compare(options: &Options) -> Result<bool> {
         })
         .collect::<Result<_>>()?;
     let ran = run_with(&devices, &case, Script::Told, batch.as_deref())?;
-    if ran.refused > 0 {
-        println!("the kernel refused {} of the filters and packets", ran.refused);
+    if ran.lost > 0 {
+        println!("the kernel refused {} of the packets", ran.lost);
     }
     if let Some(path) = &options.output {
         fs::write(path, &ran.trace).with_context(|| path.display().to_string())?;
