@@ -116,20 +116,28 @@ pub fn again(options: &Regressions) -> Result<bool> {
     let mut paths: Vec<PathBuf> = folder.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     paths.retain(|path| path.extension().is_some_and(|e| e == "pcapng"));
     paths.sort();
-    let (mut good, mut compared) = (0, 0);
+    if paths.is_empty() {
+        bail!("{}: no recorded run (*.pcapng)", options.folder.display());
+    }
+    let (mut good, mut packets, mut frames_compared, mut counters) = (0, 0, 0, 0);
     for path in &paths {
         let trace = trace::read(path, &mut |_, _| {})?;
         let devices = Devices::named(ports_of(&trace));
         let case = of_trace(&trace, &devices)?;
         let ran = run(&devices, &case, Script::Told).with_context(|| path.display().to_string())?;
         let judgement = judge(&ran.trace).with_context(|| path.display().to_string())?;
-        compared += judgement.frames + judgement.counters;
+        packets += frames(&ran.case.steps);
+        frames_compared += judgement.frames;
+        counters += judgement.counters;
         match judgement.agrees() {
             true => good += 1,
             false => println!("{} differs\n{}", path.display(), judgement.differences),
         }
     }
-    println!("{good} of {} recorded cases agree, {compared} frames and counters compared", paths.len());
+    println!(
+        "recorded cases: {good} passed, {} failed; {packets} packets: {frames_compared} frames and {counters} counters compared",
+        paths.len() - good
+    );
     Ok(good == paths.len())
 }
 

@@ -60,7 +60,7 @@ pub fn compare(options: &Options) -> Result<bool> {
     let started = Instant::now();
     let mut sums = Sums::default();
     let mut failed = Vec::new();
-    let each = (options.packets / options.pipelines.max(1)).max(1) as usize;
+    let each = options.packets.div_ceil(options.pipelines.max(1)).max(1) as usize;
     for seed in options.seed..options.seed + options.pipelines {
         let (case, traffic) = traffic::of_seed(seed, each);
         let ran = run(&devices, &case, Script::Made(Box::new(traffic))).with_context(|| format!("seed {seed}"))?;
@@ -69,7 +69,11 @@ pub fn compare(options: &Options) -> Result<bool> {
         if judgement.agrees() {
             continue;
         }
-        println!("seed {seed} differs: {} filters, {} steps", ran.case.filters.len(), ran.case.steps.len());
+        println!(
+            "seed {seed} differs ({} filters, {} steps; again: lab/run random --pipelines 1 --packets {each} --seed {seed})",
+            ran.case.filters.len(),
+            ran.case.steps.len()
+        );
         fails(options, &devices, seed, ran.case, &ran.trace)?;
         failed.push(seed);
         if failed.len() >= options.failures {
