@@ -100,12 +100,15 @@ fn with_names(text: &str, names: &dyn Fn(Port) -> String) -> String {
 /// Writes what the model did with each received frame, and whether the kernel sent the same. They are numbered from 1 as they came;
 /// in brackets stand their numbers in the record, which differences name.
 pub fn packets(out: &mut impl Write, timeline: &Timeline, run: &Run) -> io::Result<()> {
-    let mut differing: HashMap<(u64, Port, &[u8]), &Option<Vec<u8>>> = HashMap::new();
-    for difference in &run.differences {
-        if let Difference::NotSent { number, port, sent, kernel } = difference {
-            differing.insert((*number, *port, sent), kernel);
-        }
-    }
+    // What the kernel sent instead, where it did not send that frame.
+    let instead = |received: &Received, out_of: Port, frame: &[u8]| {
+        run.differences.iter().find_map(|difference| match difference {
+            Difference::NotSent { number, port, sent, kernel } => {
+                (*number == received.number && *port == out_of && sent == frame).then_some(kernel)
+            }
+            _ => None,
+        })
+    };
     for (i, received) in run.received.iter().enumerate() {
         let fate = match received.fate {
             Fate::Decided => "decided",
@@ -115,7 +118,7 @@ pub fn packets(out: &mut impl Write, timeline: &Timeline, run: &Run) -> io::Resu
         writeln!(out, "packet {} ({}) {fate}: {}", i + 1, received.number, walk(timeline, received))?;
         for (port, frame) in &received.sent {
             let name = timeline.name_of(*port);
-            match differing.get(&(received.number, *port, frame)) {
+            match instead(received, *port, frame) {
                 None => writeln!(out, "    model and kernel send out of {name}: {}", hex(frame))?,
                 Some(kernel) => {
                     writeln!(out, "    model sends out of {name}:  {}", hex(frame))?;
