@@ -30,8 +30,8 @@ impl Conntrack for NoConntrack {
         false
     }
     fn translate(&mut self, _: EntryId, _: &Nat) {}
-    fn commit(&mut self, _: EntryId, _: Option<(u32, u32)>, _: Option<(u128, u128)>) -> bool {
-        false
+    fn commit(&mut self, _: EntryId, _: Option<(u32, u32)>, _: Option<(u128, u128)>) -> Option<EntryId> {
+        None
     }
     fn kill(&mut self, _: EntryId) {}
 }

@@ -2,8 +2,8 @@
 //!
 //! A packet socket gets a clone of a frame, whose bytes it shares with the packet that goes on; conntrack's reassembly works on
 //! these bytes in place (`nf_ct_frag6_gather`, `inet_frag_reasm_prepare`), so that a recorded fragment shows what became of it
-//! before anybody read it. What was sent is known here, so the record is mended: each frame that came in at a port is the
-//! next one that was sent there, unless it is another that some filter redirected to the port's ingress.
+//! before anybody read it. What was sent is known here, so the record is mended: a frame that came in at a port is the next
+//! one that was sent there and can be it, unless it is another that some filter redirected to the port's ingress.
 
 use flowmerge::{
     flower::{Field, Port},
@@ -69,21 +69,28 @@ fn one(block: &mut [u8], queue: &mut VecDeque<Vec<u8>>, seen: &mut VecDeque<Vec<
     let Some(length) = number(block, 20).map(|l| l as usize) else { return };
     let inbound = options(block, HEADER + length.next_multiple_of(4))
         .any(|(code, value)| code == 2 && value.first().is_some_and(|flags| flags & 3 == 1));
-    let (Some(front), Some(frame)) = (queue.front(), block.get_mut(HEADER..HEADER + length)) else { return };
-    let is_fragment = arrived(front).get(Field::IpFlags) != 0;
-    let is_front = *front == *frame;
-    // One that came in before and was redirected looks as it did then.
-    let is_changed = is_fragment
-        && front.len() == length
-        && front[..12] == frame[..12]
-        && !seen.iter().any(|before| *before == *frame);
-    if inbound && (is_front || is_changed) {
-        frame.copy_from_slice(front);
-        seen.extend(queue.pop_front());
+    let Some(frame) = block.get_mut(HEADER..HEADER + length).filter(|_| inbound) else { return };
+    let is_it = |sent: &Vec<u8>| sent.len() == length && sent[..12] == frame[..12] && may_be_fragment(sent);
+    // Not all that was sent has come in: what a port that is down would have got, what ends in its tag.
+    let at = match queue.iter().position(|sent| *sent == *frame) {
+        // One that came in before and was redirected looks as it did then.
+        None if !seen.iter().any(|before| *before == *frame) => queue.iter().position(is_it),
+        found => found,
+    };
+    if let Some(sent) = at.and_then(|at| queue.drain(..=at).next_back()) {
+        frame.copy_from_slice(&sent);
+        seen.push_back(sent);
         if seen.len() > BACK {
             seen.pop_front();
         }
     }
+}
+
+/// Whether a frame is a fragment, or hides behind an authentication header, where flower does not look, whether it is.
+fn may_be_fragment(frame: &[u8]) -> bool {
+    const AUTHENTICATION: u128 = 51;
+    let key = arrived(frame);
+    key.get(Field::IpFlags) != 0 || key.get(Field::IpProto) == AUTHENTICATION
 }
 
 #[cfg(test)]

@@ -3,7 +3,13 @@
 
 use crate::{
     case::{Case, Step},
-    generate::{actions, dice::Dice, hosts, packets, pipeline::Planner, universe::Universe},
+    generate::{
+        actions,
+        dice::Dice,
+        hosts, packets,
+        pipeline::{Planner, may_stand_at_egress},
+        universe::Universe,
+    },
 };
 use flowmerge::flower::{Filter, Hook, Port};
 
@@ -90,10 +96,12 @@ impl Traffic {
         let old = (!case.filters.is_empty()).then(|| dice.pick(&case.filters).clone());
         match (dice.below(3), old) {
             (0, Some(old)) => Some(Step::Remove(old.id)),
-            // What stands at an egress hook does little: see the planner.
-            (1, Some(old)) if !matches!(old.id.hook, Hook::Egress(_)) => {
-                let other = Planner::later(case, dice, &self.universe)?;
-                Some(Step::Replace(Filter { actions: other.actions, ..old }))
+            (1, Some(old)) => {
+                let mut actions = Planner::later(case, dice, &self.universe)?.actions;
+                if matches!(old.id.hook, Hook::Egress(_)) {
+                    actions.retain(may_stand_at_egress);
+                }
+                Some(Step::Replace(Filter { actions, ..old }))
             }
             _ => Some(Step::Add(Planner::later(case, dice, &self.universe)?)),
         }

@@ -49,8 +49,10 @@ pub struct Skb {
     pub summed: Summed,
     /// The largest fragment that a reassembled packet came in (`mru`), 0 for others.
     pub mru: usize,
-    /// Lengths of the fragments' payloads, while the buffer still is a list of them.
+    /// Lengths of the fragments' payloads, while the buffer still is a list of them. The first holds all headers, too.
     pub pieces: Option<Vec<usize>>,
+    /// Where the kernel has put a number at random, of four bytes: from the network header on.
+    pub random: Option<usize>,
 }
 
 /// What is known of the checksum of a packet's bytes (`skb->ip_summed`). Conntrack, which verifies checksums, goes by it in a
@@ -100,6 +102,7 @@ impl Skb {
             summed: Summed::No,
             mru: 0,
             pieces: None,
+            random: None,
         })
         .filter(|_| frame.len() >= ETHERNET)
     }
@@ -107,6 +110,26 @@ impl Skb {
     /// Bytes from the data pointer on (`skb->len`).
     pub fn len(&self) -> usize {
         self.bytes.len().saturating_sub(self.data)
+    }
+
+    /// Bytes up to `end` become one piece (`pskb_may_pull`): what the first fragment lacks comes from those behind it.
+    pub fn pull(&mut self, end: usize) {
+        let Some(pieces) = &mut self.pieces else { return };
+        let payload = self.bytes.len().saturating_sub(pieces.iter().sum());
+        let wanted = end.min(self.bytes.len()).saturating_sub(payload);
+        let mut lacks = wanted.saturating_sub(pieces.first().copied().unwrap_or(0));
+        if lacks == 0 {
+            return;
+        }
+        if let Some((head, rest)) = pieces.split_first_mut() {
+            *head += lacks;
+            for piece in rest {
+                let taken = lacks.min(*piece);
+                *piece -= taken;
+                lacks -= taken;
+            }
+        }
+        pieces.retain(|&length| length > 0);
     }
 
     /// Whether there are none.

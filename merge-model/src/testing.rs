@@ -123,13 +123,13 @@ impl Conntrack for Tracker {
         }
     }
 
-    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, _: Option<(u128, u128)>) -> bool {
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, _: Option<(u128, u128)>) -> Option<EntryId> {
         let (connection, confirmed) = &mut self.connections[entry.0 as usize];
         if let Some((value, mask)) = mark {
             connection.mark = connection.mark & !mask | value;
         }
         *confirmed = true;
-        true
+        Some(entry)
     }
 
     fn kill(&mut self, entry: EntryId) {

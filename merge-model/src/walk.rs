@@ -16,7 +16,7 @@ use flowmerge::{
         Field, Filter, Hook, Key, Port,
         field::ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED},
     },
-    packet::{arrived, dissect},
+    packet::{arrived, dissect, dissect::VLAN},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -211,14 +211,14 @@ impl Walk<'_> {
     pub(crate) fn send(&mut self, mut skb: Skb, branch: u32) -> bool {
         self.settle(branch, Verdict::Decided(Terminal::Redirect));
         if skb.mru == 0 || skb.len() <= skb.mru + 14 {
-            return self.egress(skb, branch, None);
+            return self.egress(skb, branch);
         }
         let Some(state) = self.model.port(skb.device) else {
             return false;
         };
         skb.reset_mac();
         match split(&skb, state.mtu) {
-            Some(fragments) => fragments.into_iter().all(|(fragment, random)| self.egress(fragment, branch, random)),
+            Some(fragments) => fragments.into_iter().all(|fragment| self.egress(fragment, branch)),
             None => {
                 self.settle(branch, Verdict::Decided(Terminal::Drop));
                 false
@@ -227,7 +227,7 @@ impl Walk<'_> {
     }
 
     /// A packet at a port's egress; false if it is dropped there.
-    fn egress(&mut self, mut skb: Skb, branch: u32, random: Option<std::ops::Range<usize>>) -> bool {
+    fn egress(&mut self, mut skb: Skb, branch: u32) -> bool {
         let port = skb.device;
         skb.reset_mac();
         skb.at_ingress = false;
@@ -244,12 +244,12 @@ impl Walk<'_> {
                 Ended::Taken => return true,
             }
         }
-        let tag = if skb.tag.is_some() { 4 } else { 0 };
+        let tag = if skb.tag.is_some() { VLAN } else { 0 };
         self.sent.push(Sent {
             port,
             frame: skb.frame(),
             ingress: false,
-            random: random.map(|r| r.start + tag..r.end + tag),
+            random: skb.random.map(|at| skb.network + at + tag).map(|at| at..at + 4),
         });
         true
     }

@@ -53,6 +53,10 @@ pub mod status {
     pub const DST_NAT: u32 = 1 << 5;
     /// Sequence numbers are adjusted.
     pub const SEQ_ADJUST: u32 = 1 << 6;
+    /// The source's translation, which may be none, was chosen.
+    pub const SRC_NAT_DONE: u32 = 1 << 7;
+    /// The destination's.
+    pub const DST_NAT_DONE: u32 = 1 << 8;
     /// Leaving.
     pub const DYING: u32 = 1 << 9;
     /// A helper was assigned by hand.

@@ -46,8 +46,8 @@ impl Conntrack for Established {
         true
     }
     fn translate(&mut self, _: EntryId, _: &Nat) {}
-    fn commit(&mut self, _: EntryId, _: Option<(u32, u32)>, _: Option<(u128, u128)>) -> bool {
-        true
+    fn commit(&mut self, entry: EntryId, _: Option<(u32, u32)>, _: Option<(u128, u128)>) -> Option<EntryId> {
+        Some(entry)
     }
     fn kill(&mut self, _: EntryId) {}
 }

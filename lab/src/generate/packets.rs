@@ -23,13 +23,10 @@ fn redirects_in(case: &Case) -> bool {
 
 /// A packet's frames.
 pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
-    // Fragments of IPv6 and of SCTP, which the kernel cuts otherwise, are not tried yet.
-    let is_cut = spec.key.get(Field::EthType) as u16 == et::IPV4 && spec.key.get(Field::IpProto) as u8 != ip::SCTP;
-    if is_cut && dice.percent(4) && !redirects_in(case) {
+    let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
+    if is_ip && dice.percent(4) && !redirects_in(case) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
-        // The model does not cut a packet with such a header into pieces again.
-        spec.extensions.retain(|&kind| kind != 51);
         let mut pieces = spec.fragments(8 * dice.between(1, 4));
         match dice.below(5) {
             0 => dice.shuffle(&mut pieces),
@@ -182,13 +179,6 @@ fn settle(spec: &mut Spec) {
         spec.key.set(Field::CvlanTpid, 0);
     }
     let v6 = spec.key.get(Field::EthType) as u16 == et::IPV6;
-    // A packet to its own sender is its own reply: conntrack's two tuples are then one.
-    for (src, dst) in [(Field::Ipv4Src, Field::Ipv4Dst), (Field::Ipv6Src, Field::Ipv6Dst)] {
-        let address = spec.key.get(dst);
-        if spec.key.get(src) == address {
-            spec.key.set(src, address ^ 1);
-        }
-    }
     match spec.key.get(Field::IpProto) as u8 {
         ip::ICMP if v6 => spec.key.set(Field::IpProto, ip::ICMPV6.into()),
         ip::ICMPV6 if !v6 => spec.key.set(Field::IpProto, ip::ICMP.into()),

@@ -29,6 +29,11 @@ pub struct Planner<'a> {
     handles: BTreeSet<(Hook, u32, u16, u32)>,
 }
 
+/// Linux 6.1 dies of fragments that `ct` gathers at an egress hook: a null device in `netif_skb_features`.
+pub fn may_stand_at_egress(action: &Action) -> bool {
+    !matches!(action.kind, ActionKind::Ct(_))
+}
+
 impl<'a> Planner<'a> {
     /// Nothing so far.
     pub fn new(dice: &'a mut Dice, universe: &'a Universe) -> Planner<'a> {
@@ -135,7 +140,7 @@ impl<'a> Planner<'a> {
             if this == ports[0] || self.dice.percent(30) {
                 let mark = self.dice.percent(30).then(|| (1 + self.dice.below(3) as u32, u32::MAX));
                 let labels = self.dice.percent(20).then_some((0x10, 0xff));
-                let translation = nat.then(|| actions::translation(self.dice, v6, proto.is_some()));
+                let translation = nat.then(|| actions::translation(self.dice, v6, true));
                 let commit = Ct { zone, commit: true, mark, labels, nat: translation, ..Ct::default() };
                 let new = vec![pipe(ActionKind::Ct(commit)), after.clone()];
                 self.add(hook, base, 40, shape, behind(TRACKED | NEW, TRACKED | NEW), new);
@@ -210,9 +215,7 @@ impl<'a> Planner<'a> {
         }
         list.push(actions::last(self.dice, &next));
         if matches!(hook, Hook::Egress(_)) {
-            // Linux 6.1 dies of fragments that `ct` gathers at an egress hook (a null device in `netif_skb_features`). And fragments
-            // of IPv6 have identifications there that nobody can foretell: they are not sent on.
-            list.retain(|action| !matches!(action.kind, ActionKind::Ct(_) | ActionKind::Mirred(_)));
+            list.retain(may_stand_at_egress);
         }
         let prio = *self.dice.pick(&[1, 2, 2, 3, 40]);
         self.add(hook, chain, prio, shape, m, list);

@@ -66,8 +66,7 @@ impl Universe {
 
     /// A value of a field: mostly one that others use too.
     pub fn value(&self, dice: &mut Dice, field: Field) -> u128 {
-        // Protocols without ports, whose tuples clash under translation, are not tried yet.
-        if dice.percent(4) && field != Field::IpProto {
+        if dice.percent(4) {
             return dice.bits(field.ones());
         }
         let from: &[u128] = match field {
@@ -78,7 +77,7 @@ impl Universe {
             Field::VlanId | Field::CvlanId => &[10, 11, 20, 0, 4095],
             Field::VlanPrio | Field::CvlanPrio => &[0, 1, 5, 7],
             Field::NumOfVlans => &[0, 1, 2],
-            Field::IpProto => &[6, 6, 6, 17, 17, 17, 1, 58, 132],
+            Field::IpProto => &[6, 6, 6, 6, 17, 17, 17, 17, 1, 1, 58, 58, 132, 132, 47, 136, 33, 2],
             Field::IpTos => &[0, 0, 4, 0x10, 0xb8, 3, 255],
             Field::IpTtl => &[64, 64, 63, 1, 0, 255, 128],
             Field::IpFlags => &[0, 0, 0, 1, 3],

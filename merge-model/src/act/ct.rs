@@ -82,6 +82,13 @@ impl Walk<'_> {
         skb.ct = skb.ct.or(bypassing);
         if skb.ct.is_none() {
             skb.untracked = false;
+            if let Some((proto::SCTP, at)) = show::transport_of(skb.packet(), ipv6)
+                && skb.summed == Summed::No
+                && at + 12 <= skb.len()
+            {
+                // To verify its checksum.
+                skb.pull(skb.data + at + 12);
+            }
             skb.ct = match show::look(skb.bytes.get(skb.data..).unwrap_or_default(), ipv6, &mut skb.summed) {
                 Look::Invalid => None,
                 Look::Untracked => {
@@ -133,8 +140,9 @@ impl Walk<'_> {
             if let Some(nat) = &ct.nat {
                 self.nat(skb, ct, nat, entry, info, ipv6).ok_or(Stop::Drop)?;
             }
-            if ct.commit && !self.tracker.commit(entry, ct.mark, ct.labels) {
-                return Err(Stop::Drop);
+            if ct.commit {
+                let entry = self.tracker.commit(entry, ct.mark, ct.labels).ok_or(Stop::Drop)?;
+                skb.ct = Some((entry, info));
             }
         }
         self.found(at, found);
@@ -209,11 +217,15 @@ impl Walk<'_> {
     fn nat_end(&self, skb: &mut Skb, entry: EntryId, info: Info, about_error: bool, end: End) -> Option<()> {
         let connection = self.tracker.connection(entry);
         let before = skb.packet().to_vec();
-        let packet = skb.bytes.get_mut(skb.data..)?;
         let direction = info.direction();
+        let changes = Status::of(connection).changes(end, direction);
+        if changes {
+            skb.pull(skb.data + nat::reach(skb.packet(), connection, about_error));
+        }
+        let packet = skb.bytes.get_mut(skb.data..)?;
         if about_error {
             nat::translate_error(packet, connection, direction, end, skb.summed)?;
-        } else if Status::of(connection).changes(end, direction) {
+        } else if changes {
             nat::translate(packet, connection, direction, end)?;
             if connection.original.proto == proto::SCTP {
                 skb.summed = Summed::No;

@@ -39,10 +39,10 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn of(connection: &Connection) -> Status {
         let (from, to) = (connection.original, connection.translated(Direction::Original));
-        Status {
-            src: (from.src, from.src_port) != (to.src, to.src_port),
-            dst: from.dst != to.dst || has_ports(from.proto) && from.dst_port != to.dst_port,
-        }
+        let src = (from.src, from.src_port) != (to.src, to.src_port);
+        // An identifier belongs to neither end: whichever was translated, it is put in.
+        let dst_port = if has_ports(from.proto) { from.dst_port != to.dst_port } else { from.src_port != to.src_port };
+        Status { src, dst: from.dst != to.dst || dst_port }
     }
 
     pub(super) fn any(self) -> bool {
@@ -103,6 +103,25 @@ pub(super) fn translate_error(
     // The packet itself is ICMP, whatever the connection is: its ports are not looked at.
     let target = Tuple { proto: if ipv6 { proto::ICMPV6 } else { proto::ICMP }, ..opposite.inverse() };
     manipulate(packet, 0, &target, end)
+}
+
+/// How far into a packet of the connection its translation looks; in an ICMP error, into the packet inside it.
+pub(super) fn reach(packet: &[u8], connection: &Connection, about_error: bool) -> usize {
+    let ipv6 = connection.original.src.is_ipv6();
+    let behind = |packet: &[u8], number: u8| {
+        let (_, at) = show::transport_of(packet, ipv6)?;
+        let full = at + if number == proto::TCP { 20 } else { 12 };
+        let has_more = matches!(number, proto::TCP | proto::SCTP | proto::DCCP) && full <= packet.len();
+        Some(if has_more { full } else { at + 8 })
+    };
+    let reach = match about_error {
+        false => behind(packet, connection.original.proto),
+        true => show::transport_of(packet, ipv6).and_then(|(_, at)| {
+            let inside = packet.get(at + 8..)?;
+            Some(at + 8 + behind(inside, connection.original.proto)?)
+        }),
+    };
+    reach.unwrap_or(0)
 }
 
 fn address(bytes: &[u8], at: usize, ipv6: bool) -> Option<IpAddr> {

@@ -44,6 +44,7 @@ fn rewrite(skb: &mut Skb, key: &PeditKey) -> Option<()> {
         // In the headroom, or across its end: only what falls into the packet counts.
         return write_partly(skb, at, key);
     };
+    skb.pull(at + 4);
     let word = array(&skb.bytes, at)?;
     skb.bytes.get_mut(at..at + 4)?.copy_from_slice(&changed(word, key));
     Some(())

@@ -96,8 +96,9 @@ pub trait Conntrack {
     fn is_confirmed(&self, entry: EntryId) -> bool;
     /// `ct nat` on an unconfirmed entry: chooses its reply tuple. Not called for confirmed ones.
     fn translate(&mut self, entry: EntryId, nat: &Nat);
-    /// `ct commit`: sets mark and labels (value, mask) and confirms. False if conntrack drops the packet.
-    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool;
+    /// `ct commit`: sets mark and labels (value, mask) and confirms. The entry that the packet has afterwards, which is another
+    /// one if that was first; `None` if conntrack drops the packet.
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> Option<EntryId>;
     /// `ct force` on a connection met in reply direction.
     fn kill(&mut self, entry: EntryId);
     /// `tcf_ct_flow_table_lookup`: a packet of a connection in the zone's flow table is not shown to conntrack. Trackers

@@ -24,7 +24,7 @@ use super::{Conntrack, EntryId, Glimpse, Info, Shown, Tracked, tcp::Verdict};
 use entry::Entry;
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
-    flower::action::Nat,
+    flower::action::{Nat, NatSide},
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
 use icmp::Icmp;
@@ -361,6 +361,8 @@ impl Tracker {
             c.expected |= has(status::EXPECTED);
             c.seqadj |= has(status::SEQ_ADJUST) || told.has_seqadj;
             c.helper |= has(status::HELPER) || told.helper.is_some();
+            entry.translated[NatSide::Src as usize] |= has(status::SRC_NAT_DONE);
+            entry.translated[NatSide::Dst as usize] |= has(status::DST_NAT_DONE);
             c.mark = told.mark.unwrap_or(0);
             c.labels = told.labels.unwrap_or(c.labels);
             if let Some(timeout) = told.timeout {
@@ -506,7 +508,7 @@ impl Conntrack for Tracker {
         self.translating(entry, nat);
     }
 
-    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool {
+    fn commit(&mut self, entry: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> Option<EntryId> {
         self.committing(entry, mark, labels)
     }
 

@@ -10,19 +10,14 @@ use crate::{
     skb::Skb,
 };
 use flowmerge::packet::dissect::ethertype;
-use std::ops::Range;
-
 /// The longest link header that the kernel keeps over fragmentation.
 const LINK: usize = 18;
 
 /// The smallest packet that any IPv6 link carries.
 const IPV6_MTU: usize = 1280;
 
-/// A fragment, and the bytes of it that the kernel fills at random.
-type Cut = (Skb, Option<Range<usize>>);
-
 /// The fragments of `skb`, whose data start at its link header; `None` if it is dropped instead.
-pub(crate) fn split(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+pub(crate) fn split(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
     if skb.network > LINK {
         return None;
     }
@@ -33,15 +28,19 @@ pub(crate) fn split(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
     }
 }
 
-/// Lengths of the payloads of the fragments.
+/// Lengths of the payloads of the fragments. What the first piece has besides, headers that are cut off, too, belongs to it.
 fn lengths(skb: &Skb, payload: usize, room: usize) -> Vec<usize> {
-    if let Some(pieces) = &skb.pieces
-        && pieces.iter().sum::<usize>() == payload
+    let mut pieces = skb.pieces.clone().unwrap_or_default();
+    let besides = payload.checked_sub(pieces.iter().sum());
+    if let (Some(first), Some(besides)) = (pieces.first_mut(), besides) {
+        *first += besides;
+    }
+    if besides.is_some()
         && let Some((_, all_but_last)) = pieces.split_last()
         && pieces.iter().all(|&len| len <= room)
         && all_but_last.iter().all(|&len| len % 8 == 0)
     {
-        return pieces.clone();
+        return pieces;
     }
     let mut left = payload;
     std::iter::from_fn(|| {
@@ -52,7 +51,7 @@ fn lengths(skb: &Skb, payload: usize, room: usize) -> Vec<usize> {
     .collect()
 }
 
-fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
     let at = skb.network;
     let header: [u8; 20] = array(&skb.bytes, at)?;
     let payload = at + usize::from(header[0] & 0xf) * 4;
@@ -72,13 +71,13 @@ fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
         put(&mut bytes, at + 2, &total.to_be_bytes())?;
         put(&mut bytes, at + 6, &field.to_be_bytes())?;
         ipv4_header(&mut bytes, at);
-        cuts.push((fragment(skb, bytes), None));
+        cuts.push(Skb { bytes, pieces: None, ..skb.clone() });
         offset += len;
     }
     Some(cuts)
 }
 
-fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
+fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
     const HEADER: usize = 8;
     if skb.mru > mtu {
         // Too big, which the kernel tells the sender.
@@ -104,12 +103,8 @@ fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Cut>> {
         let total = (bytes.len() - at - 40) as u16;
         put(&mut bytes, at + 4, &total.to_be_bytes())?;
         // The identification is the kernel's own.
-        cuts.push((fragment(skb, bytes), Some(payload + 4..payload + 8)));
+        cuts.push(Skb { bytes, pieces: None, random: Some(payload + 4 - at), ..skb.clone() });
         offset += len;
     }
     Some(cuts)
-}
-
-fn fragment(skb: &Skb, bytes: Vec<u8>) -> Skb {
-    Skb { bytes, pieces: None, ..skb.clone() }
 }

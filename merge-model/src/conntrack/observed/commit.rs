@@ -13,7 +13,8 @@ use flowmerge::{
 
 impl Tracker {
     /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
-    /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get.
+    /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get, and
+    /// nobody else's.
     pub(super) fn committed(
         &self,
         zone: u16,
@@ -24,7 +25,11 @@ impl Tracker {
             .iter()
             .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
             .filter_map(|r| r.report.birth_of(zone, original).map(|birth| (r.at, birth)))
-            .find_map(|(at, birth)| (at < self.horizon || may_get(&birth.reply)).then_some(birth))
+            .find_map(|(at, birth)| {
+                let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
+                let is_its = || may_get(&birth.reply) && is_free(birth.original) && is_free(birth.reply);
+                (at < self.horizon || is_its()).then_some(birth)
+            })
     }
 
     /// Chooses the reply tuple that a translation gives a new connection.
@@ -74,8 +79,14 @@ impl Tracker {
         entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
     }
 
-    /// Puts a connection into the table, or changes the one that is there; false if conntrack drops the packet.
-    pub(super) fn committing(&mut self, id: EntryId, mark: Option<(u32, u32)>, labels: Option<(u128, u128)>) -> bool {
+    /// Puts a connection into the table, or changes the one that is there; the entry that the packet has afterwards, or `None`
+    /// if conntrack drops it.
+    pub(super) fn committing(
+        &mut self,
+        id: EntryId,
+        mark: Option<(u32, u32)>,
+        labels: Option<(u128, u128)>,
+    ) -> Option<EntryId> {
         self.update(id, |entry| {
             let c = &mut entry.connection;
             // The kernel does not mask the values again: a mark's bits are added, labels' are flipped.
@@ -87,31 +98,44 @@ impl Tracker {
             }
         });
         if self.entries[&id].confirmed {
-            return true;
+            return Some(id);
         }
         let c = self.entries[&id].connection.clone();
-        let same_addresses = |reply: &Tuple| (reply.src, reply.dst) == (c.reply.src, c.reply.dst);
-        match self.committed(c.zone, c.original, same_addresses).map(|birth| birth.reply) {
+        match self.committed(c.zone, c.original, |&reply| reply == c.reply).map(|birth| birth.reply) {
             Some(reply) => self.entry(id).connection.reply = reply,
             None => {
-                let others: Vec<EntryId> =
-                    [c.original, c.reply].iter().filter_map(|t| self.by_tuple.get(&(c.zone, *t)).copied()).collect();
-                if let Some(other) = others.first() {
-                    // Another packet was first. Its entry serves where it says the same and the protocol permits it.
-                    let same = self.entries[other].connection.reply == c.reply
-                        && self.entries[other].connection.original == c.original;
-                    let stateful = [proto::TCP, proto::ICMP, proto::ICMPV6, proto::SCTP, proto::DCCP];
-                    let permitted = !stateful.contains(&c.original.proto);
-                    return same && permitted;
+                let of = |tuple| self.by_tuple.get(&(c.zone, tuple)).copied();
+                if let Some(first) = of(c.original).or(of(c.reply)) {
+                    return self.clash(id, first, of(c.reply));
                 }
+                // Nobody was told of it, so the tuple that it got is another's.
                 if self.entries[&id].guessed {
-                    // Nobody was told of it, so the tuple that it got is another's: the kernel drops the packet.
-                    return false;
+                    return None;
                 }
             }
         }
         self.confirm(id);
-        true
+        Some(id)
+    }
+
+    /// Another's tuples are these, which was first (`nf_ct_resolve_clash`): the entry that serves the packet. That is the first
+    /// one's if no translation was chosen for it, or the same; or its own, if answers to it can be told.
+    fn clash(&mut self, id: EntryId, first: EntryId, answers: Option<EntryId>) -> Option<EntryId> {
+        let serves = |other: EntryId| {
+            let (one, other) = (&self.entries[&id].connection, &self.entries[&other]);
+            let same = (one.original, one.reply) == (other.connection.original, other.connection.reply);
+            !other.dead && (same || other.translated == [false; 2])
+        };
+        let c = &self.entries[&id].connection;
+        if matches!(c.original.proto, proto::TCP | proto::ICMP | proto::ICMPV6 | proto::SCTP | proto::DCCP) {
+            return None;
+        }
+        match answers {
+            _ if serves(first) => Some(first),
+            Some(other) => Some(other).filter(|&other| serves(other)),
+            // The kernel keeps it for a second, for answers alone, and tells nobody; here it is forgotten behind the packet.
+            None => Some(id),
+        }
     }
 }
 

@@ -64,7 +64,7 @@ fn the_translation_comes_from_the_report_behind_the_frame() {
     let nat = Nat { side: Some(NatSide::Src), ..Nat::default() };
     tracker.translate(id, &nat);
     assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, 4242);
-    assert!(tracker.commit(id, Some((7, 0xff)), None));
+    assert_eq!(tracker.commit(id, Some((7, 0xff)), None), Some(id));
     tracker.begin(2, 2000, 3);
     let (same, info) = entry(tracker.track(3, &shown(born.connection.reply, SYN | ACK)));
     assert_eq!((same, info), (id, Info::EstablishedReply));
@@ -91,7 +91,7 @@ fn in_a_burst_the_reports_stand_behind_the_later_frames() {
         tracker.begin(i, i as u64 * 1000, if i == 0 { 1 } else { 4 });
         let (id, _) = entry(tracker.track(3, &shown(t, 0)));
         tracker.translate(id, &nat);
-        assert!(tracker.commit(id, None, None));
+        assert_eq!(tracker.commit(id, None, None), Some(id));
         assert_eq!(tracker.connection(id).translated(Direction::Original).src_port, t.src_port + 1);
     }
     tracker.advance(4);
@@ -113,8 +113,43 @@ fn a_late_report_with_another_translation_is_another_packets() {
         tracker.begin(place, place as u64 * 1000, if place == 0 { 3 } else { 5 });
         let (id, _) = entry(tracker.track(3, &shown(t, 0)));
         tracker.translate(id, &nat);
-        assert_eq!(tracker.commit(id, None, None), goes_on);
+        assert_eq!(tracker.commit(id, None, None).is_some(), goes_on);
     }
+}
+
+/// A translation that ends up on another connection's tuple: that one serves the packet if no translation was chosen for it.
+#[test]
+fn whose_tuple_is_taken_gets_the_other_entry_or_is_dropped() {
+    let host = |n: u8| [10, 0, 0, n].into();
+    for (proto, chosen, serves) in
+        [(proto::UDP, 0, true), (47, 0, true), (proto::UDP, status::SRC_NAT_DONE, false), (proto::TCP, 0, false)]
+    {
+        let mut first = tuple(proto);
+        (first.src_port, first.dst_port) = (7, 7);
+        let mut there = report(ConnectionEvent::New, 3, first);
+        there.connection.status = Some(chosen);
+        let mut tracker = Tracker::new([there], []);
+        let (other, _) = tracker.find(3, first).unwrap();
+        // From the second host to itself: with its destination translated, its answers would be the first one's packets.
+        let late = Tuple { src: first.dst, dst: first.dst, ..first };
+        tracker.begin(0, 0, 1);
+        let (id, _) = entry(tracker.track(3, &shown(late, SYN)));
+        tracker.translate(id, &Nat { side: Some(NatSide::Dst), addresses: Some((host(1), host(1))), ports: None });
+        assert_eq!(tracker.commit(id, None, None), serves.then_some(other), "protocol {proto}, status {chosen:#x}");
+    }
+}
+
+#[test]
+fn a_late_report_is_not_that_of_a_connection_whose_tuple_was_taken() {
+    // The second packet's answers would be the first one's packets, so it was dropped; when the first was over, a third came.
+    let first = tuple(proto::TCP);
+    let mut nat = report(ConnectionEvent::New, 3, first);
+    nat.connection.reply.src = [10, 0, 0, 5].into();
+    let late = first.inverse();
+    let mut tracker = Tracker::new([nat], [at(4, report(ConnectionEvent::New, 3, late))]);
+    tracker.begin(0, 0, 2);
+    let (id, _) = entry(tracker.track(3, &shown(late, SYN)));
+    assert_eq!(tracker.commit(id, None, None), None);
 }
 
 #[test]
@@ -129,7 +164,7 @@ fn an_expired_connection_is_another_one() {
     let (id, info) = entry(tracker.track(5, &shown(t, 0)));
     assert_eq!(info, Info::New);
     assert_ne!(id, old);
-    assert!(tracker.commit(id, None, None));
+    assert_eq!(tracker.commit(id, None, None), Some(id));
     tracker.begin(3, 3000, 4);
     assert_eq!(tracker.find(5, t), Some((id, Direction::Original)));
 }
@@ -202,7 +237,7 @@ fn through(tracker: &mut Tracker, tuple: Tuple, flags: u8) -> (Option<Info>, Inf
         Some(info) => Tracked::Entry(tracker.find(5, tuple).unwrap().0, info),
         None => tracker.track(5, &shown(tuple, flags)),
     });
-    assert!(tracker.commit(id, None, None));
+    assert_eq!(tracker.commit(id, None, None), Some(id));
     if bypass.is_none() {
         tracker.offload(id, info);
     }
