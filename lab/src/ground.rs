@@ -2,7 +2,7 @@
 
 use crate::{
     case::{self, Case, Devices, Step},
-    kernel::{Cables, Kernel},
+    kernel::{Backlog, Cables, Kernel, wait_until_running},
 };
 use anyhow::{Context, Result, bail};
 use flowmerge::netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement};
@@ -19,6 +19,7 @@ pub struct Ground {
     pub devices: Devices,
     kernel: Kernel,
     cables: Cables,
+    backlog: Backlog,
 }
 
 /// What came of something that was asked of the kernel.
@@ -46,13 +47,15 @@ impl Ground {
                 port.0, host.0
             );
         }
-        for name in devices.ports().flat_map(|port| [devices.name_of(port), Devices::host_name(port)]) {
+        let ends = |port| [devices.name_of(port), Devices::host_name(port)];
+        for name in devices.ports().flat_map(ends) {
             commands += &format!("link set {name} up\n");
         }
         feed("ip", &commands).context("making the devices")?;
+        wait_until_running(&devices.ports().flat_map(ends).collect())?;
         set("net/netfilter/nf_conntrack_events", "1")?;
         set("net/netfilter/nf_conntrack_acct", "1")?;
-        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, devices })
+        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, backlog: Backlog::open()?, devices })
     }
 
     /// Puts a case's filters in. What the kernel refuses is taken out of the case.
@@ -80,6 +83,11 @@ impl Ground {
         feed("tc", batch)
     }
 
+    /// Waits until all frames that were sent have come in.
+    pub fn settle(&mut self) -> Result<()> {
+        self.backlog.wait_until_empty()
+    }
+
     /// Lets something happen.
     pub fn happen(&mut self, step: &Step) -> Result<Asked> {
         let request = match step {
@@ -93,6 +101,9 @@ impl Ground {
         };
         let Some(request) = request else { return Ok(Asked::Refused) };
         let done = self.kernel.ask(vec![request])?.iter().all(|answer| answer.is_ok());
+        if let (Step::Link(port, true), true) = (step, done) {
+            wait_until_running(&[self.devices.name_of(*port), Devices::host_name(*port)].into())?;
+        }
         Ok(if done { Asked::Done } else { Asked::Refused })
     }
 }
