@@ -139,7 +139,10 @@ fn feed(program: &str, commands: &str) -> Result<()> {
 /// What a `-batch` said, with the line that it concerns.
 fn refusal(program: &str, commands: &str, said: &str) -> String {
     let number = said.lines().find_map(|line| line.strip_prefix("Command failed -:")?.trim().parse::<usize>().ok());
-    let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("Command failed ")).collect();
+    // Behind what is wrong tc prints all that would be right.
+    let is_to_the_point = |line: &&str| !line.trim_start().starts_with("Usage:");
+    let said: Vec<&str> =
+        said.lines().take_while(is_to_the_point).filter(|line| !line.starts_with("Command failed ")).collect();
     let said = said.join("\n").trim().to_owned();
     match number.and_then(|number| Some((number, commands.lines().nth(number.checked_sub(1)?)?))) {
         Some((number, line)) => format!("line {number}: {program} and the kernel refuse `{}`:\n{said}", line.trim()),

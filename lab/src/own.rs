@@ -90,7 +90,14 @@ pub fn compare(options: &Options) -> Result<bool> {
     std::io::stdout().write_all(&out)?;
     let judgement = judge(&ran.trace)?;
     print!("{}", judgement.differences);
-    println!("{}", summary(&judgement, frames(&ran.case.steps)));
+    let sent = frames(&ran.case.steps);
+    if judgement.received < sent as u64 {
+        println!(
+            "{} of the packets came in at ports that are down or have no filters",
+            sent as u64 - judgement.received
+        );
+    }
+    println!("{}", summary(&judgement, sent));
     Ok(judgement.agrees())
 }
 
