@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by every scenario. lab/run sets LAB (this folder), FLOWMERGE (the binary) and OUT (the trace to write).
 # Hosts h1 h2 h3 (namespaces; eth0 is 10.0.0.N, MAC 02:00:00:00:00:0N) hang on the ports p1 p2 p3.
 
@@ -23,20 +24,22 @@ filter() { d=$1; shift; tc filter add dev "$d" ingress "$@"; }
 # record PORT... [OPTION...] : begins to record; finish : ends it as Ctrl-C would. 1 means that something was lost on the way.
 record() {
   "$FLOWMERGE" record "$@" -o "$OUT" 2>/run/record & RECORDER=$!
-  until grep -q 'Ctrl-C' /run/record; do kill -0 $RECORDER || { cat /run/record; exit 2; }; sleep 0.02; done
+  until grep -q 'Ctrl-C' /run/record; do kill -0 "$RECORDER" || { cat /run/record; exit 2; }; sleep 0.02; done
 }
 finish() {
-  sleep 0.2; kill -INT $RECORDER
-  status=0; wait $RECORDER || status=$?
+  sleep 0.2; kill -INT "$RECORDER"
+  status=0; wait "$RECORDER" || status=$?
   cat /run/record
   [ $status = "${1:-0}" ] || { echo "record ended with $status, expected ${1:-0}"; exit 1; }
   if ip -o link | grep -q flowmerge; then echo "the nlmon device is still there"; exit 1; fi
 }
 
+# The system's, if it is there: another in front of it in PATH may be a script that starts dozens of processes, each 30 ms.
+python=/usr/bin/python3; [ -x $python ] || python=python3
 # Echo on TCP and UDP port 8000 of a host; a number of exchanges with it, some seconds apart. SIZE, PORT and SPORT may be set.
-serve() { on "$1" python3 "$LAB/traffic.py" serve & until on "$1" sh -c 'cat /proc/net/udp' | grep -q ':1F40 '; do sleep 0.02; done; }
-tcp() { on "$1" python3 "$LAB/traffic.py" tcp "$2" "$3" "${4:-0.01}"; }
-udp() { on "$1" python3 "$LAB/traffic.py" udp "$2" "$3" "${4:-0.01}"; }
+serve() { on "$1" $python "$LAB/traffic.py" serve & until on "$1" sh -c 'cat /proc/net/udp' | grep -q ':1F40 '; do sleep 0.02; done; }
+tcp() { on "$1" $python "$LAB/traffic.py" tcp "$2" "$3" "${4:-0.01}"; }
+udp() { on "$1" $python "$LAB/traffic.py" udp "$2" "$3" "${4:-0.01}"; }
 
 # Waits until N more packets have come in on a port.
 flowing() { until [ "$(cat "/sys/class/net/$1/statistics/rx_packets")" -ge "${seen:=$(($(cat "/sys/class/net/$1/statistics/rx_packets") + $2))}" ]; do sleep 0.02; done; unset seen; }

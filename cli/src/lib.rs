@@ -5,3 +5,17 @@
 
 pub mod record;
 pub mod replay;
+
+/// An error and its causes, from the outermost on; one that ends with its cause has said it.
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use flowmerge_cli::{record, replay};
+use flowmerge_cli::{in_words, record, replay};
 use std::process::ExitCode;
 
 /// Merges connection-tracked, recirculating TC flower pipelines into single filters.
@@ -36,18 +36,4 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// An error and its causes, from the outermost on; one that ends with its cause has said it.
-fn in_words(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.ends_with(&cause) {
-            text += ": ";
-            text += &cause;
-        }
-    }
-    text
 }

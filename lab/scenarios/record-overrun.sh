@@ -8,7 +8,7 @@ filter p1 prio 6 proto ip handle 1 flower skip_hw ip_proto tcp action drop
 serve h2
 record p1 p2 --netlink-buffer 8192
 udp h1 10.0.0.2 2
-kill -STOP $RECORDER
+kill -STOP "$RECORDER"
 {
   for i in $(seq 1 200); do
     echo "filter add dev p1 ingress prio 1 proto ip flower skip_hw ip_proto udp dst_port $((9000 + i)) action drop"
@@ -17,6 +17,6 @@ kill -STOP $RECORDER
   echo "filter replace dev p1 ingress prio 5 proto ip handle 7 flower skip_hw ip_proto udp action mirred egress redirect dev p2"
   echo "filter add dev p1 ingress prio 7 proto ip flower skip_hw ip_proto tcp action mirred egress redirect dev p2"
 } | tc -batch -
-kill -CONT $RECORDER; sleep 0.5
+kill -CONT "$RECORDER"; sleep 0.5
 udp h1 10.0.0.2 5; tcp h1 10.0.0.2 5; PORT=9001 udp h1 10.0.0.2 2
 finish 1; grep -q ENOBUFS /run/record

@@ -2,7 +2,7 @@
 
 use crate::{
     case::{self, Case, Devices, Step},
-    kernel::{Cables, Kernel},
+    kernel::{Backlog, Cables, Kernel, wait_until_running},
 };
 use anyhow::{Context, Result, bail};
 use flowmerge::{
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::{
     collections::HashSet,
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     process::{Command, Stdio},
 };
 
@@ -23,6 +23,7 @@ pub struct Ground {
     pub devices: Devices,
     kernel: Kernel,
     cables: Cables,
+    backlog: Backlog,
     /// Ports that are set down: frames to them are lost, and for a while the kernel says nothing of that.
     down: HashSet<Port>,
 }
@@ -52,13 +53,16 @@ impl Ground {
                 port.0, host.0
             );
         }
-        for name in devices.ports().flat_map(|port| [devices.name_of(port), Devices::host_name(port)]) {
+        let ends = |port| [devices.name_of(port), Devices::host_name(port)];
+        for name in devices.ports().flat_map(ends) {
             commands += &format!("link set {name} up\n");
         }
         feed("ip", &commands).context("making the devices")?;
+        wait_until_running(&devices.ports().flat_map(ends).collect())?;
         set("net/netfilter/nf_conntrack_events", "1")?;
         set("net/netfilter/nf_conntrack_acct", "1")?;
-        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, devices, down: HashSet::new() })
+        let (kernel, cables) = (Kernel::open()?, Cables::open(&devices)?);
+        Ok(Ground { kernel, cables, backlog: Backlog::open()?, devices, down: HashSet::new() })
     }
 
     /// Puts a case's filters in. What the kernel refuses is taken out of the case.
@@ -79,12 +83,16 @@ impl Ground {
 
     /// Puts in what a text for `tc -batch` asks for. The ports get their qdiscs first, unless the text does that.
     pub fn batch(&mut self, batch: &str) -> Result<()> {
-        let words: Vec<&str> = batch.split_whitespace().collect();
-        if !words.windows(2).any(|pair| pair == ["qdisc", "add"]) {
+        if !batch.lines().any(|line| line.split_whitespace().next() == Some("qdisc")) {
             let qdiscs = self.devices.ports().map(|port| encode_clsact(port, None));
             self.kernel.must("the ports' clsact qdiscs", qdiscs.collect())?;
         }
         feed("tc", batch)
+    }
+
+    /// Waits until all frames that were sent have come in.
+    pub fn settle(&mut self) -> Result<()> {
+        self.backlog.wait_until_empty()
     }
 
     /// Lets something happen.
@@ -104,6 +112,7 @@ impl Ground {
         match step {
             Step::Link(port, true) if done => {
                 self.down.remove(port);
+                wait_until_running(&[self.devices.name_of(*port), Devices::host_name(*port)].into())?;
             }
             Step::Link(port, false) if done => {
                 self.down.insert(*port);
@@ -120,16 +129,52 @@ fn set(name: &str, value: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| path)
 }
 
-/// Runs `ip` or `tc` once on many commands.
+/// Runs `ip` or `tc` once on many commands. The first that fails is the last that is run; it is named.
 fn feed(program: &str, commands: &str) -> Result<()> {
-    let mut child =
-        Command::new(program).args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context(program.to_owned())?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(commands.as_bytes())?;
+    let mut child = Command::new(program)
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context(program.to_owned())?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Err(error) = stdin.write_all(commands.as_bytes())
+        // It stopped at a command that it told of.
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        return Err(error).with_context(|| format!("{program} -batch"));
     }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{program} -batch: {status}");
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
     }
-    Ok(())
+    bail!("{}", refusal(program, commands, &String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What a `-batch` said, with the line that it concerns.
+fn refusal(program: &str, commands: &str, said: &str) -> String {
+    let number = said.lines().find_map(|line| line.strip_prefix("Command failed -:")?.trim().parse::<usize>().ok());
+    // Behind what is wrong tc prints all that would be right.
+    let is_to_the_point = |line: &&str| !line.trim_start().starts_with("Usage:");
+    let said: Vec<&str> =
+        said.lines().take_while(is_to_the_point).filter(|line| !line.starts_with("Command failed ")).collect();
+    let said = said.join("\n").trim().to_owned();
+    match number.and_then(|number| Some((number, commands.lines().nth(number.checked_sub(1)?)?))) {
+        Some((number, line)) => format!("line {number}: {program} and the kernel refuse `{}`:\n{said}", line.trim()),
+        None => format!("{program} -batch:\n{said}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_line_is_named() {
+        let said = "RTNETLINK answers: Invalid argument\nWe have an error talking to the kernel\nCommand failed -:2\n";
+        let text = refusal("tc", "filter add dev p1\n filter add dev p2 prio 0\n", said);
+        assert!(text.starts_with("line 2: tc and the kernel refuse `filter add dev p2 prio 0`:\nRTNETLINK"), "{text}");
+        assert!(text.ends_with("talking to the kernel"), "{text}");
+        assert_eq!(refusal("tc", "", "Segmentation fault"), "tc -batch:\nSegmentation fault");
+    }
 }

@@ -7,11 +7,16 @@ use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io::{Read, Seek},
     os::fd::{AsRawFd, OwnedFd},
+    thread::yield_now,
+    time::{Duration, Instant},
 };
 
 const NLMSG_ERROR: u16 = 2;
@@ -98,6 +103,64 @@ fn converse(socket: &Socket, sequence: &mut u32, requests: Vec<Vec<u8>>) -> Resu
     Ok(answers.into_iter().flatten().collect())
 }
 
+/// Waits until frames may go through devices. A device whose cable was put in after it was set up throws all frames away, without
+/// a word, until the kernel's link watch has had its turn (`noop_qdisc`; `linkwatch_do_dev`); then it is said to be running.
+pub fn wait_until_running(names: &BTreeSet<String>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let all = getifaddrs().context("the devices' state")?;
+        let running = all.filter(|interface| interface.flags.contains(InterfaceFlags::IFF_RUNNING));
+        let running: BTreeSet<String> = running.map(|interface| interface.interface_name).collect();
+        let Some(waiting) = names.difference(&running).next() else { return Ok(()) };
+        if Instant::now() > end {
+            bail!("{waiting} is up, and after 10 s still not running");
+        }
+        yield_now();
+    }
+}
+
+/// Frames that were put on cables and that the kernel has not looked at yet. Mostly there are none: it does so before the call that
+/// sends returns; but while its own thread for that work is awake (`ksoftirqd`) all is left to it, as long as this process runs.
+pub struct Backlog(File);
+
+impl Backlog {
+    /// Opens it.
+    pub fn open() -> Result<Backlog> {
+        Ok(Backlog(File::open(SOFTNET).context(SOFTNET)?))
+    }
+
+    /// Waits until there are none.
+    pub fn wait_until_empty(&mut self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.length().context(SOFTNET)? > 0 {
+            if Instant::now() > end {
+                bail!("the kernel has frames that it does not look at for 10 s");
+            }
+            // No sleep: user-mode Linux now and then does not come back from a short one.
+            yield_now();
+        }
+        Ok(())
+    }
+
+    fn length(&mut self) -> Result<u64> {
+        let mut text = String::new();
+        self.0.rewind()?;
+        self.0.read_to_string(&mut text)?;
+        backlog(&text)
+    }
+}
+
+/// A line for each processor, of numbers; the twelfth is the length of its queues (`softnet_seq_show`).
+const SOFTNET: &str = "/proc/net/softnet_stat";
+
+fn backlog(text: &str) -> Result<u64> {
+    let lengths = text.lines().map(|line| {
+        let word = line.split_whitespace().nth(11).context("a line without the length of the queue")?;
+        Ok(u64::from_str_radix(word, 16)?)
+    });
+    lengths.sum()
+}
+
 /// What hosts send through: a packet socket, and the hosts' devices.
 pub struct Cables {
     socket: OwnedFd,
@@ -131,5 +194,17 @@ impl Cables {
             Err(Errno::ENETDOWN | Errno::ENXIO | Errno::ENOBUFS | Errno::EMSGSIZE) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("sending {} bytes into {port}", frame.len())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queues_of_all_processors_count() {
+        let line = |length| format!("{}{length} 00000000\n", "00000007 ".repeat(11));
+        assert_eq!(backlog(&(line("00000010") + &line("00000002"))).unwrap(), 18);
+        assert!(backlog("00000010 00000002\n").is_err());
     }
 }

@@ -10,6 +10,7 @@
 //! | `mend` | fragments in the record, as they were sent |
 //! | `judge` | the record against the model |
 //! | `shrink` | a case that fails, made small |
+//! | `recorded` | a recorded run as a case |
 //! | `random`, `own` | what the command does |
 
 mod case;
@@ -20,6 +21,7 @@ mod kernel;
 mod mend;
 mod own;
 mod random;
+mod recorded;
 mod run;
 mod shrink;
 mod traffic;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("flowmerge-lab: {error:#}");
+            eprintln!("flowmerge-lab: {}", flowmerge_cli::in_words(&error));
             ExitCode::from(2)
         }
     }

@@ -69,7 +69,11 @@ pub fn compare(options: &Options) -> Result<bool> {
         if judgement.agrees() {
             continue;
         }
-        println!("seed {seed} differs: {} filters, {} steps", ran.case.filters.len(), ran.case.steps.len());
+        println!(
+            "seed {seed} differs ({} filters, {} steps; again: lab/run random --pipelines 1 --packets {each} --seed {seed})",
+            ran.case.filters.len(),
+            ran.case.steps.len()
+        );
         fails(options, &devices, seed, ran.case, &ran.trace)?;
         failed.push(seed);
         if failed.len() >= options.failures {

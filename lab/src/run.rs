@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use flowmerge::flower::Port;
 use flowmerge_cli::record::Recorder;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What was done, and the record of it.
 pub struct Ran {
@@ -59,6 +59,7 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
                         Asked::Refused => refused += 1,
                     }
                 }
+                ground.settle()?;
                 recorder.take(Duration::ZERO)?;
             }
         }
@@ -79,14 +80,25 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
                         Asked::Refused => refused += 1,
                     }
                 }
+                ground.settle()?;
                 arrived.clear();
                 recorder.take_and_show(Duration::ZERO, &mut |port, frame| arrived.push((port, frame.to_vec())))?;
             }
         }
     }
     let (mut trace, _) = recorder.finish()?;
+    // What is sent to a port that is down does not come in.
+    let mut down = BTreeSet::new();
     let sent = ran.steps.iter().filter_map(|step| match step {
-        Step::Frame(port, frame) => Some((*port, frame.clone())),
+        Step::Frame(port, frame) => (!down.contains(port)).then(|| (*port, frame.clone())),
+        Step::Link(port, true) => {
+            down.remove(port);
+            None
+        }
+        Step::Link(port, false) => {
+            down.insert(*port);
+            None
+        }
         _ => None,
     });
     if may_be_cut {

@@ -97,17 +97,38 @@ fn with_names(text: &str, names: &dyn Fn(Port) -> String) -> String {
     named
 }
 
-/// Writes what the model did with each received frame.
+/// Writes what the model did with each received frame, and whether the kernel sent the same. They are numbered from 1 as they came;
+/// in brackets stand their numbers in the record, which differences name.
 pub fn packets(out: &mut impl Write, timeline: &Timeline, run: &Run) -> io::Result<()> {
-    for received in &run.received {
+    // What the kernel sent instead, where it did not send that frame.
+    let instead = |received: &Received, out_of: Port, frame: &[u8]| {
+        run.differences.iter().find_map(|difference| match difference {
+            Difference::NotSent { number, port, sent, kernel } => {
+                (*number == received.number && *port == out_of && sent == frame).then_some(kernel)
+            }
+            _ => None,
+        })
+    };
+    for (i, received) in run.received.iter().enumerate() {
         let fate = match received.fate {
             Fate::Decided => "decided",
             Fate::Missed => "missed",
             Fate::Handled => "handled",
         };
-        writeln!(out, "packet {} {fate}: {}", received.number, walk(timeline, received))?;
+        writeln!(out, "packet {} ({}) {fate}: {}", i + 1, received.number, walk(timeline, received))?;
         for (port, frame) in &received.sent {
-            writeln!(out, "    sent out of {}: {}", timeline.name_of(*port), hex(frame))?;
+            let name = timeline.name_of(*port);
+            match instead(received, *port, frame) {
+                None => writeln!(out, "    model and kernel send out of {name}: {}", hex(frame))?,
+                Some(kernel) => {
+                    writeln!(out, "    model sends out of {name}:  {}", hex(frame))?;
+                    let kernel = kernel.as_deref().map_or("nothing like it".to_owned(), hex);
+                    writeln!(out, "    kernel sends out of {name}: {kernel}")?;
+                }
+            }
+        }
+        if received.sent.is_empty() {
+            writeln!(out, "    model sends nothing")?;
         }
     }
     Ok(())
