@@ -7,9 +7,11 @@
 //! | `tap` | the packet socket: frames, and what an `nlmon` device shows, in one queue |
 //! | `talk` | netlink sockets, and that device |
 //! | `order` | which of what `nlmon` showed is word for the recorder, and its place and time |
+//! | `ports` | which device each port is |
 //! | `recorder` | all of it together |
 
 mod order;
+mod ports;
 mod recorder;
 mod talk;
 mod tap;
@@ -91,6 +93,9 @@ pub fn run(options: &Options) -> Result<bool> {
             shown = Instant::now();
             recorder.flush().with_context(|| name.to_string())?;
             let progress = recorder.progress();
+            for news in recorder.news() {
+                bar.suspend(|| eprintln!("flowmerge: {news}"));
+            }
             if progress.overruns > overruns {
                 bar.suspend(|| {
                     eprintln!("flowmerge: notifications were lost (ENOBUFS); everything was dumped anew");

@@ -2,7 +2,7 @@
 
 use super::tap::set_room;
 use anyhow::{Context, Result, anyhow, bail};
-use flowmerge::netlink::{self, LinkNames, Message};
+use flowmerge::netlink::{self, Dump, Link, LinkNames, Message};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
@@ -126,6 +126,29 @@ impl Talk {
 impl AsFd for Talk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// All devices of this network namespace.
+///
+/// # Errors
+/// The socket's.
+pub fn links() -> Result<Vec<Link>> {
+    let mut talk = Talk::ask(netlink::ROUTE)?;
+    talk.send(Dump::Links.request())?;
+    let mut links = Vec::new();
+    loop {
+        let Heard::Datagram(bytes) = talk.hear()? else { continue };
+        for message in netlink::messages(&bytes) {
+            match netlink::decode(netlink::ROUTE, message, &LinkNames::default()).map(|told| told.message) {
+                Ok(Message::Link(link)) => links.push(link),
+                Ok(Message::Done) => return Ok(links),
+                Ok(Message::Error { code }) if code != 0 => {
+                    return Err(Errno::from_raw(-code)).context("cannot list the devices");
+                }
+                _ => {}
+            }
+        }
     }
 }
 
