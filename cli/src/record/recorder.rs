@@ -5,6 +5,13 @@
 //! place of a filter's dump is what the frames before that place made. When notifications were lost (ENOBUFS), the trace gets a
 //! whole dump, marked as such ([`Snapshot::Again`]), and whoever reads it finds what changed: the trace holds nothing but what
 //! the kernel said. Nothing is kept but the identities of filters, for the progress line.
+//!
+//! Actions made for themselves (`tc actions add`) are not dumped: a filter's dump and its notifications carry all attributes and
+//! counters of its actions, also of those that it shares by index, and a change of one is told (RTM_NEWACTION). What an action of
+//! that kind counts for filters of ports that are not recorded is not known to whoever reads the trace.
+//!
+//! A received fragment that `ct` reassembles may be recorded with bytes that the kernel changed afterwards: a packet socket's copy
+//! shares its data with the packet that goes on, and reassembly of a packet without other users works in place.
 
 use super::{
     order::{Item, Order, Told},
