@@ -129,18 +129,23 @@ impl Order {
             }
             packet.bytes = content.1;
         }
-        let mut wanted: HashMap<(u16, &[u8]), usize> = HashMap::new();
+        // How often each is wanted, and whether the recorder is its only receiver.
+        let mut wanted: HashMap<(u16, &[u8]), (usize, bool)> = HashMap::new();
         for (told, _) in &self.told {
-            *wanted.entry((told.family, &told.bytes)).or_default() += 1;
+            let (count, alone) = wanted.entry((told.family, &told.bytes)).or_default();
+            *count += 1;
+            *alone = told.snapshot.is_some();
         }
         let mut firsts: HashMap<Content, VecDeque<usize>> = HashMap::new();
         let mut theirs = Vec::new();
         for (content, places) in copies {
-            let wanted = wanted.get(&(content.0, &content.1[..])).copied().unwrap_or(1);
-            let each = (places.len() / wanted).max(1);
+            let (wanted, alone) = wanted.get(&(content.0, &content.1[..])).copied().unwrap_or((1, false));
+            let each = if alone { 1 } else { (places.len() / wanted).max(1) };
             let (mine, rest): (Vec<_>, Vec<_>) =
                 places.into_iter().enumerate().partition(|(i, _)| i % each == 0 && i / each < wanted);
-            theirs.extend(rest.into_iter().map(|(_, place)| place));
+            if !alone {
+                theirs.extend(rest.into_iter().map(|(_, place)| place));
+            }
             firsts.insert(content, mine.into_iter().map(|(_, place)| place).collect());
         }
         self.lately.clear();
@@ -150,7 +155,7 @@ impl Order {
                 Some(place) => {
                     if let Seen::Copy(packet) = &self.seen[place] {
                         let time = packet.time;
-                        // A dump has one receiver. (The kernel may dump a chain twice, within microseconds.)
+                        // A dump has one receiver, and the kernel may say the same in it twice, within microseconds.
                         if told.snapshot.is_none() {
                             self.lately.insert(content, time);
                         }
@@ -264,14 +269,19 @@ mod tests {
         let a = message(7, b"a chain");
         let dump = || Told { snapshot: Some(Snapshot::End), ..told(&a) };
         let mut order = Order::default();
-        let mut items = Vec::new();
-        for time in [1_000_000, 1_030_000] {
-            order.tell(dump());
-            order.see(packet(time, &a), true);
-            order.emptied();
-            items.extend(order.settle(0));
-        }
-        assert_eq!(times(&items), [1_000_000, 1_030_000]);
+        // The kernel makes the next datagram while this one is read.
+        order.tell(dump());
+        order.see(packet(1_000_000, &a), true);
+        order.see(packet(1_030_000, &a), true);
+        order.emptied();
+        assert_eq!(times(&order.settle(0)), [1_000_000]);
+        order.tell(dump());
+        order.emptied();
+        assert_eq!(times(&order.settle(0)), [1_030_000]);
+        order.tell(dump());
+        order.see(packet(1_040_000, &a), true);
+        order.emptied();
+        assert_eq!(times(&order.settle(0)), [1_040_000]);
     }
 
     #[test]
