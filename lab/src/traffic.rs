@@ -111,7 +111,9 @@ impl Traffic {
         match (dice.below(3), old) {
             (0, Some(old)) => Some(Step::Remove(old.id)),
             (1, Some(old)) => {
-                let mut actions = Planner::later(case, dice, &self.universe)?.actions;
+                // Of packets of another protocol, a rewrite could change the length of the IP header.
+                let other = Planner::later(case, dice, &self.universe);
+                let mut actions = other.filter(|other| other.id.protocol == old.id.protocol)?.actions;
                 if matches!(old.id.hook, Hook::Egress(_)) {
                     actions.retain(may_stand_at_egress);
                 }

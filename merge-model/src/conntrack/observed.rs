@@ -11,6 +11,7 @@
 //!
 //! No timeout is simulated: a connection ends when the trace says so.
 
+mod choice;
 mod commit;
 mod entry;
 mod icmp;
@@ -330,6 +331,9 @@ impl Tracker {
             let id = self.adopt(&c);
             self.entry(id).connection.reply = c.reply;
             self.apply(id, &c);
+            if c.status.is_some_and(|status| status & status::OFFLOAD != 0) {
+                self.was_offloaded(id, &c);
+            }
             self.confirm(id);
             id
         });

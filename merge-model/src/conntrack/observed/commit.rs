@@ -3,14 +3,16 @@
 //!
 //! Where the kernel has a choice, the report of the birth tells what it chose; no report tells that it found nothing.
 
-use super::{AT_ONCE, Report, Tracker};
+use super::{
+    AT_ONCE, Report, Tracker,
+    choice::{choose, in_family},
+};
 use crate::conntrack::EntryId;
 use flowmerge::{
     conntrack::{Tuple, proto},
     flower::action::{Nat, NatSide},
     netlink::{ConnectionEvent, ConnectionMessage},
 };
-use std::net::IpAddr;
 
 /// How many frames the kernel takes from a device at once (`NAPI_POLL_WEIGHT`).
 const BURST: usize = 64;
@@ -69,36 +71,13 @@ impl Tracker {
             }
             // After the destination the source is bound too, for good.
             (Some(chosen), NatSide::Dst) => reply = chosen,
-            (None, _) => reply = self.unreported(c.zone, reply, nat, side),
+            (None, _) => reply = unreported(c.zone, reply, nat, side),
         }
         let entry = self.entry(id);
         entry.connection.reply = reply;
         entry.guessed |= guessed;
         entry.translated[side as usize] = true;
         entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
-    }
-
-    /// The reply tuple of a translation that was never reported: what the range itself says. Of several addresses, one under
-    /// which the tuple is another connection's, since it never got into the table.
-    fn unreported(&self, zone: u16, reply: Tuple, nat: &Nat, side: NatSide) -> Tuple {
-        // Ports without addresses are no range to act_ct.
-        let Some((low, high)) = nat.addresses else { return reply };
-        let (address, port) = match side {
-            NatSide::Src => (reply.dst, reply.dst_port),
-            NatSide::Dst => (reply.src, reply.src_port),
-        };
-        let port = match nat.ports.filter(|_| has_ports(reply.proto)) {
-            Some((low, high)) if !(low..=high).contains(&port) => low,
-            _ => port,
-        };
-        let to = |address| match side {
-            NatSide::Src => Tuple { dst: address, dst_port: port, ..reply },
-            NatSide::Dst => Tuple { src: address, src_port: port, ..reply },
-        };
-        let is_anothers = |tuple: &Tuple| self.by_tuple.contains_key(&(zone, *tuple));
-        let inside = (low..=high).contains(&address);
-        let plain = to(if inside { address } else { low });
-        addresses(low, high).map(to).find(is_anothers).unwrap_or(plain)
     }
 
     /// Puts a connection into the table, or changes the one that is there; the entry that the packet has afterwards, or `None`
@@ -161,21 +140,25 @@ impl Tracker {
     }
 }
 
-/// The addresses of a range, or as many of them as are worth looking at.
-fn addresses(low: IpAddr, high: IpAddr) -> impl Iterator<Item = IpAddr> {
-    let number = |address: IpAddr| match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
-    };
-    let address = move |n: u128| match low {
-        IpAddr::V4(_) => IpAddr::V4((n as u32).into()),
-        IpAddr::V6(_) => IpAddr::V6(n.into()),
-    };
-    (number(low)..=number(high)).take(256).map(address)
-}
-
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP)
+}
+
+/// The reply tuple of a translation that was never reported: what the range itself says.
+fn unreported(zone: u16, reply: Tuple, nat: &Nat, side: NatSide) -> Tuple {
+    // Ports without addresses are no range to act_ct.
+    let Some((low, high)) = nat.addresses else { return reply };
+    let is_source = side == NatSide::Src;
+    let port = if is_source { reply.dst_port } else { reply.src_port };
+    let port = match nat.ports.filter(|_| has_ports(reply.proto)) {
+        Some((low, high)) if !(low..=high).contains(&port) => low,
+        _ => port,
+    };
+    let address = choose(zone, &reply.inverse(), is_source, low, high);
+    match is_source {
+        true => Tuple { dst: address, dst_port: port, ..reply },
+        false => Tuple { src: address, src_port: port, ..reply },
+    }
 }
 
 /// Whether a connection that is translated like this can have that reply tuple.
@@ -184,7 +167,9 @@ fn may_become(nat: &Nat, side: NatSide, reply: &Tuple) -> bool {
         NatSide::Src => (reply.dst, reply.dst_port),
         NatSide::Dst => (reply.src, reply.src_port),
     };
-    let addresses = nat.addresses.is_none_or(|(low, high)| (low..=high).contains(&address));
+    let ipv6 = reply.src.is_ipv6();
+    let of = |(low, high)| (in_family(low, ipv6)..=in_family(high, ipv6)).contains(&address);
+    let addresses = nat.addresses.is_none_or(of);
     let ports = nat.ports.filter(|_| nat.addresses.is_some() && has_ports(reply.proto));
     addresses && ports.is_none_or(|(low, high)| (low..=high).contains(&port))
 }

@@ -10,7 +10,10 @@
 
 use super::{EntryId, Tracker};
 use crate::conntrack::{Glimpse, Info};
-use flowmerge::conntrack::{Direction, TcpState, proto};
+use flowmerge::{
+    conntrack::{Direction, TcpState, proto},
+    netlink::ConnectionMessage,
+};
 
 /// How long a connection stays in the table without a packet (`nf_flowtable_tcp_timeout`, `nf_flowtable_udp_timeout`), with
 /// the time that the collector takes to notice.
@@ -52,6 +55,16 @@ impl Tracker {
         entry.offloaded = None;
         (entry.told, entry.touched) = (None, None);
         entry.tcp.forget_windows();
+    }
+
+    /// A dump tells of a connection in the table; of TCP then not the state, which it must have got in with.
+    pub(super) fn was_offloaded(&mut self, id: EntryId, told: &ConnectionMessage) {
+        self.update(id, |entry| {
+            // When it was used last is not told, and it may be used soon.
+            entry.offloaded = Some(u64::MAX);
+            entry.tcp.correct(told.tcp.unwrap_or(TcpState::Established));
+            entry.tcp.be_liberal();
+        });
     }
 
     pub(super) fn offloading(&mut self, id: EntryId, info: Info) {

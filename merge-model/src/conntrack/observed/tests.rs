@@ -1,5 +1,5 @@
 use super::*;
-use crate::conntrack::{Transport, tcp::Segment};
+use crate::conntrack::{Glimpse, Transport, tcp::Segment};
 use flowmerge::conntrack::TcpState;
 use flowmerge::flower::action::NatSide;
 
@@ -152,18 +152,37 @@ fn a_late_report_is_not_that_of_a_connection_whose_tuple_was_taken() {
     assert_eq!(tracker.commit(id, None, None), None);
 }
 
-/// The kernel chose one of several addresses, and nobody was told, since another entry served the packet: the one it is under.
+/// The kernel chose one of several addresses, and nobody was told, since the entry of another served the packet.
 #[test]
-fn an_unreported_choice_is_what_another_connection_has() {
+fn an_unreported_choice_is_made_as_the_kernel_makes_it() {
     let host = |n: u8| [10, 0, 0, n].into();
     let t = Tuple { src_port: 0, dst_port: 0, ..tuple(47) };
-    let there = report(ConnectionEvent::New, 3, Tuple { src: host(8), dst: host(1), ..t });
-    let mut tracker = Tracker::new([there], []);
+    let there = |n| report(ConnectionEvent::New, 3, Tuple { src: host(n), dst: host(1), ..t });
+    let mut tracker = Tracker::new([there(5), there(8)], []);
     tracker.begin(0, 0, 1);
     let (id, _) = entry(tracker.track(3, &shown(t, 0)));
     tracker.translate(id, &Nat { side: Some(NatSide::Dst), addresses: Some((host(5), host(9))), ports: None });
-    assert_eq!(tracker.connection(id).translated(Direction::Original).dst, host(8));
-    assert!(tracker.commit(id, None, None).is_some());
+    assert_eq!(tracker.connection(id).translated(Direction::Original).dst, host(5));
+    let served = tracker.find(3, Tuple { src: host(5), dst: host(1), ..t }).map(|(id, _)| id);
+    assert_eq!(tracker.commit(id, None, None), served);
+}
+
+/// Of a connection in act_ct's flow table the kernel does not tell TCP's state: it is established.
+#[test]
+fn a_dump_tells_what_is_in_the_flow_table() {
+    let t = tuple(proto::TCP);
+    let mut there = report(ConnectionEvent::New, 3, t);
+    there.connection.status = Some(status::SEEN_REPLY | status::ASSURED | status::CONFIRMED | status::OFFLOAD);
+    let mut tracker = Tracker::new([there], []);
+    tracker.begin(0, 5_000_000_000, 1);
+    for tuple in [t.inverse(), t] {
+        let glimpse = Glimpse { tuple, ends: false };
+        assert!(tracker.bypass(3, &glimpse).is_some(), "it is in the table");
+    }
+    assert_eq!(tracker.bypass(3, &Glimpse { tuple: t, ends: true }), None);
+    let (id, info) = entry(tracker.track(3, &shown(t.inverse(), ACK)));
+    assert_eq!(info, Info::EstablishedReply);
+    assert_eq!(tracker.connection(id).tcp, Some(TcpState::Established));
 }
 
 #[test]
