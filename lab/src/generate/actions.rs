@@ -7,7 +7,7 @@ use super::{
 use crate::case;
 use flowmerge::flower::{
     Action, ActionKind, Control, Port,
-    action::{CsumFlags, Ct, Mirred, Nat, NatSide, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
+    action::{CsumFlags, Ct, Mirred, Nat, NatSide, Pedit, PeditDynamic, PeditHeader, PeditKey, Skbedit, Vlan},
     ethertype as et,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -110,6 +110,13 @@ fn rewrite(dice: &mut Dice, ethertype: u16, proto: u8) -> PeditKey {
             let beyond = if key.header == PeditHeader::Ethernet { dice.below(3) } else { 1 + dice.below(15) };
             key.offset = 4 * beyond as i32;
         }
+        // Where a byte of the packet says.
+        3 if key.header != PeditHeader::Ethernet => {
+            let at = dice.below(12) as u32;
+            let (mask, shift) = (*dice.pick(&[0xff, 0x0c, 0xf0]), dice.below(4) as u32);
+            key.offset = 20;
+            key.dynamic = Some(PeditDynamic { at, mask, shift });
+        }
         _ => {}
     }
     key
@@ -134,10 +141,12 @@ fn csum(dice: &mut Dice, proto: u8) -> ActionKind {
 fn vlan(dice: &mut Dice) -> ActionKind {
     let protocol = *dice.pick(&[et::VLAN, et::VLAN, et::QINQ]);
     let id = *dice.pick(&[10u16, 11, 20, 1]);
-    ActionKind::Vlan(match dice.below(6) {
-        0..3 => Vlan::Pop,
-        3 | 4 => Vlan::Push { protocol, id, prio: dice.below(8) as u8 },
-        _ => Vlan::Modify { protocol, id, prio: dice.percent(50).then(|| dice.below(8) as u8) },
+    ActionKind::Vlan(match dice.below(14) {
+        0..6 => Vlan::Pop,
+        6..10 => Vlan::Push { protocol, id, prio: dice.below(8) as u8 },
+        10..12 => Vlan::Modify { protocol, id, prio: dice.percent(50).then(|| dice.below(8) as u8) },
+        12 => Vlan::PopEthernet,
+        _ => Vlan::PushEthernet { dst: [2, 0, 0, 0, 0, 9], src: [2, 0, 0, 0, 0, 8] },
     })
 }
 
