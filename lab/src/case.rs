@@ -2,7 +2,7 @@
 //! frames are put in and where those that come out arrive.
 
 use flowmerge::{
-    flower::{Filter, FilterId, Port},
+    flower::{ActionKind, Control, Filter, FilterId, Port},
     netlink::Names,
 };
 
@@ -95,6 +95,23 @@ pub struct Case {
     pub filters: Vec<Filter>,
     /// What happens then.
     pub steps: Vec<Step>,
+}
+
+impl Case {
+    /// Whether packets may be tried in fragments. The record shares their bytes with what goes on, and reassembly and what
+    /// follows change them there (see `mend`): what became of them could not be told from what a mirror sent, nor from what was
+    /// redirected to a port's ingress.
+    pub fn may_be_cut(&self) -> bool {
+        self.filters.iter().all(only_sends_on)
+    }
+}
+
+/// Whether all that a filter sends is the packet itself, out of a port.
+pub fn only_sends_on(filter: &Filter) -> bool {
+    filter.actions.iter().all(|action| match action.kind {
+        ActionKind::Mirred(mirred) => action.control == Control::Stolen && !mirred.ingress && !mirred.mirror,
+        _ => true,
+    })
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@ use crate::{
     kernel::{Backlog, Cables, Kernel, wait_until_running},
 };
 use anyhow::{Context, Result, bail};
-use flowmerge::netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement};
+use flowmerge::{
+    flower::Port,
+    netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement},
+};
 use nix::sched::{CloneFlags, unshare};
 use std::{
+    collections::HashSet,
     fs,
     io::{ErrorKind, Write},
     process::{Command, Stdio},
@@ -20,6 +24,8 @@ pub struct Ground {
     kernel: Kernel,
     cables: Cables,
     backlog: Backlog,
+    /// Ports that are set down: frames to them are lost, and for a while the kernel says nothing of that.
+    down: HashSet<Port>,
 }
 
 /// What came of something that was asked of the kernel.
@@ -55,7 +61,8 @@ impl Ground {
         wait_until_running(&devices.ports().flat_map(ends).collect())?;
         set("net/netfilter/nf_conntrack_events", "1")?;
         set("net/netfilter/nf_conntrack_acct", "1")?;
-        Ok(Ground { kernel: Kernel::open()?, cables: Cables::open(&devices)?, backlog: Backlog::open()?, devices })
+        let (kernel, cables) = (Kernel::open()?, Cables::open(&devices)?);
+        Ok(Ground { kernel, cables, backlog: Backlog::open()?, devices, down: HashSet::new() })
     }
 
     /// Puts a case's filters in. What the kernel refuses is taken out of the case.
@@ -91,6 +98,7 @@ impl Ground {
     /// Lets something happen.
     pub fn happen(&mut self, step: &Step) -> Result<Asked> {
         let request = match step {
+            Step::Frame(port, _) if self.down.contains(port) => return Ok(Asked::Refused),
             Step::Frame(port, frame) => {
                 return Ok(if self.cables.send(*port, frame)? { Asked::Done } else { Asked::Refused });
             }
@@ -101,8 +109,15 @@ impl Ground {
         };
         let Some(request) = request else { return Ok(Asked::Refused) };
         let done = self.kernel.ask(vec![request])?.iter().all(|answer| answer.is_ok());
-        if let (Step::Link(port, true), true) = (step, done) {
-            wait_until_running(&[self.devices.name_of(*port), Devices::host_name(*port)].into())?;
+        match step {
+            Step::Link(port, true) if done => {
+                self.down.remove(port);
+                wait_until_running(&[self.devices.name_of(*port), Devices::host_name(*port)].into())?;
+            }
+            Step::Link(port, false) if done => {
+                self.down.insert(*port);
+            }
+            _ => {}
         }
         Ok(if done { Asked::Done } else { Asked::Refused })
     }

@@ -2,12 +2,12 @@
 //!
 //! A packet socket gets a clone of a frame, whose bytes it shares with the packet that goes on; conntrack's reassembly works on
 //! these bytes in place (`nf_ct_frag6_gather`, `inet_frag_reasm_prepare`), so that a recorded fragment shows what became of it
-//! before anybody read it. What was sent is known here, so the record is mended: a frame that came in at a port is the next
-//! one that was sent there and can be it, unless it is another that some filter redirected to the port's ingress.
+//! before anybody read it. What was sent is known here, so the record is mended: each frame that came in at a port is the
+//! next one that was sent there. That is so where no filter redirects to a port's ingress (`Case::may_be_cut`).
 
 use flowmerge::{
     flower::{Field, Port},
-    packet::dissect::arrived,
+    packet::dissect::{ETHERNET, VLAN, arrived, is_vlan},
 };
 use std::collections::{HashMap, VecDeque};
 
@@ -19,8 +19,7 @@ const HEADER: usize = 28;
 /// Puts the frames that were sent into ports in the place of what was recorded of them. `name` tells the ports' names.
 pub fn mend(trace: &mut [u8], sent: impl IntoIterator<Item = (Port, Vec<u8>)>, name: &dyn Fn(Port) -> String) {
     let mut queues: HashMap<String, VecDeque<Vec<u8>>> = HashMap::new();
-    let mut seen = VecDeque::new();
-    for (port, frame) in sent {
+    for (port, frame) in sent.into_iter().filter(|(_, frame)| arrives(frame)) {
         queues.entry(name(port)).or_default().push_back(frame);
     }
     let mut interfaces: Vec<String> = Vec::new();
@@ -33,13 +32,19 @@ pub fn mend(trace: &mut [u8], sent: impl IntoIterator<Item = (Port, Vec<u8>)>, n
             ENHANCED_PACKET => {
                 let queue = number(block, 8).and_then(|i| queues.get_mut(interfaces.get(i as usize)?));
                 if let Some(queue) = queue {
-                    one(block, queue, &mut seen);
+                    one(block, queue);
                 }
             }
             _ => {}
         }
         at = end;
     }
+}
+
+/// Whether anybody hears of a frame: one that ends in its outer tag is dropped before.
+fn arrives(frame: &[u8]) -> bool {
+    let is_tagged = frame.get(12..14).is_some_and(|kind| is_vlan(u16::from_be_bytes([kind[0], kind[1]])));
+    !is_tagged || frame.len() >= ETHERNET + VLAN + 2
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
@@ -62,27 +67,14 @@ fn options(block: &[u8], mut at: usize) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// How many frames back a redirected one may have come in.
-const BACK: usize = 8;
-
-fn one(block: &mut [u8], queue: &mut VecDeque<Vec<u8>>, seen: &mut VecDeque<Vec<u8>>) {
+fn one(block: &mut [u8], queue: &mut VecDeque<Vec<u8>>) {
     let Some(length) = number(block, 20).map(|l| l as usize) else { return };
     let inbound = options(block, HEADER + length.next_multiple_of(4))
         .any(|(code, value)| code == 2 && value.first().is_some_and(|flags| flags & 3 == 1));
     let Some(frame) = block.get_mut(HEADER..HEADER + length).filter(|_| inbound) else { return };
     let is_it = |sent: &Vec<u8>| sent.len() == length && sent[..12] == frame[..12] && may_be_fragment(sent);
-    // Not all that was sent has come in: what a port that is down would have got, what ends in its tag.
-    let at = match queue.iter().position(|sent| *sent == *frame) {
-        // One that came in before and was redirected looks as it did then.
-        None if !seen.iter().any(|before| *before == *frame) => queue.iter().position(is_it),
-        found => found,
-    };
-    if let Some(sent) = at.and_then(|at| queue.drain(..=at).next_back()) {
-        frame.copy_from_slice(&sent);
-        seen.push_back(sent);
-        if seen.len() > BACK {
-            seen.pop_front();
-        }
+    if queue.front().is_some_and(|sent| *sent == *frame || is_it(sent)) {
+        queue.pop_front().inspect(|sent| frame.copy_from_slice(sent));
     }
 }
 

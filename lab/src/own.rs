@@ -77,8 +77,8 @@ pub fn compare(options: &Options) -> Result<bool> {
             .collect::<Result<_>>()?;
     }
     let ran = run_with(&devices, &case, Script::Told, batch).with_context(|| options.pipeline.display().to_string())?;
-    if ran.refused > 0 {
-        println!("the kernel refused {} of the filters and packets", ran.refused);
+    if ran.refused + ran.lost > 0 {
+        println!("the kernel refused {} of the filters and {} of the packets", ran.refused, ran.lost);
     }
     if let Some(path) = &options.output {
         fs::write(path, &ran.trace).with_context(|| path.display().to_string())?;

@@ -17,6 +17,8 @@ pub struct Ran {
     pub case: Case,
     /// Filters and changes that the kernel refused.
     pub refused: usize,
+    /// Frames that did not go in: the port is down, or they are longer than it carries.
+    pub lost: usize,
     /// The recorded run, a pcapng.
     pub trace: Vec<u8>,
 }
@@ -44,6 +46,8 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
         None => ground.build(&mut built)?,
     };
     let mut ran = built.clone();
+    let mut lost = 0;
+    let may_be_cut = built.may_be_cut();
     match script {
         Script::Told => {
             ran.steps.clear();
@@ -51,6 +55,7 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
                 for step in steps {
                     match ground.happen(step)? {
                         Asked::Done => ran.steps.push(step.clone()),
+                        Asked::Refused if matches!(step, Step::Frame(..)) => lost += 1,
                         Asked::Refused => refused += 1,
                     }
                 }
@@ -67,6 +72,10 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
                         Asked::Done => {
                             follow(&mut built, &step);
                             ran.steps.push(step);
+                        }
+                        Asked::Refused if matches!(step, Step::Frame(..)) => {
+                            lost += 1;
+                            traffic.lost();
                         }
                         Asked::Refused => refused += 1,
                     }
@@ -92,8 +101,10 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
         }
         _ => None,
     });
-    mend(&mut trace, sent, &|port| devices.name_of(port));
-    Ok(Ran { case: ran, refused, trace })
+    if may_be_cut {
+        mend(&mut trace, sent, &|port| devices.name_of(port));
+    }
+    Ok(Ran { case: ran, refused, lost, trace })
 }
 
 /// How many frames a script has sent.

@@ -2,7 +2,7 @@
 //! cases filters and cables that come and go under it.
 
 use crate::{
-    case::{Case, Step},
+    case::{Case, Step, only_sends_on},
     generate::{
         actions,
         dice::Dice,
@@ -27,6 +27,10 @@ pub struct Traffic {
     /// Of a hundred frames that arrive, so many are answered.
     talk: usize,
     sent: Vec<(Port, Vec<u8>)>,
+    /// How many frames that did not come in may be made up for.
+    spare: usize,
+    /// Whether there are fragments, which what the case began with decides.
+    may_be_cut: Option<bool>,
 }
 
 impl Traffic {
@@ -34,7 +38,7 @@ impl Traffic {
     pub fn new(mut dice: Dice, universe: Universe, frames: usize) -> Traffic {
         let unrest = *dice.pick(&[0, 0, 0, 15]);
         let talk = *dice.pick(&[0, 60, 85, 95]);
-        Traffic { dice, universe, left: frames, unrest, talk, sent: Vec::new() }
+        Traffic { dice, universe, left: frames, unrest, talk, sent: Vec::new(), spare: 4 * frames, may_be_cut: None }
     }
 
     /// What happens next, after these frames came out of ports. `None` when all is sent.
@@ -42,19 +46,20 @@ impl Traffic {
         if self.left == 0 {
             return None;
         }
+        let may_be_cut = *self.may_be_cut.get_or_insert_with(|| case.may_be_cut());
         let mut round: Vec<Step> = Vec::new();
         for (port, frame) in arrived {
             if self.dice.percent(self.talk)
                 && let Some(spec) = hosts::answer(&mut self.dice, *port, frame)
             {
-                let frames = packets::frames(&mut self.dice, spec, case);
+                let frames = packets::frames(&mut self.dice, spec, may_be_cut);
                 round.extend(frames.into_iter().map(|frame| Step::Frame(*port, frame)));
             }
         }
         // A storm of copies is not answered whole.
         round.truncate(24);
         for _ in 0..self.dice.between(usize::from(round.is_empty()), 3) {
-            let (port, frames) = self.more(case);
+            let (port, frames) = self.more(case, may_be_cut);
             round.extend(frames.into_iter().map(|frame| Step::Frame(port, frame)));
         }
         for step in &round {
@@ -69,12 +74,20 @@ impl Traffic {
         round.truncate(self.left);
         self.left -= round.len();
         if self.dice.percent(self.unrest) {
-            round.extend(self.change(case));
+            round.extend(self.change(case, may_be_cut));
         }
         Some(round)
     }
 
-    fn more(&mut self, case: &Case) -> (Port, Vec<Vec<u8>>) {
+    /// A frame did not come in: another one shall.
+    pub fn lost(&mut self) {
+        if self.spare > 0 {
+            self.spare -= 1;
+            self.left += 1;
+        }
+    }
+
+    fn more(&mut self, case: &Case, may_be_cut: bool) -> (Port, Vec<Vec<u8>>) {
         let dice = &mut self.dice;
         if !self.sent.is_empty() && dice.percent(45) {
             let (port, frame) = dice.pick(&self.sent).clone();
@@ -82,17 +95,18 @@ impl Traffic {
                 return (port, vec![frame]);
             }
             if let Some(spec) = hosts::again(dice, port, &frame) {
-                return (port, packets::frames(dice, spec, case));
+                return (port, packets::frames(dice, spec, may_be_cut));
             }
         }
-        packets::fresh(dice, &self.universe, case)
+        packets::fresh(dice, &self.universe, case, may_be_cut)
     }
 
-    fn change(&mut self, case: &Case) -> Option<Step> {
+    fn change(&mut self, case: &Case, may_be_cut: bool) -> Option<Step> {
         let dice = &mut self.dice;
         if dice.percent(15) {
             return Some(Step::Link(actions::any_port(dice), dice.percent(60)));
         }
+        let may_come = |filter: &Filter| !may_be_cut || only_sends_on(filter);
         let old = (!case.filters.is_empty()).then(|| dice.pick(&case.filters).clone());
         match (dice.below(3), old) {
             (0, Some(old)) => Some(Step::Remove(old.id)),
@@ -101,9 +115,9 @@ impl Traffic {
                 if matches!(old.id.hook, Hook::Egress(_)) {
                     actions.retain(may_stand_at_egress);
                 }
-                Some(Step::Replace(Filter { actions, ..old }))
+                Some(Filter { actions, ..old }).filter(may_come).map(Step::Replace)
             }
-            _ => Some(Step::Add(Planner::later(case, dice, &self.universe)?)),
+            _ => Planner::later(case, dice, &self.universe).filter(may_come).map(Step::Add),
         }
     }
 }

@@ -7,22 +7,25 @@
 //! | `tap` | the packet socket: frames, and what an `nlmon` device shows, in one queue |
 //! | `talk` | netlink sockets, and that device |
 //! | `order` | which of what `nlmon` showed is word for the recorder, and its place and time |
+//! | `ports` | which device each port is |
 //! | `recorder` | all of it together |
 
 mod order;
+mod ports;
 mod recorder;
 mod talk;
 mod tap;
 
 pub use recorder::{Buffers, Progress, Recorder};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
-    path::PathBuf,
+    io::{self, BufWriter, IsTerminal, Write},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Record a run of this machine's kernel until Ctrl-C (SIGINT or SIGTERM).
+/// Record a run of this machine's kernel until Ctrl-C (SIGINT, SIGTERM or SIGHUP).
 ///
 /// Records the frames on the named ports with their direction and the kernel's times, and what the kernel tells of devices, qdiscs,
 /// chains, filters, actions and connections, with a dump at the start and one, with counters, at the end. The trace is for
@@ -45,7 +48,7 @@ pub struct Options {
     /// The ports, by name, in this network namespace.
     #[arg(required = true, value_name = "PORT")]
     ports: Vec<String>,
-    /// Write the trace to this file.
+    /// Write the trace to this file; `-`: to stdout, as for `| wireshark -k -i -`.
     #[arg(short, long, value_name = "TRACE")]
     output: PathBuf,
     /// Buffer of the packet socket in bytes: what may wait while the file is written.
@@ -66,15 +69,28 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A port that does not exist, a privilege that is missing, an output that cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [consts::SIGINT, consts::SIGTERM, consts::SIGHUP] {
+        // `nohup` has a recording outlive its terminal. (A shell without job control has all that it starts ignore SIGINT; whoever
+        // sends that one all the same means it.)
+        if signal == consts::SIGHUP && is_ignored(signal) {
+            continue;
+        }
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot take over a signal")?;
     }
-    let name = options.output.display();
-    let is_new = !options.output.exists();
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&options.output);
-    let file = file.with_context(|| format!("{name}: cannot be written"))?;
+    let to_stdout = options.output == Path::new("-");
+    let name = if to_stdout { "stdout".to_owned() } else { options.output.display().to_string() };
+    let is_new = !to_stdout && !options.output.exists();
+    let out: Box<dyn Write> = if to_stdout {
+        if io::stdout().is_terminal() {
+            bail!("a trace is not for a terminal: -o FILE, or a pipe");
+        }
+        Box::new(io::stdout())
+    } else {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&options.output);
+        Box::new(Emptied { file: file.with_context(|| format!("{name}: cannot be written"))?, is_empty: false })
+    };
     let buffers = Buffers { packets: options.packet_buffer, notifications: options.netlink_buffer };
-    let out = BufWriter::with_capacity(1 << 16, Emptied { file, is_empty: false });
+    let out = BufWriter::with_capacity(1 << 16, out);
     let started = Recorder::with_buffers(&options.ports, buffers, out);
     let mut recorder = started.inspect_err(|_| {
         if is_new {
@@ -82,49 +98,69 @@ pub fn run(options: &Options) -> Result<bool> {
             let _ = fs::remove_file(&options.output);
         }
     })?;
-    eprintln!("flowmerge: recording {}; Ctrl-C ends it", options.ports.join(", "));
+    say(&format!("recording {}; Ctrl-C ends it", options.ports.join(", ")));
     let bar = line();
     let (mut shown, mut overruns) = (Instant::now(), 0);
     while !stop.load(Ordering::Relaxed) {
-        recorder.take(PAUSE).with_context(|| name.to_string())?;
+        recorder.take(PAUSE).with_context(|| name.clone())?;
         if shown.elapsed() >= PAUSE {
             shown = Instant::now();
-            recorder.flush().with_context(|| name.to_string())?;
+            recorder.flush().with_context(|| name.clone())?;
             let progress = recorder.progress();
+            for news in recorder.news() {
+                bar.suspend(|| say(&news));
+            }
             if progress.overruns > overruns {
-                bar.suspend(|| {
-                    eprintln!("flowmerge: notifications were lost (ENOBUFS); everything was dumped anew");
-                });
+                bar.suspend(|| say("notifications were lost (ENOBUFS); everything was dumped anew"));
                 overruns = progress.overruns;
             }
             bar.set_message(in_words(&progress));
         }
     }
-    let (_, progress) = recorder.finish().with_context(|| name.to_string())?;
+    let (_, progress) = recorder.finish().with_context(|| name.clone())?;
     bar.finish_and_clear();
-    report(&progress);
+    if to_stdout {
+        say(&in_words(&progress));
+    } else {
+        // Nobody reads it: the trace is there all the same.
+        let _ = writeln!(io::stdout(), "{}", in_words(&progress));
+    }
+    for warning in warnings(&progress) {
+        say(&warning);
+    }
     Ok(progress.lost == 0 && progress.overruns == 0)
 }
 
-/// The sums, and on stderr what is wrong with them.
-fn report(progress: &Progress) {
-    println!("{}", in_words(progress));
-    let Progress { lost, overruns, untimed, .. } = progress;
+/// Whether the process was started with this signal ignored, as proc(5) tells in a mask.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// A line on stderr. That nobody reads it does not end a recording.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "flowmerge: {what}");
+}
+
+/// What is wrong with the sums.
+fn warnings(progress: &Progress) -> Vec<String> {
+    let Progress { lost, overruns, untimed, warnings, .. } = progress;
+    let mut all = Vec::new();
     if *lost > 0 {
-        eprintln!("flowmerge: {lost} frames or messages were lost: --packet-buffer makes more room");
+        all.push(format!("{lost} frames or messages were lost: --packet-buffer makes more room"));
     }
     if *overruns > 0 {
-        eprintln!(
-            "flowmerge: notifications were lost {overruns} times, and everything dumped anew: what happened between is not \
-             known; --netlink-buffer makes more room"
-        );
+        all.push(format!(
+            "notifications were lost {overruns} times, and everything dumped anew: what happened between is not known; \
+             --netlink-buffer makes more room"
+        ));
     }
     if *untimed > 0 {
-        eprintln!("flowmerge: {untimed} messages without the kernel's time: they bear that of reading them");
+        all.push(format!("{untimed} messages without the kernel's time: they bear that of reading them"));
     }
-    for warning in &progress.warnings {
-        eprintln!("flowmerge: {warning}");
-    }
+    all.extend(warnings.iter().cloned());
+    all
 }
 
 fn in_words(progress: &Progress) -> String {

@@ -5,16 +5,24 @@
 //! place of a filter's dump is what the frames before that place made. When notifications were lost (ENOBUFS), the trace gets a
 //! whole dump, marked as such ([`Snapshot::Again`]), and whoever reads it finds what changed: the trace holds nothing but what
 //! the kernel said. Nothing is kept but the identities of filters, for the progress line.
+//!
+//! Actions made for themselves (`tc actions add`) are not dumped: a filter's dump and its notifications carry all attributes and
+//! counters of its actions, also of those that it shares by index, and a change of one is told (RTM_NEWACTION). What an action of
+//! that kind counts for filters of ports that are not recorded is not known to whoever reads the trace.
+//!
+//! A received fragment that `ct` reassembles may be recorded with bytes that the kernel changed afterwards: a packet socket's copy
+//! shares its data with the packet that goes on, and reassembly of a packet without other users works in place.
 
 use super::{
     order::{Item, Order, Told},
-    talk::{Heard, Monitor, Talk},
+    ports::{Change, Ports, is_ethernet},
+    talk::{self, Heard, Monitor, Talk},
     tap::{Packet, Tap, nanoseconds},
 };
 use anyhow::{Context, Result, bail};
 use flowmerge::{
     flower::{ActionKind, FilterId, Hook, Port},
-    netlink::{self, ConnectionEvent, Dump, Event, LinkNames, Message, Names, Qdisc},
+    netlink::{self, ConnectionEvent, Dump, Event, Link, LinkNames, Message, Names, Qdisc},
     trace::{Direction, Snapshot, Writer},
 };
 use nix::{
@@ -63,14 +71,6 @@ pub struct Progress {
     pub warnings: Vec<String>,
 }
 
-/// A port that is recorded: its name is what counts, its index may change.
-struct Recorded {
-    name: String,
-    index: Option<u32>,
-    /// Frames whose checksum was left to the device.
-    unfinished: u64,
-}
-
 /// A recording under way.
 pub struct Recorder<W: Write> {
     out: Writer<W>,
@@ -79,9 +79,18 @@ pub struct Recorder<W: Write> {
     listeners: [Talk; 2],
     askers: [Talk; 2],
     order: Order,
-    ports: Vec<Recorded>,
-    /// All devices, as told so far.
+    /// The ports as heard, and as written: a message is written somewhat later than it is heard.
+    ports: Ports,
+    written: Ports,
+    /// Frames whose checksum was left to the device, by port.
+    unfinished: Vec<u64>,
+    /// What became of ports since [`Recorder::news`] was called.
+    news: Vec<String>,
+    /// Devices that a dump showed, or of which something came meanwhile.
+    present: BTreeSet<u32>,
+    /// All devices, as told so far, and the highest index that one had.
     names: LinkNames,
+    newest: u32,
     filters: BTreeSet<FilterId>,
     /// The dump from which filters and connections are counted.
     counted: Option<Snapshot>,
@@ -89,8 +98,10 @@ pub struct Recorder<W: Write> {
     entered: BTreeSet<Port>,
     /// What filters can hang on, from the last dump of qdiscs.
     hooks: BTreeSet<Hook>,
-    /// Notifications were lost since the last dump.
-    overrun: bool,
+    /// All is to be dumped: notifications were lost, or a device became a port that was there before, maybe with filters.
+    stale: bool,
+    /// No more frames are taken.
+    ending: bool,
     progress: Progress,
 }
 
@@ -115,26 +126,16 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// As of [`Recorder::start`].
     pub fn with_buffers(ports: &[String], buffers: Buffers, out: W) -> Result<Recorder<W>> {
-        let mut recorded: Vec<Recorded> = Vec::new();
-        for name in ports {
-            if recorded.iter().any(|port| port.name == *name) {
-                continue;
-            }
-            let index = match if_nametoindex(name.as_str()) {
-                Ok(index) => Some(index),
-                Err(Errno::ENODEV) => bail!("there is no port {name}"),
-                Err(e) => return Err(e).with_context(|| format!("cannot find port {name}")),
-            };
-            recorded.push(Recorded { name: name.clone(), index, unfinished: 0 });
-        }
+        let devices = find(ports)?;
         let mut tap = Tap::open(buffers.packets)?;
         let [route, netfilter] = [netlink::ROUTE, netlink::NETFILTER];
         let mut monitor = Monitor::add()?;
         await_stamps(&mut tap, &mut monitor)?;
         // Only then, so that the device shows all that they get.
         let listeners = [Talk::listen(route, buffers.notifications)?, Talk::listen(netfilter, buffers.notifications)?];
-        let names: Vec<String> = recorded.iter().map(|port| port.name.clone()).collect();
-        let out = Writer::new(out, &names, &system()).context("cannot write the trace")?;
+        let ports = Ports::new(&devices);
+        let monitor_index = monitor.index;
+        let out = Writer::new(out, &ports.names(), &system()).context("cannot write the trace")?;
         let mut recorder = Recorder {
             out,
             tap,
@@ -142,13 +143,19 @@ impl<W: Write> Recorder<W> {
             listeners,
             askers: [Talk::ask(route)?, Talk::ask(netfilter)?],
             order: Order::default(),
-            ports: recorded,
+            written: ports.clone(),
+            unfinished: vec![0; devices.len()],
+            ports,
+            news: Vec::new(),
+            present: BTreeSet::new(),
             names: LinkNames::default(),
+            newest: monitor_index,
             filters: BTreeSet::new(),
             counted: None,
             entered: BTreeSet::new(),
             hooks: BTreeSet::new(),
-            overrun: false,
+            stale: false,
+            ending: false,
             progress: Progress::default(),
         };
         recorder.watch()?;
@@ -187,21 +194,24 @@ impl<W: Write> Recorder<W> {
         let mut progress = self.progress.clone();
         progress.lost = self.tap.lost;
         progress.filters = self.filters.len() as u64;
-        let known = |port: &Port| self.ports.iter().any(|p| p.index == Some(port.0));
-        for port in self.entered.iter().filter(|port| !known(port)) {
+        for port in self.entered.iter().filter(|port| !self.written.ever(port.0)) {
             let name = self.names.name(port.0).unwrap_or_else(|| port.to_string());
             progress
                 .warnings
                 .push(format!("filters redirect packets into {name}, which is not recorded: name it, too"));
         }
-        for port in self.ports.iter().filter(|port| port.unfinished > 0) {
+        for (port, count) in self.written.names().iter().zip(&self.unfinished).filter(|(_, count)| **count > 0) {
             progress.warnings.push(format!(
-                "{} of {}'s frames had their checksum left to the device, so that other bytes go over the wire: \
-                 turn that off before recording (ethtool -K {} tx off)",
-                port.unfinished, port.name, port.name
+                "{count} of {port}'s frames had their checksum left to the device, so that other bytes go over the wire: \
+                 turn that off before recording (ethtool -K {port} tx off)"
             ));
         }
         progress
+    }
+
+    /// What became of ports since this was called last: whether they went, came back, were renamed.
+    pub fn news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
     }
 
     /// Hands what was recorded on to the system, so that it is there should the process be killed.
@@ -221,12 +231,16 @@ impl<W: Write> Recorder<W> {
         self.mend()?;
         self.snapshot(Snapshot::End)?;
         // No more frames; then no more messages, whose copies are all in the queue now.
-        self.tap.watch(&[self.monitor.index])?;
+        self.ending = true;
+        self.watch()?;
         self.listen()?;
+        // The socket tells of loss with the next packet, so there shall be one more.
+        self.monitor.poke()?;
         let mut packets = Vec::new();
         while self.tap.take(&mut packets)? {}
         self.put(packets, true, u64::MAX)?;
-        let progress = self.progress();
+        let mut progress = self.progress();
+        progress.warnings.extend(self.news());
         if progress.lost > 0 {
             self.out.lost(now()?, progress.lost).context("cannot write the trace")?;
         }
@@ -236,13 +250,16 @@ impl<W: Write> Recorder<W> {
 
     /// Tells the packet socket which devices count.
     fn watch(&self) -> Result<()> {
-        let ports = self.ports.iter().filter_map(|port| port.index);
-        self.tap.watch(&ports.chain([self.monitor.index]).collect::<Vec<_>>())
+        if self.ending {
+            return self.tap.watch(&[self.monitor.index], u32::MAX);
+        }
+        let devices: Vec<u32> = self.ports.indices().chain([self.monitor.index]).collect();
+        self.tap.watch(&devices, self.newest)
     }
 
-    /// After lost notifications everything is dumped once more.
+    /// What may be missing is dumped.
     fn mend(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.overrun) {
+        if std::mem::take(&mut self.stale) {
             self.snapshot(Snapshot::Again)?;
         }
         Ok(())
@@ -291,7 +308,7 @@ impl<W: Write> Recorder<W> {
                 match self.listeners[i].hear()? {
                     Heard::Nothing => break,
                     Heard::Overrun => {
-                        self.overrun = true;
+                        self.stale = true;
                         self.progress.overruns += 1;
                     }
                     Heard::Datagram(bytes) => {
@@ -310,32 +327,43 @@ impl<W: Write> Recorder<W> {
         if family != netlink::ROUTE {
             return Ok(());
         }
-        let mut changed = false;
+        let newest = self.newest;
+        let mut changes = Vec::new();
         for message in netlink::messages(bytes) {
             // RTM_NEWLINK and RTM_DELLINK; the others cost more to read.
             if !matches!(message[4..6], [16 | 17, 0] | [0, 16 | 17]) {
                 continue;
             }
             let Ok(told) = netlink::decode(family, message, &self.names) else { continue };
+            let (Message::Link(Link { index, .. }) | Message::LinkGone(Link { index, .. })) = told.message else {
+                continue;
+            };
+            let was_there = self.names.name(index).is_some() && self.ports.of(index).is_none();
             self.names.learn(&told.message);
-            for port in &mut self.ports {
-                let index = match &told.message {
-                    Message::Link(link) if link.name == port.name => Some(link.index),
-                    Message::Link(link) | Message::LinkGone(link) if port.index == Some(link.index) => None,
-                    _ => continue,
-                };
-                changed |= port.index != index;
-                port.index = index;
+            changes.extend(self.ports.follow(&told.message));
+            if let Message::Link(_) = told.message {
+                self.present.insert(index);
+                self.newest = self.newest.max(index);
+                // It may have filters that nobody told of.
+                self.stale |= was_there && self.ports.of(index).is_some();
             }
         }
-        if changed { self.watch() } else { Ok(()) }
+        if self.newest > newest || !changes.is_empty() { self.changed(&changes) } else { Ok(()) }
+    }
+
+    fn changed(&mut self, changes: &[Change]) -> Result<()> {
+        self.news.extend(changes.iter().map(ToString::to_string));
+        self.watch()
     }
 
     /// Dumps everything: devices and qdiscs, of each recorded port chains and filters of both sides, its own and those of the
     /// blocks that it shares; connections last.
     fn snapshot(&mut self, what: Snapshot) -> Result<()> {
         self.counted = None;
+        self.present.clear();
         self.dump(Dump::Links, what)?;
+        let gone = self.ports.keep(&self.present);
+        self.changed(&gone)?;
         self.hooks.clear();
         self.dump(Dump::Qdiscs, what)?;
         for hook in self.hooks.clone() {
@@ -393,7 +421,7 @@ impl<W: Write> Recorder<W> {
         let ingress = qdisc.ingress_block.map_or(Hook::Ingress(port), Hook::Block);
         let egress = qdisc.egress_block.map_or(Hook::Egress(port), Hook::Block);
         match qdisc.kind.as_str() {
-            _ if self.ports.iter().all(|port| port.index != Some(qdisc.index)) => vec![],
+            _ if self.ports.of(qdisc.index).is_none() => vec![],
             "ingress" => vec![ingress],
             "clsact" => vec![ingress, egress],
             _ => vec![],
@@ -401,11 +429,10 @@ impl<W: Write> Recorder<W> {
     }
 
     fn frame(&mut self, packet: &Packet) -> Result<()> {
-        let Some(port) = self.ports.iter().position(|port| port.index == Some(packet.device)) else {
-            return Ok(());
-        };
+        // Of a device that was a port until just before, or is not yet one, as far as is written.
+        let Some(port) = self.written.of(packet.device) else { return Ok(()) };
         let direction = if packet.outgoing { Direction::Outbound } else { Direction::Inbound };
-        self.ports[port].unfinished += u64::from(packet.unfinished && packet.outgoing);
+        self.unfinished[port] += u64::from(packet.unfinished && packet.outgoing);
         self.progress.frames += 1;
         self.out.frame(port, packet.time, direction, &packet.bytes, packet.length).context("cannot write the trace")
     }
@@ -421,6 +448,7 @@ impl<W: Write> Recorder<W> {
             self.progress.untimed += u64::from(time.is_none());
             if let Ok(envelope) = netlink::decode(told.family, message, &self.names) {
                 self.count(&envelope.message);
+                self.written.follow(&envelope.message);
             }
         }
         let time = time.map_or_else(now, Ok)?;
@@ -465,13 +493,35 @@ impl<W: Write> Recorder<W> {
     }
 }
 
+/// The devices of these names, or other names by which the kernel knows them; each once.
+fn find(ports: &[String]) -> Result<Vec<Link>> {
+    let links = talk::links()?;
+    let mut found: Vec<Link> = Vec::new();
+    for name in ports {
+        let index = match if_nametoindex(name.as_str()) {
+            Ok(index) => index,
+            Err(Errno::ENODEV) => bail!("there is no port {name}"),
+            Err(e) => return Err(e).with_context(|| format!("cannot find port {name}")),
+        };
+        let link = links.iter().find(|link| link.index == index);
+        let link = link.with_context(|| format!("there is no port {name}"))?;
+        if !is_ethernet(link) {
+            bail!("port {name}: its packets are not Ethernet frames (ARPHRD_* {})", link.link_layer);
+        }
+        if found.iter().all(|other| other.index != index) {
+            found.push(link.clone());
+        }
+    }
+    Ok(found)
+}
+
 /// linux/netlink.h.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// Waits until the kernel stamps packets: it begins a moment after the first socket asked for it, and until then a packet's time
 /// is that of reading it.
 fn await_stamps(tap: &mut Tap, monitor: &mut Monitor) -> Result<()> {
-    tap.watch(&[monitor.index])?;
+    tap.watch(&[monitor.index], u32::MAX)?;
     // A second is far more than it takes; a kernel that never stamps is recorded with the times of reading.
     for _ in 0..1000 {
         monitor.poke()?;

@@ -2,7 +2,7 @@
 
 use super::tap::set_room;
 use anyhow::{Context, Result, anyhow, bail};
-use flowmerge::netlink::{self, LinkNames, Message};
+use flowmerge::netlink::{self, Dump, Link, LinkNames, Message};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
@@ -10,7 +10,11 @@ use netlink_sys::{
 use nix::{errno::Errno, net::if_::if_nametoindex};
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddress, UnixDatagram},
+    },
 };
 
 /// Room for the longest datagram: the kernel's own dumps come in 32 KiB at most.
@@ -129,14 +133,41 @@ impl AsFd for Talk {
     }
 }
 
+/// All devices of this network namespace.
+///
+/// # Errors
+/// The socket's.
+pub fn links() -> Result<Vec<Link>> {
+    let mut talk = Talk::ask(netlink::ROUTE)?;
+    talk.send(Dump::Links.request())?;
+    let mut links = Vec::new();
+    loop {
+        let Heard::Datagram(bytes) = talk.hear()? else { continue };
+        for message in netlink::messages(&bytes) {
+            match netlink::decode(netlink::ROUTE, message, &LinkNames::default()).map(|told| told.message) {
+                Ok(Message::Link(link)) => links.push(link),
+                Ok(Message::Done) => return Ok(links),
+                Ok(Message::Error { code }) if code != 0 => {
+                    return Err(Errno::from_raw(-code)).context("cannot list the devices");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What takes a privilege that is not there.
 fn lacks_net_admin(what: &str) -> anyhow::Error {
     anyhow!("CAP_NET_ADMIN is missing, which it takes {what} (run as root, or in a user and network namespace)")
 }
 
 /// An `nlmon` device of the recorder's own, up as long as this lives. (One that is there could be taken down by its owner.)
+///
+/// A recorder that is killed leaves its device behind. So each holds a socket of the device's name in the abstract namespace, which,
+/// as devices do, belongs to the network namespace, and which ends with the process: a device whose socket is free is nobody's.
 pub struct Monitor {
     talk: Talk,
+    _owner: UnixDatagram,
     /// Its index.
     pub index: u32,
 }
@@ -148,12 +179,25 @@ impl Monitor {
     /// No CAP_NET_ADMIN, or a kernel without such devices.
     pub fn add() -> Result<Monitor> {
         let mut talk = Talk::ask(netlink::ROUTE)?;
-        for number in 0.. {
+        for number in 0..=u32::MAX {
             let name = format!("flowmerge{number}");
-            match talk.call(netlink::add_monitor(&name))? {
+            let address = UnixAddress::from_abstract_name(&name).context("cannot name a socket")?;
+            let owner = match UnixDatagram::bind_addr(&address) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => continue,
+                owner => owner.with_context(|| format!("cannot bind a socket to the name {name}"))?,
+            };
+            let mut added = talk.call(netlink::add_monitor(&name))?;
+            if added == Err(Errno::EEXIST)
+                && let Some(left) = links()?.into_iter().find(|l| l.name == name && l.kind.as_deref() == Some("nlmon"))
+            {
+                // That it is gone meanwhile, or may not be removed, the second attempt tells.
+                let _ = talk.call(netlink::remove_link(left.index))?;
+                added = talk.call(netlink::add_monitor(&name))?;
+            }
+            match added {
                 Ok(()) => {
                     let index = if_nametoindex(name.as_str()).with_context(|| format!("cannot find {name}"))?;
-                    return Ok(Monitor { talk, index });
+                    return Ok(Monitor { talk, _owner: owner, index });
                 }
                 Err(Errno::EEXIST) => {}
                 Err(Errno::EPERM) => return Err(lacks_net_admin("to add an nlmon device")),

@@ -35,9 +35,10 @@ const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
 
 /// `SKF_AD_OFF + SKF_AD_IFINDEX`: where a filter loads the device's index from.
 const INTERFACE: u32 = (-0x1000_i32 + 8) as u32;
-/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K`.
+/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, the same with `BPF_JGT`, `BPF_RET | BPF_K`.
 const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_GREATER: u16 = 0x25;
 const RETURN: u16 = 0x06;
 /// `BPF_MAXINSNS`.
 const LONGEST_FILTER: usize = 4096;
@@ -104,7 +105,7 @@ impl Tap {
             opened => opened.context("cannot open a packet socket")?,
         };
         let mut tap = Tap { socket, buffer: vec![0; BATCH * ROOM], dropped: 0, lost: 0 };
-        tap.watch(&[])?;
+        tap.watch(&[], u32::MAX)?;
         set_room(&tap.socket, room).context("cannot size the packet socket's buffer")?;
         setsockopt(&tap.socket, sockopt::ReceiveTimestampns, &true).context("SO_TIMESTAMPNS")?;
         setsockopt(&tap.socket, sockopt::RxqOvfl, &1).context("SO_RXQ_OVFL")?;
@@ -115,12 +116,13 @@ impl Tap {
         Ok(tap)
     }
 
-    /// From now on these devices' packets come in, by index, and no others.
+    /// From now on these devices' packets come in, by index, and those of devices with an index beyond `newest`. (The kernel counts
+    /// indices up, so such a device is new: a port may have come back, and already have packets, before anyone knows.)
     ///
     /// # Errors
     /// So many devices that no filter holds them.
-    pub fn watch(&self, devices: &[u32]) -> Result<()> {
-        let program = filter(devices);
+    pub fn watch(&self, devices: &[u32], newest: u32) -> Result<()> {
+        let program = filter(devices, newest);
         if program.len() > LONGEST_FILTER {
             bail!("{} devices are more than a packet filter holds", devices.len());
         }
@@ -200,13 +202,15 @@ pub fn nanoseconds(time: TimeSpec) -> u64 {
     u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX)
 }
 
-/// Lets through the devices with these indices.
-fn filter(devices: &[u32]) -> Vec<SockFilter> {
+/// Lets through the devices with these indices, and with any beyond `newest`.
+fn filter(devices: &[u32], newest: u32) -> Vec<SockFilter> {
     let mut program = vec![SockFilter::new(LOAD, 0, 0, INTERFACE)];
     for &device in devices {
         program.push(SockFilter::new(JUMP_IF_EQUAL, 0, 1, device));
         program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
     }
+    program.push(SockFilter::new(JUMP_IF_GREATER, 0, 1, newest));
+    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
     program.push(SockFilter::new(RETURN, 0, 0, 0));
     program
 }

@@ -7,24 +7,19 @@ use super::{
     universe::Universe,
 };
 use crate::case::{self, Case};
-use flowmerge::flower::{Action, ActionKind, Control, Field, Filter, Hook, Match, Port, ethertype as et};
+use flowmerge::flower::{Action, Control, Field, Filter, Hook, Match, Port, ethertype as et};
 
-/// The frames of one new packet: one, or its fragments.
-pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case) -> (Port, Vec<Vec<u8>>) {
+/// The frames of one new packet: one, or if that may be its fragments.
+pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case, may_be_cut: bool) -> (Port, Vec<Vec<u8>>) {
     let spec = aimed(dice, universe, case);
-    (spec.port, frames(dice, spec, case))
-}
-
-/// Whether frames that come in may be redirected ones: what became of a fragment could not be told from what it was.
-fn redirects_in(case: &Case) -> bool {
-    let actions = case.filters.iter().flat_map(|filter| &filter.actions);
-    actions.into_iter().any(|action| matches!(action.kind, ActionKind::Mirred(m) if m.ingress))
+    (spec.port, frames(dice, spec, may_be_cut))
 }
 
 /// A packet's frames.
-pub fn frames(dice: &mut Dice, mut spec: Spec, case: &Case) -> Vec<Vec<u8>> {
+pub fn frames(dice: &mut Dice, mut spec: Spec, may_be_cut: bool) -> Vec<Vec<u8>> {
     let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
-    if is_ip && dice.percent(4) && !redirects_in(case) {
+    // As few cases permit it, those get more.
+    if is_ip && may_be_cut && dice.percent(8) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
         let mut pieces = spec.fragments(8 * dice.between(1, 4));
@@ -219,6 +214,8 @@ pub fn dress(spec: &mut Spec, dice: &mut Dice) {
             1 | 2 => Fault::Checksum,
             3 => Fault::NoChecksum,
             4 => Fault::Length(dice.between(1, 20) as u16),
+            // Of IPv4 options that are cut off, the kernel's `csum` sums up what happens to stand there.
+            _ if spec.ip_options > 0 => Fault::IpChecksum,
             _ => Fault::Cut(dice.between(1, 60)),
         });
     }

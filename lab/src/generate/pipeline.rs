@@ -10,7 +10,7 @@ use super::{
 use crate::case::{self, Case};
 use flowmerge::flower::{
     Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Port,
-    action::{CsumFlags, Ct, Nat},
+    action::{CsumFlags, Ct, Mirred, Nat},
     ethertype as et,
     field::ct_state::{ESTABLISHED, INVALID, NEW, TRACKED},
 };
@@ -29,9 +29,10 @@ pub struct Planner<'a> {
     handles: BTreeSet<(Hook, u32, u16, u32)>,
 }
 
-/// Linux 6.1 dies of fragments that `ct` gathers at an egress hook: a null device in `netif_skb_features`.
+/// Linux 6.1 dies of fragments that `ct` gathers at an egress hook: a null device in `netif_skb_features`. And from there to a
+/// port's ingress a packet can go round without end, which no limit on nesting stops.
 pub fn may_stand_at_egress(action: &Action) -> bool {
-    !matches!(action.kind, ActionKind::Ct(_))
+    !matches!(action.kind, ActionKind::Ct(_) | ActionKind::Mirred(Mirred { ingress: true, .. }))
 }
 
 impl<'a> Planner<'a> {

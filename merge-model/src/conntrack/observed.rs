@@ -28,7 +28,7 @@ use flowmerge::{
     netlink::{ConnectionEvent, ConnectionMessage, status},
 };
 use icmp::Icmp;
-use report::name;
+use report::{Reports, name};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// What a connection event says.
@@ -74,7 +74,7 @@ pub struct Tracker {
     /// Entries that came or went since the last frame: those not in the table go when no packet can refer to them.
     passing: Vec<EntryId>,
     last_id: u64,
-    reports: VecDeque<Reported>,
+    reports: Reports,
     /// The current frame's time, and the position of the next one.
     now: u64,
     horizon: usize,
@@ -107,11 +107,9 @@ impl Tracker {
 
     /// Takes over all reports before that position.
     pub fn advance(&mut self, at: usize) {
-        while self.reports.front().is_some_and(|r| r.at < at) {
-            if let Some(r) = self.reports.pop_front() {
-                self.now = self.now.max(r.time);
-                self.take(r.report);
-            }
+        while let Some(r) = self.reports.take_before(at) {
+            self.now = self.now.max(r.time);
+            self.take(r.report);
         }
     }
 
@@ -376,13 +374,17 @@ impl Tracker {
 
     /// The reports that the current frame caused: before the next frame, and no later than OVS takes to commit.
     fn ahead(&self) -> impl Iterator<Item = &Reported> {
-        let until = self.now.saturating_add(UPCALL);
-        self.reports.iter().take_while(move |r| r.at < self.horizon && r.time <= until)
+        self.reports.iter().take_while(|r| self.is_ahead(r))
+    }
+
+    fn is_ahead(&self, r: &Reported) -> bool {
+        r.at < self.horizon && r.time <= self.now.saturating_add(UPCALL)
     }
 
     /// The report of the birth of this frame's connection.
     fn birth(&self, zone: u16, original: Tuple) -> Option<&ConnectionMessage> {
-        self.ahead().find_map(|r| r.report.birth_of(zone, original))
+        let (birth, _) = self.reports.birth(zone, original)?;
+        self.is_ahead(birth).then_some(&birth.report.connection)
     }
 
     /// Whether the kernel found this connection expired when the current frame came, and dropped it there and then: its end

@@ -3,42 +3,58 @@
 //!
 //! Where the kernel has a choice, the report of the birth tells what it chose; no report tells that it found nothing.
 
-use super::{AT_ONCE, Tracker};
+use super::{AT_ONCE, Report, Tracker};
 use crate::conntrack::EntryId;
 use flowmerge::{
     conntrack::{Tuple, proto},
     flower::action::{Nat, NatSide},
-    netlink::ConnectionMessage,
+    netlink::{ConnectionEvent, ConnectionMessage},
 };
+use std::net::IpAddr;
+
+/// How many frames the kernel takes from a device at once (`NAPI_POLL_WEIGHT`).
+const BURST: usize = 64;
 
 impl Tracker {
     /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
     /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get, and
-    /// nobody else's.
+    /// nobody else's, and it must not stand behind what later frames have caused.
     pub(super) fn committed(
         &self,
         zone: u16,
         original: Tuple,
         may_get: impl Fn(&Tuple) -> bool,
     ) -> Option<&ConnectionMessage> {
-        self.reports
-            .iter()
-            .take_while(|r| r.at < self.horizon || r.time <= self.now + AT_ONCE)
-            .filter_map(|r| r.report.birth_of(zone, original).map(|birth| (r.at, birth)))
-            .find_map(|(at, birth)| {
-                let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
-                let is_its = || may_get(&birth.reply) && is_free(birth.original) && is_free(birth.reply);
-                (at < self.horizon || is_its()).then_some(birth)
-            })
+        let (r, before) = self.reports.birth(zone, original)?;
+        let birth = &r.report.connection;
+        let is_late = r.at >= self.horizon;
+        let is_free = |tuple| !self.by_tuple.contains_key(&(zone, tuple));
+        let is_its = || {
+            r.time <= self.now.saturating_add(AT_ONCE)
+                && may_get(&birth.reply)
+                && is_free(birth.original)
+                && is_free(birth.reply)
+                && !before.filter(|r| r.at >= self.horizon).take(BURST).any(|r| self.is_news(&r.report, zone))
+        };
+        (!is_late || is_its()).then_some(birth)
+    }
+
+    /// Whether this is the birth of a connection in that zone which no frame so far has begun.
+    fn is_news(&self, report: &Report, zone: u16) -> bool {
+        let c = &report.connection;
+        let name = (c.zone, c.original);
+        report.event == ConnectionEvent::New
+            && c.zone == zone
+            && !self.by_tuple.contains_key(&name)
+            && !self.waiting.contains_key(&name)
     }
 
     /// Chooses the reply tuple that a translation gives a new connection.
     pub(super) fn translating(&mut self, id: EntryId, nat: &Nat) {
         let entry = &self.entries[&id];
-        let Some(side) = nat.side else { return };
-        if entry.confirmed || entry.translated[side as usize] {
+        let Some(side) = nat.side.filter(|&side| !entry.confirmed && !entry.translated[side as usize]) else {
             return;
-        }
+        };
         let c = &entry.connection;
         let chosen = self.committed(c.zone, c.original, |reply| may_become(nat, side, reply)).map(|birth| birth.reply);
         let choice = nat.addresses.is_some_and(|(low, high)| low != high) || nat.ports.is_some();
@@ -53,30 +69,36 @@ impl Tracker {
             }
             // After the destination the source is bound too, for good.
             (Some(chosen), NatSide::Dst) => reply = chosen,
-            // Never reported, so never confirmed, or before anyone listened: what the range itself says.
-            (None, _) => {
-                let (address, port) = match side {
-                    NatSide::Src => (&mut reply.dst, &mut reply.dst_port),
-                    NatSide::Dst => (&mut reply.src, &mut reply.src_port),
-                };
-                if let Some((low, high)) = nat.addresses
-                    && !(low..=high).contains(address)
-                {
-                    *address = low;
-                }
-                // Ports without addresses are no range to act_ct.
-                if let Some((low, high)) = nat.ports.filter(|_| nat.addresses.is_some() && has_ports(reply.proto))
-                    && !(low..=high).contains(port)
-                {
-                    *port = low;
-                }
-            }
+            (None, _) => reply = self.unreported(c.zone, reply, nat, side),
         }
         let entry = self.entry(id);
         entry.connection.reply = reply;
         entry.guessed |= guessed;
         entry.translated[side as usize] = true;
         entry.translated[NatSide::Src as usize] |= side == NatSide::Dst;
+    }
+
+    /// The reply tuple of a translation that was never reported: what the range itself says. Of several addresses, one under
+    /// which the tuple is another connection's, since it never got into the table.
+    fn unreported(&self, zone: u16, reply: Tuple, nat: &Nat, side: NatSide) -> Tuple {
+        // Ports without addresses are no range to act_ct.
+        let Some((low, high)) = nat.addresses else { return reply };
+        let (address, port) = match side {
+            NatSide::Src => (reply.dst, reply.dst_port),
+            NatSide::Dst => (reply.src, reply.src_port),
+        };
+        let port = match nat.ports.filter(|_| has_ports(reply.proto)) {
+            Some((low, high)) if !(low..=high).contains(&port) => low,
+            _ => port,
+        };
+        let to = |address| match side {
+            NatSide::Src => Tuple { dst: address, dst_port: port, ..reply },
+            NatSide::Dst => Tuple { src: address, src_port: port, ..reply },
+        };
+        let is_anothers = |tuple: &Tuple| self.by_tuple.contains_key(&(zone, *tuple));
+        let inside = (low..=high).contains(&address);
+        let plain = to(if inside { address } else { low });
+        addresses(low, high).map(to).find(is_anothers).unwrap_or(plain)
     }
 
     /// Puts a connection into the table, or changes the one that is there; the entry that the packet has afterwards, or `None`
@@ -137,6 +159,19 @@ impl Tracker {
             None => Some(id),
         }
     }
+}
+
+/// The addresses of a range, or as many of them as are worth looking at.
+fn addresses(low: IpAddr, high: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let address = move |n: u128| match low {
+        IpAddr::V4(_) => IpAddr::V4((n as u32).into()),
+        IpAddr::V6(_) => IpAddr::V6(n.into()),
+    };
+    (number(low)..=number(high)).take(256).map(address)
 }
 
 fn has_ports(protocol: u8) -> bool {

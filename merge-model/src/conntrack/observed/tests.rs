@@ -152,6 +152,20 @@ fn a_late_report_is_not_that_of_a_connection_whose_tuple_was_taken() {
     assert_eq!(tracker.commit(id, None, None), None);
 }
 
+/// The kernel chose one of several addresses, and nobody was told, since another entry served the packet: the one it is under.
+#[test]
+fn an_unreported_choice_is_what_another_connection_has() {
+    let host = |n: u8| [10, 0, 0, n].into();
+    let t = Tuple { src_port: 0, dst_port: 0, ..tuple(47) };
+    let there = report(ConnectionEvent::New, 3, Tuple { src: host(8), dst: host(1), ..t });
+    let mut tracker = Tracker::new([there], []);
+    tracker.begin(0, 0, 1);
+    let (id, _) = entry(tracker.track(3, &shown(t, 0)));
+    tracker.translate(id, &Nat { side: Some(NatSide::Dst), addresses: Some((host(5), host(9))), ports: None });
+    assert_eq!(tracker.connection(id).translated(Direction::Original).dst, host(8));
+    assert!(tracker.commit(id, None, None).is_some());
+}
+
 #[test]
 fn an_expired_connection_is_another_one() {
     let t = tuple(proto::UDP);
