@@ -37,7 +37,7 @@ cat /run/record; grep -q " 0 frames" /run/record && fails "no frames in the pipe
 echo "-- nobody reads what it says"
 { "$FLOWMERGE" record p1 p2 --netlink-buffer 4096 -o /run/deaf.pcapng 2>&1 && echo 0 >/run/status || echo $? >/run/status; } | head -n 1 & sleep 0.6
 for i in 1 2 3 4; do for a in add del; do tc qdisc $a dev p3 clsact; ip link set p3 down; ip link set p3 up; done; done
-kill -INT $(pidof flowmerge); wait $!; [ "$(cat /run/status)" -lt 2 ] || fails "status $(cat /run/status)"
+kill -INT "$(pidof flowmerge)"; wait $!; [ "$(cat /run/status)" -lt 2 ] || fails "status $(cat /run/status)"
 "$FLOWMERGE" replay /run/deaf.pcapng >/dev/null || fails "replay without a reader"
 echo "-- frames are lost, also the last ones before the end"
 OUT=/run/lost.pcapng; record p1 p2 --packet-buffer 4096; kill -STOP $RECORDER
