@@ -10,7 +10,7 @@ use super::{
 use crate::case::{self, Case};
 use flowmerge::flower::{
     Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Port,
-    action::{CsumFlags, Ct, Mirred, Nat},
+    action::{CsumFlags, Ct, Mirred, Nat, Vlan},
     ethertype as et,
     field::ct_state::{ESTABLISHED, INVALID, NEW, TRACKED},
 };
@@ -33,6 +33,31 @@ pub struct Planner<'a> {
 /// port's ingress a packet can go round without end, which no limit on nesting stops.
 pub fn may_stand_at_egress(action: &Action) -> bool {
     !matches!(action.kind, ActionKind::Ct(_) | ActionKind::Mirred(Mirred { ingress: true, .. }))
+}
+
+/// Takes out what asks for a tag on a frame without an Ethernet header: the record has no place for it.
+fn headless(list: &mut Vec<Action>) {
+    let mut has_header = true;
+    list.retain(|action| {
+        match action.kind {
+            ActionKind::Vlan(Vlan::PopEthernet) => has_header = false,
+            ActionKind::Vlan(Vlan::PushEthernet { .. }) => has_header = true,
+            ActionKind::Vlan(_) => return has_header,
+            _ => {}
+        }
+        true
+    });
+}
+
+/// Takes out copies to a port's ingress before the packet goes on in other filters: coming round, each would make more.
+fn breed_no_copies(list: &mut Vec<Action>) {
+    let goes_on = |action: &Action| {
+        matches!(action.control, Control::Goto(_) | Control::Reclassify | Control::Repeat | Control::Continue)
+    };
+    let into = |action: &Action| matches!(action.kind, ActionKind::Mirred(Mirred { ingress: true, .. }));
+    if list.iter().any(goes_on) {
+        list.retain(|action| !into(action) || action.control == Control::Stolen);
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -215,6 +240,8 @@ impl<'a> Planner<'a> {
             list.push(actions::middle(self.dice, universe, shape.ethertype, proto));
         }
         list.push(actions::last(self.dice, &next));
+        headless(&mut list);
+        breed_no_copies(&mut list);
         if matches!(hook, Hook::Egress(_)) {
             list.retain(may_stand_at_egress);
         }
