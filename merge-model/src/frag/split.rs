@@ -51,6 +51,17 @@ fn lengths(skb: &Skb, payload: usize, room: usize) -> Vec<usize> {
     .collect()
 }
 
+/// What is behind `payload`, cut: where each piece stands, its bytes, and whether more follow.
+fn pieces(skb: &Skb, payload: usize, room: usize) -> Option<impl Iterator<Item = (usize, &[u8], bool)>> {
+    let data = skb.bytes.get(payload..)?;
+    let mut offset = 0;
+    Some(lengths(skb, data.len(), room).into_iter().map(move |len| {
+        let at = offset;
+        offset += len;
+        (at, &data[at..offset], offset < data.len())
+    }))
+}
+
 fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
     let at = skb.network;
     let header: [u8; 20] = array(&skb.bytes, at)?;
@@ -59,20 +70,16 @@ fn split_ipv4(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
     if room < 8 {
         return None;
     }
-    let data = skb.bytes.get(payload..)?;
-    let mut offset = 0;
     let mut cuts = Vec::new();
-    for len in lengths(skb, data.len(), room) {
-        let more = offset + len < data.len();
+    for (offset, piece, more) in pieces(skb, payload, room)? {
         let mut bytes = skb.bytes.get(..payload)?.to_vec();
-        bytes.extend_from_slice(data.get(offset..offset + len)?);
+        bytes.extend_from_slice(piece);
         let total = (bytes.len() - at) as u16;
         let field = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
         put(&mut bytes, at + 2, &total.to_be_bytes())?;
         put(&mut bytes, at + 6, &field.to_be_bytes())?;
         ipv4_header(&mut bytes, at);
         cuts.push(Skb { bytes, pieces: None, ..skb.clone() });
-        offset += len;
     }
     Some(cuts)
 }
@@ -90,21 +97,17 @@ fn split_ipv6(skb: &Skb, mtu: usize) -> Option<Vec<Skb>> {
         return None;
     }
     let number = *skb.bytes.get(announced)?;
-    let data = skb.bytes.get(payload..)?;
-    let mut offset = 0;
     let mut cuts = Vec::new();
-    for len in lengths(skb, data.len(), room) {
-        let more = offset + len < data.len();
+    for (offset, piece, more) in pieces(skb, payload, room)? {
         let mut bytes = skb.bytes.get(..payload)?.to_vec();
         *bytes.get_mut(announced)? = 44;
         let [high, low] = (offset as u16 | u16::from(more)).to_be_bytes();
         bytes.extend_from_slice(&[number, 0, high, low, 0, 0, 0, 0]);
-        bytes.extend_from_slice(data.get(offset..offset + len)?);
+        bytes.extend_from_slice(piece);
         let total = (bytes.len() - at - 40) as u16;
         put(&mut bytes, at + 4, &total.to_be_bytes())?;
         // The identification is the kernel's own.
         cuts.push(Skb { bytes, pieces: None, random: Some(payload + 4 - at), ..skb.clone() });
-        offset += len;
     }
     Some(cuts)
 }
