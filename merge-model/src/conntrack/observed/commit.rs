@@ -1,7 +1,8 @@
 //! What `ct commit` makes of a connection: its translation, and its place in the table (`net/netfilter/nf_nat_core.c`,
 //! `__nf_conntrack_confirm`).
 //!
-//! Where the kernel has a choice, the report of the birth tells what it chose; no report tells that it found nothing.
+//! Where the kernel has a choice, the report of the birth tells what it chose. That there is none tells that another connection
+//! had the tuple: the packet is dropped, or the other's entry serves it.
 
 use super::{
     AT_ONCE, Report, Tracker,
@@ -18,9 +19,9 @@ use flowmerge::{
 const BURST: usize = 64;
 
 impl Tracker {
-    /// The same for a frame that commits: stamped as they are queued, in a burst the next frames stand before what it causes.
-    /// Such a late report may also be that of another packet's connection: its reply tuple must be one that this may get, and
-    /// nobody else's, and it must not stand behind what later frames have caused.
+    /// The report of the birth of this frame's connection, if it commits it. Frames are stamped as they are queued, so in a burst
+    /// the next ones stand before what this one causes. Such a late report may also be that of another packet's connection: its
+    /// reply tuple must be one that this may get, and nobody else's, and it must not stand behind what later frames have caused.
     pub(super) fn committed(
         &self,
         zone: u16,
