@@ -136,7 +136,7 @@ impl Backlog {
             if Instant::now() > end {
                 bail!("the kernel has frames that it does not look at for 10 s");
             }
-            // No sleep: user-mode Linux now and then does not come back from a short one.
+            // To the kernel's own thread, which has the work; no need to sleep.
             yield_now();
         }
         Ok(())
