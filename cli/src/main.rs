@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use flowmerge_cli::{in_words, record, replay};
+use flowmerge_cli::{exit, record, replay};
 use std::process::ExitCode;
 
 /// Merges connection-tracked, recirculating TC flower pipelines into single filters.
@@ -28,12 +28,5 @@ fn main() -> ExitCode {
         Command::Record(options) => record::run(&options),
         Command::Replay(options) => replay::run(&options),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("flowmerge: {}", in_words(&error));
-            ExitCode::from(2)
-        }
-    }
+    exit("flowmerge", outcome)
 }

@@ -32,15 +32,25 @@ impl Judgement {
 
 /// Judges a recorded run.
 pub fn judge(trace: &[u8]) -> Result<Judgement> {
-    let trace = trace::from_bytes("run", trace)?;
-    let timeline = Timeline::new(trace).context("the record")?;
+    let (timeline, run) = replay(trace)?;
+    judge_run(&timeline, &run)
+}
+
+/// A recorded run, and what the model makes of it.
+pub fn replay(trace: &[u8]) -> Result<(Timeline, Run)> {
+    let timeline = Timeline::new(trace::from_bytes("run", trace)?).context("the record")?;
     let run = software(&timeline);
+    Ok((timeline, run))
+}
+
+/// Judges what the model made of a recorded run.
+pub fn judge_run(timeline: &Timeline, run: &Run) -> Result<Judgement> {
     Ok(Judgement {
         received: run.received.len() as u64,
         decided: run.count(Fate::Decided),
         frames: run.compared.frames,
         counters: run.compared.counters,
-        differences: differences(&timeline, &run)?,
+        differences: differences(timeline, run)?,
     })
 }
 

@@ -27,6 +27,7 @@ mod shrink;
 mod traffic;
 
 use clap::{Parser, Subcommand};
+use flowmerge_cli::exit;
 use std::process::ExitCode;
 
 /// The model against a real kernel. Runs inside the laboratory: see lab/run.
@@ -51,12 +52,5 @@ fn main() -> ExitCode {
         Command::Case(options) => own::compare(&options),
         Command::Regressions(options) => own::again(&options),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("flowmerge-lab: {}", flowmerge_cli::in_words(&error));
-            ExitCode::from(2)
-        }
-    }
+    exit("flowmerge-lab", outcome)
 }

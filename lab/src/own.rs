@@ -5,14 +5,14 @@
 
 use crate::{
     case::{Case, Devices, Step},
-    judge::{Judgement, judge},
+    judge::{Judgement, judge, judge_run, replay},
     recorded::Recorded,
     run::{Script, frames, run, run_with},
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use flowmerge::trace::{self, Direction, TraceFault};
-use flowmerge_cli::replay::{report, software, timeline::Timeline};
+use flowmerge_cli::replay::report;
 use std::{
     collections::BTreeSet,
     fs,
@@ -83,12 +83,11 @@ pub fn compare(options: &Options) -> Result<bool> {
     if let Some(path) = &options.output {
         fs::write(path, &ran.trace).with_context(|| path.display().to_string())?;
     }
-    let timeline = Timeline::new(trace::from_bytes("run", &ran.trace)?)?;
-    let run = software(&timeline);
+    let (timeline, run) = replay(&ran.trace)?;
     let mut out = Vec::new();
     report::packets(&mut out, &timeline, &run)?;
     std::io::stdout().write_all(&out)?;
-    let judgement = judge(&ran.trace)?;
+    let judgement = judge_run(&timeline, &run)?;
     print!("{}", judgement.differences);
     let sent = frames(&ran.case.steps);
     if judgement.received < sent as u64 {

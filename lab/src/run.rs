@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use flowmerge::flower::Port;
 use flowmerge_cli::record::Recorder;
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 /// What was done, and the record of it.
 pub struct Ran {
@@ -45,12 +45,11 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
         Some(batch) => ground.batch(batch).map(|()| 0)?,
         None => ground.build(&mut built)?,
     };
-    let mut ran = built.clone();
+    let mut ran = Case { steps: Vec::new(), ..built.clone() };
     let mut lost = 0;
     let may_be_cut = built.may_be_cut();
     match script {
         Script::Told => {
-            ran.steps.clear();
             for steps in case.steps.chunks(16) {
                 for step in steps {
                     match ground.happen(step)? {
@@ -64,7 +63,6 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
             }
         }
         Script::Made(mut traffic) => {
-            ran.steps.clear();
             let mut arrived: Vec<(Port, Vec<u8>)> = Vec::new();
             while let Some(round) = traffic.next(&built, &arrived) {
                 for step in round {
@@ -87,18 +85,8 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
         }
     }
     let (mut trace, _) = recorder.finish()?;
-    // What is sent to a port that is down does not come in.
-    let mut down = BTreeSet::new();
     let sent = ran.steps.iter().filter_map(|step| match step {
-        Step::Frame(port, frame) => (!down.contains(port)).then(|| (*port, frame.clone())),
-        Step::Link(port, true) => {
-            down.remove(port);
-            None
-        }
-        Step::Link(port, false) => {
-            down.insert(*port);
-            None
-        }
+        Step::Frame(port, frame) => Some((*port, frame.clone())),
         _ => None,
     });
     if may_be_cut {

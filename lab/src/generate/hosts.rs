@@ -8,7 +8,7 @@ use super::{
 };
 use flowmerge::{
     flower::{Field, Port, ethertype as et},
-    packet::dissect::{ETHERNET, VLAN, arrived},
+    packet::dissect::{ETHERNET, VLAN, arrived, is_vlan},
 };
 
 mod flag {
@@ -90,7 +90,7 @@ fn turn(spec: &mut Spec) {
 /// The network header of a frame, under its tags.
 fn network(frame: &[u8]) -> Option<&[u8]> {
     let mut at = ETHERNET;
-    while matches!(u16::from_be_bytes(*frame.get(at - 2..)?.first_chunk()?), et::VLAN | et::QINQ) {
+    while is_vlan(u16::from_be_bytes(*frame.get(at - 2..)?.first_chunk()?)) {
         at += VLAN;
     }
     frame.get(at..)

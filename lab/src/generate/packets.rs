@@ -7,7 +7,10 @@ use super::{
     universe::Universe,
 };
 use crate::case::{self, Case};
-use flowmerge::flower::{Action, Control, Field, Filter, Hook, Match, Port, ethertype as et};
+use flowmerge::{
+    flower::{Action, Control, Field, Filter, Hook, Match, Port, ethertype as et},
+    packet::dissect::is_vlan,
+};
 
 /// The frames of one new packet: one, or if that may be its fragments.
 pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case, may_be_cut: bool) -> (Port, Vec<Vec<u8>>) {
@@ -164,7 +167,7 @@ fn miss(spec: &mut Spec, dice: &mut Dice, m: &Match) {
 
 /// Puts right what fields say of each other.
 fn settle(spec: &mut Spec) {
-    let tagged = |spec: &Spec, field| matches!(spec.key.get(field) as u16, et::VLAN | et::QINQ);
+    let tagged = |spec: &Spec, field| is_vlan(spec.key.get(field) as u16);
     for field in [Field::VlanTpid, Field::CvlanTpid] {
         if !tagged(spec, field) {
             spec.key.set(field, 0);
