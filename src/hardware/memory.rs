@@ -4,6 +4,7 @@
 use super::{Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
 use crate::{
     flower::{Field, Key, Match, Port},
+    merge::structure,
     packet::{
         self,
         apply::{Applied, End, Sent, apply},
@@ -212,25 +213,9 @@ fn in_ranges(matches: &Match, key: &Key) -> bool {
     matches.ranges().all(|(field, r)| r.contains(key.get(field) as u16))
 }
 
-/// Whether a packet could match both.
+/// Whether a packet can be both.
 fn meet(a: &Match, b: &Match) -> bool {
-    a.key.agrees(&b.key, &a.mask.and(&b.mask))
-        && [Field::SrcPort, Field::DstPort].into_iter().all(|field| {
-            let (key, mask) = both(a, b, field);
-            let ranges = || a.ranges().chain(b.ranges()).filter(|&(f, _)| f == field);
-            let low = ranges().map(|(_, r)| r.min).max();
-            let high = ranges().map(|(_, r)| r.max).min();
-            match (low, high) {
-                (Some(low), Some(high)) => (low..=high).any(|port| port & mask == key),
-                _ => true,
-            }
-        })
-}
-
-/// What two matches together ask of a port, as value and mask.
-fn both(a: &Match, b: &Match, field: Field) -> (u16, u16) {
-    let part = |k: fn(&Match) -> &Key| (k(a).get(field) | k(b).get(field)) as u16;
-    (part(|m| &m.key), part(|m| &m.mask))
+    a.both(b).and_then(|both| structure::follows(&both)).is_some()
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! The fold: runs a walk's filters symbolically, once, and leaves a path.
 
 use super::{
+    cut,
     path::{Parent, Path},
-    refusal::Refusal,
-    shadow::{self, Order, Shadow},
+    refusal::{Otherwise, Refusal, Scope},
+    shadow::{Order, Shadow},
     state::{State, Want},
+    structure,
     symbol::{Param, Part, Value},
-    template::{Condition, Is},
+    template::{Condition, Is, Template},
 };
 use crate::{
     conntrack::{Connection, Direction, TCP_BYPASS, Tuple, proto, tuple::address_bits},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Match, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Port,
         action::{CsumFlags, Ct, Mirred},
         ethertype,
         field::{addr_type, ct_state, ip_flags},
@@ -96,51 +98,43 @@ pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
     Some((ran, Control::Ok))
 }
 
-/// Folds a walk into a path that describes it and every walk like it.
-pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Refusal> {
-    let mut fold = Fold {
-        state: State::new(scene.port, scene.key),
-        ports,
-        current: None,
-        shadows: Vec::new(),
-        parents: Vec::new(),
-        targets: Vec::new(),
-        at: Some(Place { chain: 0, port: scene.port }),
-        entered: 0,
-        longer: 0,
-        ended: None,
-    };
-    if let (true, Some(first)) = (scene.tell_tag, scene.steps.first()) {
-        fold.state.decide(first.filter.id, Field::Protocol)?;
-    }
-    for step in &scene.steps {
-        fold.hit(step)?;
-    }
-    let end = fold.ended.ok_or(Refusal::NoTerminal)?;
-    let mut template = fold.state.template;
-    if !template.settle_ranges() {
-        return Err(Refusal::Changed);
-    }
-    // Before the cut is chosen by the packet: a packet that software must go on seeing says nothing about the others.
-    match &template.fill(&scene.connections) {
-        Some(filled) if filled.fits(scene.key) => {}
-        filled => return Err(off_its_own_path(filled.as_ref(), scene.key)),
-    }
-    shadow::keep_out(&fold.shadows, &mut template, scene.key, &scene.connections)?;
-    Ok(Path {
-        port: scene.port,
-        template,
-        program: fold.state.program.finish(end),
-        parents: fold.parents,
-        targets: fold.targets,
-    })
+/// A walk that cannot be merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// Which packets of the way are refused for the same reason, as long as its filters and their shadows stay: what was asked of
+    /// this one until then. `None`: nothing follows for others.
+    pub others: Option<Template>,
+    /// The ports that its filters send to, or into, as for [`Path::targets`].
+    pub targets: Vec<Port>,
 }
 
-/// Why a packet does not match what its own walk asks.
-fn off_its_own_path(asked: Option<&Match>, key: &Key) -> Refusal {
-    let differ = |m: &Match, f| (m.key.get(f) ^ key.get(f)) & m.mask.get(f) != 0;
-    let field = [Field::IpFlags, Field::TcpFlags].into_iter().find(|&f| asked.is_some_and(|m| differ(m, f)));
-    field.map_or(Refusal::Changed, |field| Refusal::Excluded { field })
+impl From<Box<Refused>> for Refusal {
+    fn from(refused: Box<Refused>) -> Refusal {
+        refused.refusal
+    }
+}
+
+/// Folds a walk into a path that describes it and every walk like it.
+///
+/// # Errors
+/// Why it cannot be merged, and which other packets of its way cannot for the same reason.
+pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
+    let mut fold = Fold::new(scene, ports);
+    match fold.walk(scene) {
+        Ok(end) => Ok(Path {
+            port: scene.port,
+            template: fold.state.template,
+            program: fold.state.program.finish(end),
+            parents: fold.parents,
+            targets: fold.targets,
+        }),
+        Err(refusal) => {
+            let others = fold.others(&refusal);
+            Err(Box::new(Refused { refusal, others, targets: fold.targets }))
+        }
+    }
 }
 
 /// Where classification goes on.
@@ -178,6 +172,108 @@ struct Fold<'a> {
 }
 
 impl<'a> Fold<'a> {
+    fn new(scene: &Scene<'a>, ports: &'a dyn Ports) -> Fold<'a> {
+        Fold {
+            state: State::new(scene.port, scene.key),
+            ports,
+            current: None,
+            shadows: Vec::new(),
+            parents: Vec::new(),
+            targets: Vec::new(),
+            at: Some(Place { chain: 0, port: scene.port }),
+            entered: 0,
+            longer: 0,
+            ended: None,
+        }
+    }
+
+    /// All hits, then what keeps shadows out. Leaves the template as the path has it, and gives the control that ends the walk.
+    fn walk(&mut self, scene: &Scene<'a>) -> Result<Control, Refusal> {
+        let (Some(first), Some(last)) = (scene.steps.first(), scene.steps.last()) else {
+            return Err(Refusal::NoHits);
+        };
+        if scene.tell_tag {
+            self.state.tagged(first.filter.id)?;
+        }
+        for step in &scene.steps {
+            self.hit(step)?;
+        }
+        let end = self.ended.ok_or(Refusal::NoTerminal { filter: last.filter.id })?;
+        // Before the cut is chosen by the packet: a packet that software must go on seeing says nothing about the others.
+        if let Some(what) = self.otherwise(scene) {
+            return Err(self.off_its_own_way(scene, what));
+        }
+        for &(filter, field) in &self.state.untagged {
+            self.shadows.extend(Shadow::tags(filter, field));
+        }
+        let template = &mut self.state.template;
+        cut::keep_out(&self.shadows, template, scene.key, &scene.connections)?;
+        let kept: Vec<_> = self.state.excluded.iter().map(|&(_, field, mask)| (field, mask)).collect();
+        structure::spare(&mut template.known, &kept);
+        Ok(end)
+    }
+
+    /// What about the packet or its connections is not what has been asked for so far.
+    fn otherwise(&mut self, scene: &Scene<'a>) -> Option<Otherwise> {
+        let settled = self.state.settle_asks() & self.state.template.settle_ranges();
+        let Some(filled) = self.state.template.fill(&scene.connections) else {
+            return Some(Otherwise::Connection);
+        };
+        let differs = |f: Field| (filled.key.get(f) ^ scene.key.get(f)) & filled.mask.get(f) != 0;
+        let field = Field::ALL.iter().copied().find(|&f| differs(f));
+        let ranges = filled.ranges().find(|(f, range)| !range.contains(scene.key.get(*f) as u16));
+        let ports = (!settled).then_some(Field::DstPort);
+        field.or(ranges.map(|r| r.0)).or(ports).map(Otherwise::Field)
+    }
+
+    /// The packet does not match what its own walk asks: software must go on seeing such packets, or the record does not fit.
+    fn off_its_own_way(&self, scene: &Scene<'a>, what: Otherwise) -> Refusal {
+        let mut excluded = self.state.excluded.iter();
+        if let Otherwise::Field(field) = what
+            && let Some(&(filter, field, _)) = excluded.find(|e| e.1 == field)
+        {
+            return Refusal::Excluded { filter, field };
+        }
+        // The first filter with which it no longer matches.
+        let mut again = Fold::new(scene, self.ports);
+        for step in &scene.steps {
+            if again.hit(step).is_err() {
+                break;
+            }
+            if let Some(what) = again.otherwise(scene) {
+                return Refusal::Changed { filter: step.filter.id, what };
+            }
+        }
+        // Each step alone is as it should be: what is not is found out by all of them.
+        scene.steps.last().map_or(Refusal::NoHits, |last| Refusal::Changed { filter: last.filter.id, what })
+    }
+
+    /// Which packets of the same way are refused for the same reason.
+    fn others(&mut self, refusal: &Refusal) -> Option<Template> {
+        if refusal.scope() == Scope::Way {
+            return Some(Template::default());
+        }
+        if refusal.scope() == Scope::Moment {
+            return None;
+        }
+        let arrived = self.state.arrived();
+        if let Refusal::Excluded { field, .. } = *refusal {
+            // The first bit that keeps this one in software keeps others there.
+            let asked = &self.state.template.known;
+            let bits = (asked.key.get(field) ^ arrived.get(field)) & asked.mask.get(field);
+            if bits != 0 {
+                let bit = 1 << bits.trailing_zeros();
+                let mut template = Template::default();
+                template.require(field, bit, arrived.get(field) & bit);
+                return Some(template);
+            }
+        }
+        let untagged = std::mem::take(&mut self.state.untagged);
+        let possible = untagged.iter().all(|&(_, f)| self.state.template.require(f, f.ones(), arrived.get(f)));
+        let settled = self.state.settle_asks() & self.state.template.settle_ranges();
+        (possible && settled).then(|| std::mem::take(&mut self.state.template))
+    }
+
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {
         let Filter { id: filter, matches, actions, .. } = step.filter;
         let filter = *filter;
@@ -370,15 +466,14 @@ impl<'a> Fold<'a> {
     /// Pins the connection's tuple as it is at this point, and what software must go on seeing stays out.
     fn pin(&mut self, filter: FilterId, met: &Met, parts: &Parts) -> Result<(), Refusal> {
         let known = |state: &mut State, field, mask, value| state.require(filter, field, mask, Want::Known(value));
-        let excluded = |field| move |_| Refusal::Excluded { field };
         let l4 = met.connection.original.proto;
         known(&mut self.state, Field::EthType, 0xffff, parts.family as u128)?;
         known(&mut self.state, Field::AddrType, 0xffff, parts.addr_type)?;
         known(&mut self.state, Field::IpProto, 0xff, l4 as u128)?;
-        known(&mut self.state, Field::IpFlags, ip_flags::FRAG, 0).map_err(excluded(Field::IpFlags))?;
+        self.state.exclude(filter, Field::IpFlags, ip_flags::FRAG, 0)?;
         if l4 == proto::TCP {
             let (mask, value) = TCP_BYPASS;
-            known(&mut self.state, Field::TcpFlags, mask, value).map_err(excluded(Field::TcpFlags))?;
+            self.state.exclude(filter, Field::TcpFlags, mask, value)?;
         }
         for (field, part, _) in parts.all {
             let param = Param { connection: met.index, direction: met.direction, part };

@@ -9,7 +9,8 @@
 //! **Why bits are left out, and why some must not be.** A bit too many in the match is slow: the next packet of the same
 //! connection misses, walks again and costs another merged filter. A bit too few is wrong: a packet is handled in a way
 //! that software would not have taken. So a bit is asked for only if some filter, action or connection of the walk depends
-//! on it, or if it keeps out a *shadow*, a filter that TC would have tried before one that was hit ([`shadow`]). Filters
+//! on it, or if it keeps out a *shadow*, a filter that TC would have tried before one that was hit ([`shadow`], `cut`), and does not
+//! follow from other bits anyway (`structure`). Filters
 //! that overlap are legal TC, and no priorities are left in hardware that would resolve them.
 //!
 //! **Path and parameters.** What was folded does not hold the connection's addresses, ports, mark and labels, but names
@@ -19,18 +20,22 @@
 //! Exclusions (DESIGN, "The promise", 3): fragments, and for TCP everything but ACK set with SYN, FIN and RST clear, are asked
 //! for at the first `ct` of each connection, so that conntrack goes on seeing what opens and closes.
 
+mod bits;
+mod cut;
 pub mod fold;
+mod need;
 pub mod path;
 pub mod program;
 pub mod refusal;
 pub mod shadow;
 pub mod state;
+pub mod structure;
 pub mod symbol;
 pub mod template;
 
-pub use fold::{Met, Ports, Scene, Step, changes, fold, sequence};
+pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, sequence};
 pub use path::{Parent, Path};
-pub use refusal::{Refusal, Scope};
+pub use refusal::{Otherwise, Refusal, Scope};
 pub use shadow::Order;
 
 #[cfg(test)]

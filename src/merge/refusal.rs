@@ -5,6 +5,7 @@ use crate::{
     conntrack::NotQualified,
     flower::{Cookie, Field, FilterId, Port},
 };
+use std::fmt;
 
 /// Why a walk was not merged. The packet stays in software, which is always right.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -25,12 +26,20 @@ pub enum Refusal {
         /// The caller's id.
         connection: u64,
     },
-    /// The walk has no hits, or its last hit does not decide about the packet.
-    #[error("the walk ends without a filter that decides about the packet (a miss)")]
-    NoTerminal,
+    /// The walk has no hits.
+    #[error("no filter matched the packet, so there is nothing to merge")]
+    NoHits,
+    /// The walk's last hit does not decide about the packet.
+    #[error("{filter} is the last one that matched and sends the packet on, to where nothing matched it (a miss)")]
+    NoTerminal {
+        /// The last filter.
+        filter: FilterId,
+    },
     /// Longer than the limit.
-    #[error("the walk has {hits} hits, the limit is {limit}")]
+    #[error("{filter} is hit number {} of {hits}: the limit is {limit} hits in a walk", limit + 1)]
     TooLong {
+        /// The first filter beyond the limit.
+        filter: FilterId,
         /// Hits of this walk.
         hits: usize,
         /// The limit.
@@ -70,14 +79,16 @@ pub enum Refusal {
         /// What stands against it.
         why: &'static str,
     },
-    /// The hardware cannot do one of the merged filter's actions, or match one of its fields.
-    #[error("the hardware refused the merged filter: {why}")]
+    /// The hardware cannot do one of the merged filter's actions, or match one of its fields, or has no place for it.
+    #[error("the hardware refused the merged filter of the way that ends at {filter}: {why}")]
     Hardware {
+        /// The way's last filter.
+        filter: FilterId,
         /// Its reason.
         why: String,
     },
-    /// A packet on this walk contradicts an earlier filter or write.
-    #[error("{filter} matches on {field}, which earlier filters or writes of the walk make something else")]
+    /// What a filter asks for contradicts earlier filters or writes: the record does not fit the filters.
+    #[error("{filter} matches on {field}, which earlier filters or actions of the walk make something else")]
     Impossible {
         /// The filter.
         filter: FilterId,
@@ -112,8 +123,20 @@ pub enum Refusal {
         /// The attribute or classifier.
         what: String,
     },
-    /// Which of two overlapping filters of one priority was inserted first was not observed.
-    #[error("{filter} and {other} overlap in one priority, and which was inserted first is not known")]
+    /// A filter in front of the hit compares what the walk cannot tell any more.
+    #[error("{filter} stands behind {shadow}, which depends on {field}, and that cannot be told at this point: {why}")]
+    ShadowHidden {
+        /// The filter hit.
+        filter: FilterId,
+        /// The one in front.
+        shadow: FilterId,
+        /// The field.
+        field: Field,
+        /// What hides it.
+        why: &'static str,
+    },
+    /// The packet matches two filters of one priority, and which was inserted first was not observed.
+    #[error("the packet matches both {filter} and {other} in one priority, and which was inserted first is not known")]
     Unordered {
         /// The filter hit.
         filter: FilterId,
@@ -144,17 +167,22 @@ pub enum Refusal {
     },
     /// The packet is one of those that software must go on seeing (fragments, SYN, FIN, RST).
     #[error(
-        "the packet's {field} keeps it in software: conntrack has to see fragments and the flags that open and close"
+        "{filter}: the packet's {field} keeps it in software: conntrack has to see fragments, and the flags that open and close"
     )]
     Excluded {
+        /// The filter whose `ct`, or rewrite of a port, must not meet such a packet.
+        filter: FilterId,
         /// `ip_flags` or `tcp_flags`.
         field: Field,
     },
     /// The packet or its connections do not meet what the filters of their own walk ask.
-    #[error(
-        "the packet or its connections do not meet the filters of their own walk: something changed since the hits"
-    )]
-    Changed,
+    #[error("{filter} was hit, but {what} is not what it asks for: something changed since the hit")]
+    Changed {
+        /// The first filter that the packet would not have come by.
+        filter: FilterId,
+        /// What is otherwise.
+        what: Otherwise,
+    },
     /// Filters at the egress hook of an output port, which the walk does not carry.
     #[error("{filter} sends to {port}, which has filters at its egress hook")]
     EgressFilters {
@@ -172,11 +200,31 @@ pub enum Refusal {
         port: Port,
     },
     /// More merged filters for one way and its connections than the limit.
-    #[error("the way has {limit} merged filters for these connections already, the limit")]
+    #[error("the way that ends at {filter} has {limit} merged filters for these connections already, the limit")]
     TooMany {
+        /// The way's last filter.
+        filter: FilterId,
         /// The limit.
         limit: usize,
     },
+}
+
+/// What about a packet is not what its own walk asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Otherwise {
+    /// A field of the packet as it arrived.
+    Field(Field),
+    /// A connection's tuple, mark or labels.
+    Connection,
+}
+
+impl fmt::Display for Otherwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Otherwise::Field(field) => write!(f, "the packet's {field}"),
+            Otherwise::Connection => f.write_str("the connection (its tuple, mark or labels)"),
+        }
+    }
 }
 
 /// How far a refusal reaches, that is, what may be remembered of it.
@@ -184,8 +232,10 @@ pub enum Refusal {
 pub enum Scope {
     /// Every walk over these filters.
     Way,
-    /// This packet, these connections, or this moment only.
+    /// Walks over these filters of packets like this one.
     Packet,
+    /// These connections, or this moment only.
+    Moment,
 }
 
 impl Refusal {
@@ -206,7 +256,8 @@ impl Refusal {
         match self {
             Refusal::UnknownFilter { .. } => "unknown-filter",
             Refusal::UnknownConnection { .. } => "unknown-connection",
-            Refusal::NoTerminal => "no-terminal",
+            Refusal::NoHits => "no-hits",
+            Refusal::NoTerminal { .. } => "no-terminal",
             Refusal::TooLong { .. } => "too-long",
             Refusal::Broken { .. } => "broken",
             Refusal::Undecoded { .. } => "undecoded",
@@ -217,15 +268,25 @@ impl Refusal {
             Refusal::Hidden { .. } => "hidden",
             Refusal::Stale { .. } => "stale",
             Refusal::ShadowUndecoded { .. } => "shadow-undecoded",
+            Refusal::ShadowHidden { .. } => "shadow-hidden",
             Refusal::Unordered { .. } => "unordered",
             Refusal::NoConnection { .. } => "no-connection",
             Refusal::NotQualified { .. } => "not-qualified",
             Refusal::ChangesConnection { .. } => "changes-connection",
             Refusal::Excluded { .. } => "excluded",
-            Refusal::Changed => "changed",
+            Refusal::Changed { .. } => "changed",
             Refusal::EgressFilters { .. } => "egress-filters",
             Refusal::Forks { .. } => "forks",
             Refusal::TooMany { .. } => "too-many",
+        }
+    }
+
+    /// The filter in front of a hit that is the reason: without it there is none.
+    pub fn shadow(&self) -> Option<FilterId> {
+        match *self {
+            Refusal::ShadowUndecoded { shadow, .. } | Refusal::ShadowHidden { shadow, .. } => Some(shadow),
+            Refusal::Unordered { other, .. } => Some(other),
+            _ => None,
         }
     }
 
@@ -233,7 +294,28 @@ impl Refusal {
     pub fn scope(&self) -> Scope {
         match self {
             Refusal::Undecoded { .. } | Refusal::Action { .. } | Refusal::TooLong { .. } => Scope::Way,
-            _ => Scope::Packet,
+            Refusal::Unfit { .. }
+            | Refusal::Impossible { .. }
+            | Refusal::Hidden { .. }
+            | Refusal::Excluded { .. }
+            | Refusal::ShadowUndecoded { .. }
+            | Refusal::ShadowHidden { .. }
+            | Refusal::Unordered { .. }
+            | Refusal::NoConnection { .. }
+            | Refusal::NoTerminal { .. }
+            | Refusal::EgressFilters { .. }
+            | Refusal::Forks { .. } => Scope::Packet,
+            // A connection may change, room be made; or the record does not fit, and another one may.
+            Refusal::NoHits
+            | Refusal::UnknownFilter { .. }
+            | Refusal::UnknownConnection { .. }
+            | Refusal::Broken { .. }
+            | Refusal::Hardware { .. }
+            | Refusal::Stale { .. }
+            | Refusal::NotQualified { .. }
+            | Refusal::ChangesConnection { .. }
+            | Refusal::Changed { .. }
+            | Refusal::TooMany { .. } => Scope::Moment,
         }
     }
 }

@@ -1,34 +1,18 @@
-//! Keeping shadows out: for every filter that TC tries before a hit, the merged match must be told apart from it.
+//! Shadows: filters that TC tries before a hit, as the arrived packet and the connections see them.
 //!
-//! At the hit the shadow's match is carried back to the arrived packet and to parameters. Once the whole walk is folded, a
-//! shadow is out already if the merged match contradicts it; if the connection's tuple contradicts it, that becomes a
-//! condition of filling in and costs no bit; else a bit (for a range: a prefix) of the arrived packet, in which this packet
-//! differs from the shadow, is added to the match: the *cut*. Bits are chosen greedily, the one that keeps out most shadows
-//! first, and then each that is not needed is given back.
+//! At the hit the shadow's match is carried back to the arrived packet and to parameters, through the writes before it. What
+//! is left is a list of *needs*: a packet that meets all of them is the shadow's. So a shadow is out as soon as one need is
+//! contradicted, by what the match asks of the packet anyway, by how headers follow from each other, by the connection's
+//! tuple, or by the [`cut`](super::cut).
 
 use super::{
-    refusal::Refusal,
+    need::Needs,
     state::State,
+    structure,
     symbol::Source,
-    template::{Condition, Is, Template},
+    template::{Is, Template},
 };
-use crate::{
-    conntrack::Connection,
-    flower::{Field, Filter, FilterId, Key, Kind, Range},
-};
-
-/// Something that a packet must be for the shadow to take it.
-#[derive(Clone, Copy, Debug)]
-enum Needs {
-    /// `arrived & mask == value`.
-    Bits { field: Field, mask: u128, value: u128 },
-    /// `(arrived + add) & mask == value`.
-    Sum { field: Field, add: u8, mask: u128, value: u128 },
-    /// The arrived port within the range.
-    Range { field: Field, range: Range },
-    /// Of a parameter.
-    Param(Is),
-}
+use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype};
 
 /// How a filter stands in front of a hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +26,18 @@ pub enum Order {
 /// A filter in front of a hit, as the arrived packet sees it.
 #[derive(Clone, Debug)]
 pub struct Shadow {
-    hit: FilterId,
-    filter: FilterId,
-    order: Order,
-    undecoded: Option<String>,
-    hidden: Option<(Field, &'static str)>,
-    needs: Vec<Needs>,
+    /// The filter that was hit.
+    pub hit: FilterId,
+    /// The one in front of it.
+    pub filter: FilterId,
+    /// How it stands there.
+    pub order: Order,
+    /// What of it is not understood.
+    pub undecoded: Option<String>,
+    /// What it depends on and cannot be told.
+    pub hidden: Option<(Field, &'static str)>,
+    /// What a packet must be for it.
+    pub needs: Vec<Needs>,
 }
 
 impl Shadow {
@@ -72,14 +62,14 @@ impl Shadow {
         }
         for (field, range) in filter.matches.ranges() {
             let value = state.view(field);
-            match (value.source, value.kept, value.flip) {
-                (_, 0, known) if !range.contains(known as u16) => return None,
-                (_, 0, _) => {}
-                (Source::Arrived(field), kept, 0) if kept == field.ones() => needs.push(Needs::Range { field, range }),
-                (Source::Param(param), kept, 0) if kept == field.ones() => {
-                    needs.push(Needs::Param(Is::Within { param, range }))
-                }
-                _ => hidden = Some((field, "parts of the port were rewritten")),
+            let (kept, flip) = (value.kept as u16, value.flip as u16);
+            match value.source {
+                _ if !range.meets(!kept, flip) => return None,
+                _ if kept == 0 => {}
+                Source::Arrived(field) => needs.push(Needs::Range { field, kept, flip, range }),
+                Source::Param(param) => needs.push(Needs::Param(Is::Within { param, kept, flip, range })),
+                Source::Sum(..) => hidden = Some((field, "a byte of the port was added to")),
+                Source::Hidden(why) => hidden = Some((field, why)),
             }
         }
         let undecoded = match &filter.kind {
@@ -89,35 +79,44 @@ impl Shadow {
         Some(Shadow { hit, filter: filter.id, order, undecoded, hidden, needs })
     }
 
-    /// Out already: no packet that the template matches meets the shadow's needs.
-    fn contradicted(&self, template: &Template) -> bool {
-        let known = &template.known;
-        self.needs.iter().any(|need| match *need {
-            Needs::Bits { field, mask, value } => {
-                let both = mask & known.mask.get(field);
-                if (known.key.get(field) ^ value) & both != 0 {
-                    return true;
-                }
-                // A port that the shadow names, outside of the range asked for.
-                let range = known.ranges().find(|r| r.0 == field);
-                mask == field.ones() && range.is_some_and(|(_, r)| !r.contains(value as u16))
-            }
-            Needs::Sum { field, add, mask, value } => {
-                known.mask.get(field) == 0xff
-                    && ((known.key.get(field) as u8).wrapping_add(add) as u128 ^ value) & mask != 0
-            }
-            Needs::Range { field, range } => {
-                let (low, high) = block(known.key.get(field), known.mask.get(field));
-                let asked = known.ranges().find(|r| r.0 == field).map(|r| r.1);
-                let disjoint = |low, high| high < range.min || range.max < low;
-                disjoint(low, high) || asked.is_some_and(|r| disjoint(r.min, r.max))
-            }
-            Needs::Param(_) => false,
+    /// Packets with a VLAN tag where the walk's packet has none. Whatever depends on that there depends on the whole of the
+    /// ethertype; and what keeps out the two that are tags need not be all of it.
+    pub fn tags(filter: FilterId, field: Field) -> [Shadow; 2] {
+        [ethertype::VLAN, ethertype::QINQ].map(|tag| Shadow {
+            hit: filter,
+            filter,
+            order: Order::Before,
+            undecoded: None,
+            hidden: None,
+            needs: vec![Needs::Bits { field, mask: 0xffff, value: tag.into() }],
         })
     }
 
+    /// Whether no packet of this match meets the needs.
+    pub fn is_out(&self, asked: &Match) -> bool {
+        self.needs
+            .iter()
+            .any(|need| need.field().is_some_and(|field| need.denied(asked.key.get(field), asked.mask.get(field))))
+    }
+
+    /// The same, by all that is known of headers and port ranges too.
+    pub fn is_impossible(&self, asked: &Match) -> bool {
+        let mut needed = Match::default();
+        for need in &self.needs {
+            match *need {
+                Needs::Bits { field, mask, value } => needed.set(field, value, mask),
+                Needs::Range { field, kept: u16::MAX, flip: 0, range } => {
+                    // Two of one field do not come from one filter.
+                    needed.range_mut(field).get_or_insert(range);
+                }
+                _ => {}
+            }
+        }
+        self.is_out(asked) || asked.both(&needed).and_then(|both| structure::follows(&both)).is_none()
+    }
+
     /// What of the needs concerns parameters, by itself or because the template compares the field with one.
-    fn of_parameters(&self, template: &Template) -> Vec<Is> {
+    pub fn of_parameters(&self, template: &Template) -> Vec<Is> {
         let mut all = Vec::new();
         for need in &self.needs {
             match *need {
@@ -128,9 +127,9 @@ impl Shadow {
                         all.push(Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
                     }
                 }
-                Needs::Range { field, range } => {
-                    if let Some((param, 0)) = template.param_of(field) {
-                        all.push(Is::Within { param, range });
+                Needs::Range { field, kept, flip, range } => {
+                    if let Some((param, differ)) = template.param_of(field) {
+                        all.push(Is::Within { param, kept, flip: flip ^ differ as u16 & kept, range });
                     }
                 }
                 Needs::Sum { .. } => {}
@@ -138,117 +137,4 @@ impl Shadow {
         }
         all
     }
-
-    /// Whether pinning these bits of the field to the packet's keeps the shadow out.
-    fn cut_by(&self, packet: &Key, cut: Cut) -> bool {
-        self.needs.iter().any(|need| match *need {
-            Needs::Bits { field, mask, value } => {
-                field == cut.field && (packet.get(field) ^ value) & mask & cut.mask != 0
-            }
-            Needs::Sum { field, add, mask, value } => {
-                field == cut.field
-                    && cut.mask == 0xff
-                    && ((packet.get(field) as u8).wrapping_add(add) as u128 ^ value) & mask != 0
-            }
-            Needs::Range { field, range } => {
-                let (low, high) = block(packet.get(field), cut.mask);
-                field == cut.field && (high < range.min || range.max < low)
-            }
-            Needs::Param(_) => false,
-        })
-    }
-
-    /// The cuts that keep the shadow out, one bit or one prefix each.
-    fn cuts(&self, packet: &Key) -> Vec<Cut> {
-        let mut cuts = Vec::new();
-        for need in &self.needs {
-            match *need {
-                Needs::Bits { field, mask, value } => {
-                    let differ = (packet.get(field) ^ value) & mask;
-                    let bits = (0..field.row().bits as u32).rev().filter(|b| differ >> b & 1 == 1);
-                    cuts.extend(bits.map(|b| Cut { field, mask: 1 << b }));
-                }
-                Needs::Sum { field, .. } => cuts.push(Cut { field, mask: 0xff }),
-                Needs::Range { field, .. } => {
-                    let prefixes = (1..=16).map(|n| Cut { field, mask: 0xffff << (16 - n) & 0xffff });
-                    cuts.extend(prefixes.filter(|&c| self.cut_by(packet, c)).take(1));
-                }
-                Needs::Param(_) => {}
-            }
-        }
-        cuts.retain(|&c| self.cut_by(packet, c));
-        cuts
-    }
-}
-
-/// The lowest and highest port that agree with `value` under `mask`.
-fn block(value: u128, mask: u128) -> (u16, u16) {
-    ((value & mask) as u16, (value & mask | !mask & 0xffff) as u16)
-}
-
-/// Bits of one arrived field, pinned to the packet's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cut {
-    field: Field,
-    mask: u128,
-}
-
-/// Keeps all shadows out of the template: adds conditions and the cut. `connections` are those of the walk at hand.
-pub fn keep_out(
-    shadows: &[Shadow],
-    template: &mut Template,
-    packet: &Key,
-    connections: &[&Connection],
-) -> Result<(), Refusal> {
-    let mut left = Vec::new();
-    for shadow in shadows {
-        if shadow.contradicted(template) {
-            continue;
-        }
-        let of_parameters = shadow.of_parameters(template);
-        if of_parameters.iter().any(|is| !is.holds(connections)) {
-            template.conditions.push(Condition::NotAll(of_parameters));
-            continue;
-        }
-        let cuts = shadow.cuts(packet);
-        let (filter, other) = (shadow.hit, shadow.filter);
-        if shadow.order == Order::Unknown {
-            return Err(Refusal::Unordered { filter, other });
-        }
-        if cuts.is_empty() {
-            return Err(match (&shadow.undecoded, shadow.hidden) {
-                (Some(what), _) => Refusal::ShadowUndecoded { filter, shadow: other, what: what.clone() },
-                (None, Some((field, why))) => Refusal::Hidden { filter: other, field, why },
-                (None, None) => Refusal::Stale { filter, shadow: other },
-            });
-        }
-        left.push((shadow, cuts));
-    }
-
-    let mut chosen: Vec<Cut> = Vec::new();
-    loop {
-        let uncut: Vec<_> = left.iter().filter(|(s, _)| !chosen.iter().any(|&c| s.cut_by(packet, c))).collect();
-        let candidates = uncut.iter().flat_map(|(_, cuts)| cuts.iter().copied());
-        let worth = |cut: Cut| uncut.iter().filter(|(s, _)| s.cut_by(packet, cut)).count();
-        // The most shadows; among equals the field first in the table, then the highest bit.
-        let Some(best) = candidates.max_by_key(|&c| (worth(c), std::cmp::Reverse(c.field), c.mask)) else {
-            break;
-        };
-        chosen.push(best);
-    }
-    let mut i = 0;
-    while i < chosen.len() {
-        let without = |c: &Cut| *c != chosen[i];
-        let enough = left.iter().all(|(s, _)| chosen.iter().filter(|c| without(c)).any(|&c| s.cut_by(packet, c)));
-        if enough {
-            chosen.remove(i);
-        } else {
-            i += 1;
-        }
-    }
-    for Cut { field, mask } in chosen {
-        let possible = template.require(field, mask, packet.get(field) & mask);
-        debug_assert!(possible, "the packet meets its own template");
-    }
-    Ok(())
 }

@@ -1,6 +1,8 @@
 //! The packet in mid-walk, symbolically: what each field holds, and what that asks of the arrived packet.
 
 use super::{
+    bits,
+    need::Needs,
     program::{self, Builder},
     refusal::Refusal,
     symbol::{Param, Source, Value},
@@ -53,10 +55,16 @@ pub struct State<'a> {
     pushed: Vec<([Value; TAGS.len()], bool)>,
     /// Whether the dissector misses what is behind the tags.
     skewed: bool,
-    /// The ethertype of the network header while it cannot be read.
-    network_before: Option<u16>,
+    /// The outer ethertype, and the one behind it, before the network header could no longer be found by them.
+    network_before: Option<[Value; 2]>,
     /// What all this asks of the arrived packet.
     pub template: Template,
+    /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
+    asks: Vec<Needs>,
+    /// What was asked for because software must go on seeing the other packets: by which filter, of which bits.
+    pub excluded: Vec<(FilterId, Field, u128)>,
+    /// Where an ethertype of the arrived packet must not be a tag's.
+    pub untagged: Vec<(FilterId, Field)>,
     /// What was done.
     pub program: Builder,
 }
@@ -78,8 +86,16 @@ impl<'a> State<'a> {
             skewed: false,
             network_before: None,
             template: Template::default(),
+            asks: Vec::new(),
+            excluded: Vec::new(),
+            untagged: Vec::new(),
             program: Builder::default(),
         }
+    }
+
+    /// The packet as it arrived.
+    pub fn arrived(&self) -> &'a Key {
+        self.arrived
     }
 
     /// What the field holds now, as flower would see it.
@@ -102,8 +118,19 @@ impl<'a> State<'a> {
 
     /// Asks that `field & mask` be what is wanted, at this point of the walk.
     pub fn require(&mut self, filter: FilterId, field: Field, mask: u128, want: Want) -> Result<(), Refusal> {
+        self.require_of(self.view(field), filter, field, mask, want)
+    }
+
+    /// The same, of a value that the field holds or has held.
+    fn require_of(
+        &mut self,
+        value: Value,
+        filter: FilterId,
+        field: Field,
+        mask: u128,
+        want: Want,
+    ) -> Result<(), Refusal> {
         let impossible = Refusal::Impossible { filter, field };
-        let value = self.view(field);
         let (kept, fixed) = (mask & value.kept, mask & !value.kept);
         let bits = |param, mask, value| Condition::Holds(Is::Bits { param, mask, value: value & mask });
         let conditions = &mut self.template.conditions;
@@ -134,18 +161,8 @@ impl<'a> State<'a> {
                 }
                 true
             }
-            (Source::Sum(from, add), Want::Known(known)) => {
-                let known = (known ^ value.flip) & kept;
-                let low_bits = kept & (kept + 1) == 0;
-                if low_bits {
-                    let before = known.wrapping_sub(add as u128) & kept;
-                    self.template.require(from, kept, before)
-                } else {
-                    // High bits of a sum are no mask of what was added to: one value of the byte at a time.
-                    let byte = self.arrived.get(from);
-                    let sum = (byte as u8).wrapping_add(add) as u128;
-                    (sum ^ known) & kept == 0 && self.template.require(from, 0xff, byte)
-                }
+            (Source::Sum(field, add), Want::Known(known)) => {
+                self.ask(Needs::Sum { field, add, mask: kept, value: (known ^ value.flip) & kept })
             }
             (Source::Sum(..), Want::Param(_)) => {
                 return Err(Refusal::Hidden { filter, field, why: PARTLY_ADDED });
@@ -154,24 +171,57 @@ impl<'a> State<'a> {
         if possible { Ok(()) } else { Err(impossible) }
     }
 
+    /// Asks that `field & mask == value`, as software must go on seeing the others.
+    pub fn exclude(&mut self, filter: FilterId, field: Field, mask: u128, value: u128) -> Result<(), Refusal> {
+        self.excluded.push((filter, field, mask));
+        self.require(filter, field, mask, Want::Known(value)).map_err(|refusal| match refusal {
+            Refusal::Impossible { .. } => Refusal::Excluded { filter, field },
+            other => other,
+        })
+    }
+
     /// Asks that a port be within a range.
     pub fn require_range(&mut self, filter: FilterId, field: Field, range: Range) -> Result<(), Refusal> {
         let value = self.view(field);
-        let possible = match (value.source, value.kept, value.flip) {
-            (_, 0, known) => range.contains(known as u16),
-            (Source::Arrived(from), kept, 0) if kept == field.ones() => self.template.require_range(from, range),
-            (Source::Param(param), kept, 0) if kept == field.ones() => {
-                self.template.conditions.push(Condition::Holds(Is::Within { param, range }));
+        let (kept, flip) = (value.kept as u16, value.flip as u16);
+        let possible = match value.source {
+            _ if kept == 0 => range.contains(flip),
+            Source::Arrived(from) if (kept, flip) == (u16::MAX, 0) => self.template.require_range(from, range),
+            Source::Arrived(field) => self.ask(Needs::Range { field, kept, flip, range }),
+            Source::Param(param) => {
+                let is = Is::Within { param, kept, flip, range };
+                self.template.conditions.push(Condition::Holds(is));
                 true
             }
-            _ => range.contains(self.decide(filter, field)? as u16),
+            Source::Sum(..) => range.contains(self.decide(filter, field)? as u16),
+            Source::Hidden(why) => return Err(Refusal::Hidden { filter, field, why }),
         };
         if possible { Ok(()) } else { Err(Refusal::Impossible { filter, field }) }
     }
 
+    /// Asks for what masks cannot express. False if this packet is not like that.
+    fn ask(&mut self, need: Needs) -> bool {
+        self.asks.push(need);
+        need.field().is_some_and(|field| need.granted(self.arrived.get(field), field.ones()))
+    }
+
+    /// Asks for bits of the packet that make sure of what masks cannot express, as few as it takes beside those asked for.
+    /// False if the packet does not have what is asked for already.
+    pub fn settle_asks(&mut self) -> bool {
+        std::mem::take(&mut self.asks).iter().all(|need| {
+            let Some(field) = need.field() else { return true };
+            let (now, asked) = (self.arrived.get(field), self.template.known.mask.get(field));
+            let mask = bits::fewest(field.row().bits.into(), asked, |mask| need.granted(now, mask));
+            self.template.require(field, mask, now & mask)
+        })
+    }
+
     /// The field's value for this packet; what it depends on of the arrived packet is asked for.
     pub fn decide(&mut self, filter: FilterId, field: Field) -> Result<u128, Refusal> {
-        let value = self.view(field);
+        self.decide_of(self.view(field), filter, field)
+    }
+
+    fn decide_of(&mut self, value: Value, filter: FilterId, field: Field) -> Result<u128, Refusal> {
         match value.source {
             _ if value.kept == 0 => {}
             Source::Arrived(_) | Source::Sum(..) => {}
@@ -182,18 +232,30 @@ impl<'a> State<'a> {
             Source::Hidden(why) => return Err(Refusal::Hidden { filter, field, why }),
         }
         let now = self.now(value);
-        self.require(filter, field, field.ones(), Want::Known(now))?;
+        self.require_of(value, filter, field, field.ones(), Want::Known(now))?;
         Ok(now)
+    }
+
+    /// Whether the packet has a tag now. Of one that has none only that is asked.
+    pub fn tagged(&mut self, filter: FilterId) -> Result<bool, Refusal> {
+        let value = self.view(Field::Protocol);
+        let tagged = ethertype::is_vlan(self.now(value) as u16);
+        match value.source {
+            Source::Arrived(from) if value == Value::arrived(from) && !tagged => {
+                self.untagged.push((filter, from));
+                Ok(false)
+            }
+            _ => Ok(ethertype::is_vlan(self.decide(filter, Field::Protocol)? as u16)),
+        }
     }
 
     /// The ethertype that the network header has, where `pedit` and `ct` find it: behind the outer tag only.
     pub fn network(&mut self, filter: FilterId) -> Result<u16, Refusal> {
-        if let Some(before) = self.network_before {
-            return Ok(before);
-        }
-        let mut ethertype = self.decide(filter, Field::Protocol)? as u16;
+        let outer_two = || [Field::Protocol, Field::VlanEthType].map(|f| self.view(f));
+        let [outer, behind] = self.network_before.unwrap_or_else(outer_two);
+        let mut ethertype = self.decide_of(outer, filter, Field::Protocol)? as u16;
         if ethertype::is_vlan(ethertype) {
-            ethertype = self.decide(filter, Field::VlanEthType)? as u16;
+            ethertype = self.decide_of(behind, filter, Field::VlanEthType)? as u16;
         }
         Ok(ethertype)
     }
@@ -208,7 +270,7 @@ impl<'a> State<'a> {
         let tagged = match self.pushed.first() {
             // Asked for when the tag went on.
             Some((before, _)) => ethertype::is_vlan(self.now(before[0]) as u16),
-            None => ethertype::is_vlan(self.decide(filter, Field::Protocol)? as u16),
+            None => self.tagged(filter)?,
         };
         Ok(-4 * (self.arrived_pops - i64::from(!tagged)))
     }
@@ -225,7 +287,7 @@ impl<'a> State<'a> {
 
     /// Runs a `vlan` action.
     pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
-        let tagged = ethertype::is_vlan(self.decide(filter, Field::Protocol)? as u16);
+        let tagged = self.tagged(filter)?;
         match vlan {
             Vlan::Pop if !tagged => {}
             Vlan::Pop => {
@@ -234,7 +296,7 @@ impl<'a> State<'a> {
             }
             Vlan::Push { protocol, id, prio } => {
                 if tagged && self.network_before.is_none() {
-                    self.network_before = Some(self.network(filter)?);
+                    self.network_before = Some([Field::Protocol, Field::VlanEthType].map(|f| self.view(f)));
                 }
                 self.program.push(protocol, id, prio);
                 self.push(tagged, protocol, id, prio);
@@ -361,8 +423,7 @@ impl<'a> State<'a> {
                     return refuse("it writes to a transport header that the packet does not have");
                 }
                 // Fragments have no transport header, or one that flower does not see.
-                self.require(filter, Field::IpFlags, ip_flags::FRAG, Want::Known(0))
-                    .map_err(|_| Refusal::Excluded { field: Field::IpFlags })?;
+                self.exclude(filter, Field::IpFlags, ip_flags::FRAG, 0)?;
                 header
             }
         };

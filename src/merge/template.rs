@@ -34,10 +34,14 @@ pub enum Is {
         /// Their value.
         value: u128,
     },
-    /// A port within a range.
+    /// A port, `param & kept ^ flip`, within a range.
     Within {
         /// The parameter.
         param: Param,
+        /// Its bits that are left.
+        kept: u16,
+        /// The value of the others, and what is flipped.
+        flip: u16,
         /// The range.
         range: Range,
     },
@@ -48,7 +52,7 @@ impl Is {
     pub fn holds(&self, connections: &[&Connection]) -> bool {
         match *self {
             Is::Bits { param, mask, value } => param.value(connections) & mask == value,
-            Is::Within { param, range } => range.contains(param.value(connections) as u16),
+            Is::Within { param, kept, flip, range } => range.contains(param.value(connections) as u16 & kept ^ flip),
         }
     }
 }
@@ -136,14 +140,10 @@ impl Template {
 
     /// Asks for a port in a range. False if nothing is left of the ranges asked for.
     pub fn require_range(&mut self, field: Field, range: Range) -> bool {
-        let slot = match field {
-            Field::SrcPort => &mut self.known.src_range,
-            _ => &mut self.known.dst_range,
-        };
-        let before = slot.unwrap_or(Range { min: 0, max: u16::MAX });
-        let both = Range { min: before.min.max(range.min), max: before.max.min(range.max) };
-        *slot = Some(both);
-        both.min <= both.max
+        let slot = self.known.range_mut(field);
+        let both = slot.map_or(Some(range), |r| r.both(range));
+        *slot = both.or(*slot);
+        both.is_some()
     }
 
     /// The parameter that the whole field is compared with, if it is one, and the bits in which they differ.
@@ -151,24 +151,32 @@ impl Template {
         self.terms.iter().find(|t| t.field == field && t.mask == field.ones()).map(|t| (t.param, t.flip))
     }
 
-    /// Drops port ranges on fields that are compared as a whole: they become conditions, or are checked here. False if one
-    /// is not met.
+    /// Settles port ranges with what else is asked of the ports: a range of a port that a parameter tells becomes a condition,
+    /// bits that all of the range have are not asked for, nor a range that all ports with the bits asked for are in. False if
+    /// no port of the range has them.
     pub fn settle_ranges(&mut self) -> bool {
         let ranges: Vec<_> = self.known.ranges().collect();
         for (field, range) in ranges {
-            if self.known.mask.get(field) == field.ones() {
-                if !range.contains(self.known.key.get(field) as u16) {
-                    return false;
-                }
-            } else if let Some((param, 0)) = self.param_of(field) {
-                self.conditions.push(Condition::Holds(Is::Within { param, range }));
-            } else {
+            let (key, mut mask) = (self.known.key.get(field) as u16, self.known.mask.get(field) as u16);
+            if !range.meets(mask, key) {
+                return false;
+            }
+            let told = self.param_of(field);
+            if let Some((param, flip)) = told {
+                let is = Is::Within { param, kept: u16::MAX, flip: flip as u16, range };
+                self.conditions.push(Condition::Holds(is));
+            }
+            if told.is_some() || range.covers(mask, key) {
+                *self.known.range_mut(field) = None;
                 continue;
             }
-            match field {
-                Field::SrcPort => self.known.src_range = None,
-                _ => self.known.dst_range = None,
+            for bit in (0..16).map(|bit| 1 << bit).filter(|bit| mask & bit != 0).collect::<Vec<u16>>() {
+                if !range.meets(mask, key ^ bit) {
+                    mask &= !bit;
+                }
             }
+            self.known.mask.set(field, mask.into());
+            self.known.key.set(field, (key & mask).into());
         }
         true
     }

@@ -6,7 +6,7 @@
 use super::{Merge, Merger, Outcome, Removed};
 use crate::{
     conntrack::Connection,
-    flower::{Cookie, Counts, Field, Match, Port, ethertype},
+    flower::{Cookie, Counts, Field, FilterId, Match, Port, ethertype},
     hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
     merge::{Parent, Path, Refusal},
     table::{Connections, Merged, PathId, overlap},
@@ -24,14 +24,22 @@ pub(super) struct Stuck {
 }
 
 impl<H: Hardware> Merger<H> {
-    pub(super) fn install(&mut self, port: Port, path: PathId, connections: Connections, matches: Match) -> Outcome {
+    /// `filter`: the way's last one, to name in a refusal.
+    pub(super) fn install(
+        &mut self,
+        filter: FilterId,
+        port: Port,
+        path: PathId,
+        connections: Connections,
+        matches: Match,
+    ) -> Outcome {
         self.ids += 1;
         let id = MergedId(self.ids);
         let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
         let (actions, trim) = self.table.path(path).actions(&known, self.mend);
         drop(known);
         let entry = Entry { id, port, matches, actions, trim };
-        let refused = |why: String| Refusal::Hardware { why };
+        let refused = |why: String| Refusal::Hardware { filter, why };
         if let Some(stuck) = self.stuck.iter().find(|s| s.port == port && overlap(&s.merged.matches, &matches)) {
             return Err(refused(format!("{} should be gone, is not, and matches the same packets", stuck.id)));
         }
@@ -116,6 +124,7 @@ fn bytes(counts: Counts, overhead: u64, since: Reading) -> u64 {
 
 /// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
 fn overhead(path: &Path) -> u64 {
-    let tagged = ethertype::is_vlan(path.template.known.key.get(Field::Protocol) as u16);
+    let known = &path.template.known;
+    let tagged = known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
     if tagged { 18 } else { 14 }
 }

@@ -15,7 +15,7 @@ use crate::{
     conntrack::{Connection, ConnectionId},
     flower::{Cookie, Counters, Counts, Filter, Hook, Port, capabilities},
     hardware::{Hardware, HardwareError, MergedId},
-    merge::{self, Ports, Refusal, Scene, Step},
+    merge::{self, Otherwise, Ports, Refusal, Scene, Step},
     table::{Connections, Inserted, Merged, Table, WayKey, overlap},
     walk::Walk,
 };
@@ -241,10 +241,11 @@ impl<H: Hardware> Merger<H> {
             let tell_tag = self.counts == Counts::Frame;
             let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag };
             let path = merge::fold(&scene, self)?;
-            let matches = path.matches(&[]).ok_or(Refusal::Changed)?;
+            let changed = Refusal::Changed { filter: id, what: Otherwise::Connection };
+            let matches = path.matches(&[]).ok_or(changed)?;
             let way = self.table.way(WayKey { port, steps: vec![(cookie, SmallVec::new())] });
             let path = self.table.add_path(way, path);
-            self.install(port, path, Connections::new(), matches)?;
+            self.install(id, port, path, Connections::new(), matches)?;
         }
         Ok(())
     }
@@ -256,9 +257,15 @@ impl<H: Hardware> Merger<H> {
     pub fn destroy(&mut self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut failed = Vec::new();
         self.take_out(cookie, &mut failed);
-        let entry = self.table.remove_filter(cookie, false).map(|e| e.counters);
+        let entry = self.table.remove_filter(cookie, false);
+        let hook = entry.as_ref().map(|e| e.filter.id.hook);
+        let entry = entry.map(|e| e.counters);
         let counters = entry.or_else(|| self.table.take_retired(cookie));
         self.orphan_stuck(cookie);
+        if let Some(hook) = hook.filter(|&hook| !self.table.chains.any(hook)) {
+            // What was refused because of filters there need not be any more.
+            self.forget_sends(&self.ports_of(hook), &mut failed);
+        }
         told(failed)?;
         Ok(counters.unwrap_or_default())
     }

@@ -7,7 +7,7 @@ use crate::{
     conntrack::{Direction, TcpState, Tuple, proto},
     flower::{
         Action, ActionKind, Control, Field, FilterId, Key, Match,
-        action::Ct,
+        action::{Ct, Pedit, PeditHeader, PeditKey},
         field::{ct_state, tcp_flags},
     },
     hardware::Memory,

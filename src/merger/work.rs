@@ -3,9 +3,9 @@
 use super::{Merge, Merger, Outcome};
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{Control, Counts, Filter},
+    flower::{Control, Counts, Filter, FilterId},
     hardware::Hardware,
-    merge::{self, Met, Order, Path, Refusal, Scene, Scope, Step},
+    merge::{self, Met, Order, Otherwise, Path, Refusal, Scene, Step, template::Template},
     table::{Connections, CtKey, Table, WayKey},
     walk::Walk,
 };
@@ -14,50 +14,57 @@ use smallvec::SmallVec;
 impl<H: Hardware> Merger<H> {
     pub(super) fn merge(&mut self, walk: &Walk) -> Outcome {
         let connections = distinct(walk);
-        let key = self.way_key(walk, &connections)?;
+        let (key, last) = self.way_key(walk, &connections)?;
         let way = self.table.way(key);
-        if let Some(refusal) = self.table.refusal(way) {
-            return Err(refusal.clone());
-        }
         self.gate(walk)?;
-        let filled = |table: &Table, path: &Path| {
+        let fills = |table: &Table, template: &Template| {
             let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| table.connection(c)).collect();
-            path.matches(&known).filter(|m| m.fits(&walk.key))
+            template.fill(&known).filter(|m| m.fits(&walk.key))
         };
+        let filled = |table: &Table, path: &Path| fills(table, &path.template);
         let table = &self.table;
         let found = table.paths(way).find_map(|(id, path)| Some((id, filled(table, path)?)));
         let (path, matches) = match found {
             Some(found) => found,
             None => {
+                if let Some(refusal) = self.table.refusal(way, |others| fills(&self.table, others).is_some()) {
+                    return Err(refusal.clone());
+                }
                 if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
                     self.turned.merged_per_way += 1;
-                    return Err(Refusal::TooMany { limit: self.limits.merged_per_way });
+                    return Err(Refusal::TooMany { filter: last, limit: self.limits.merged_per_way });
                 }
                 let folded = merge::fold(&self.scene(walk, &connections), self);
-                let path = folded.inspect_err(|refusal| {
-                    if refusal.scope() == Scope::Way {
-                        self.table.refuse(way, refusal.clone());
+                let path = match folded {
+                    Ok(path) => path,
+                    Err(refused) => {
+                        let refusal = refused.refusal.clone();
+                        self.table.refuse(way, *refused);
+                        return Err(refusal);
                     }
-                })?;
-                let matches = filled(&self.table, &path).ok_or(Refusal::Changed)?;
+                };
+                let matches =
+                    filled(&self.table, &path).ok_or(Refusal::Changed { filter: last, what: Otherwise::Connection })?;
                 (self.table.add_path(way, path), matches)
             }
         };
         if let Some(id) = self.table.merged_of(path, &connections) {
             return Ok(Merge { id, installed: false });
         }
-        self.install(walk.port, path, connections, matches)
+        self.install(last, walk.port, path, connections, matches)
     }
 
-    /// The walk's way, if its filters and connections are all there.
-    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<WayKey, Refusal> {
+    /// The walk's way, if its filters and connections are all there, and its last filter.
+    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<(WayKey, FilterId), Refusal> {
         let mut steps = Vec::with_capacity(walk.hits.len());
-        if walk.hits.len() > self.limits.hits {
-            return Err(Refusal::TooLong { hits: walk.hits.len(), limit: self.limits.hits });
-        }
+        let mut last = Err(Refusal::NoHits);
         for (hit, h) in walk.hits.iter().enumerate() {
             let cookie = h.filter;
             let filter = self.table.filter(cookie).ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
+            if hit == self.limits.hits {
+                return Err(Refusal::TooLong { filter, hits: walk.hits.len(), limit: hit });
+            }
+            last = Ok(filter);
             let mut found = SmallVec::new();
             for f in &h.found {
                 let Some(f) = f else {
@@ -76,7 +83,7 @@ impl<H: Hardware> Merger<H> {
             }
             steps.push((cookie, found));
         }
-        Ok(WayKey { port: walk.port, steps })
+        Ok((WayKey { port: walk.port, steps }, last?))
     }
 
     /// Each connection must qualify before anything is folded.

@@ -16,9 +16,9 @@ pub use chain::{Chains, Inserted};
 
 use crate::{
     conntrack::{Connection, ConnectionId, Direction},
-    flower::{Action, Cookie, Counters, Filter, Match, Port},
+    flower::{Action, Cookie, Counters, Filter, FilterId, Match, Port},
     hardware::{MergedId, Reading},
-    merge::{Parent, Path, Refusal},
+    merge::{Parent, Path, Refusal, Refused, template::Template},
 };
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
@@ -67,8 +67,12 @@ pub struct FilterEntry {
 struct Way {
     key: WayKey,
     paths: Vec<usize>,
-    refusal: Option<Refusal>,
+    /// What was found out about packets that are not merged.
+    refused: Vec<Refused>,
 }
+
+/// Most refusals that a way remembers; the oldest makes room.
+const REFUSED: usize = 64;
 
 #[derive(Clone, Debug)]
 struct PathEntry {
@@ -109,6 +113,8 @@ pub struct Table {
     connections: Map<ConnectionId, ConnectionEntry>,
     ways: Slab<Way>,
     way_of: Map<WayKey, usize>,
+    /// Ways that remember a refusal because of a filter in front of theirs.
+    refused_for: Map<FilterId, HashSet<usize, foldhash::fast::RandomState>>,
     paths: Slab<PathEntry>,
     merged: Map<MergedId, Merged>,
 }
@@ -152,6 +158,11 @@ impl Table {
             self.remove_way(way);
         }
         let entry = self.filters.remove(&cookie)?;
+        for way in self.refused_for.remove(&entry.filter.id).unwrap_or_default() {
+            if let Some(way) = self.ways.get_mut(way) {
+                way.refused.retain(|r| r.refusal.shadow() != Some(entry.filter.id));
+            }
+        }
         if !keep_place {
             self.chains.remove(cookie, &entry.filter);
         }
@@ -196,7 +207,7 @@ impl Table {
         if let Some(&way) = self.way_of.get(&key) {
             return WayId(way);
         }
-        let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refusal: None });
+        let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refused: Vec::new() });
         for (cookie, _) in &key.steps {
             if let Some(entry) = self.filters.get_mut(cookie).filter(|e| !e.ways.contains(&way)) {
                 entry.ways.push(way);
@@ -206,14 +217,32 @@ impl Table {
         WayId(way)
     }
 
-    /// Why no walk of the way is merged, if that was found out.
-    pub fn refusal(&self, way: WayId) -> Option<&Refusal> {
-        self.ways[way.0].refusal.as_ref()
+    /// Why such a walk of the way is not merged, if that was found out. `fits`: whether the walk is like those that a template
+    /// describes.
+    pub fn refusal(&self, way: WayId, fits: impl Fn(&Template) -> bool) -> Option<&Refusal> {
+        let like = |r: &&Refused| r.others.as_ref().is_some_and(&fits);
+        self.ways[way.0].refused.iter().find(like).map(|r| &r.refusal)
     }
 
-    /// Remembers why no walk of the way is merged, until one of its filters changes.
-    pub fn refuse(&mut self, way: WayId, refusal: Refusal) {
-        self.ways[way.0].refusal = Some(refusal);
+    /// All that is remembered of walks that are not merged.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        self.ways.iter().flat_map(|(_, way)| &way.refused).map(|r| &r.refusal)
+    }
+
+    /// Remembers why such walks of the way are not merged, until one of its filters changes or the shadow goes that was the
+    /// reason.
+    pub fn refuse(&mut self, way: WayId, refused: Refused) {
+        if refused.others.is_none() {
+            return;
+        }
+        if let Some(shadow) = refused.refusal.shadow() {
+            self.refused_for.entry(shadow).or_default().insert(way.0);
+        }
+        let all = &mut self.ways[way.0].refused;
+        if all.len() == REFUSED {
+            all.remove(0);
+        }
+        all.push(refused);
     }
 
     /// The paths of a way.
@@ -353,8 +382,9 @@ impl Table {
     /// The ways whose filters send to one of these ports, or into it, and their merged filters.
     pub fn sending_to(&self, ports: &[Port]) -> (Vec<MergedId>, Vec<WayId>) {
         let sends = |path: &usize| self.paths[*path].path.targets.iter().any(|port| ports.contains(port));
-        let ways: Vec<WayId> =
-            self.ways.iter().filter(|(_, w)| w.paths.iter().any(sends)).map(|(id, _)| WayId(id)).collect();
+        let refused = |r: &Refused| r.targets.iter().any(|port| ports.contains(port));
+        let rests = |w: &Way| w.paths.iter().any(sends) || w.refused.iter().any(refused);
+        let ways: Vec<WayId> = self.ways.iter().filter(|(_, w)| rests(w)).map(|(id, _)| WayId(id)).collect();
         let paths = ways.iter().flat_map(|w| &self.ways[w.0].paths);
         (paths.flat_map(|&p| self.paths[p].merged.values().copied()).collect(), ways)
     }
@@ -445,18 +475,7 @@ fn hand(
     }
 }
 
-/// Whether a packet could match both.
+/// Whether a packet could match both, by bits and port ranges.
 pub fn overlap(a: &Match, b: &Match) -> bool {
-    if !a.key.agrees(&b.key, &a.mask.and(&b.mask)) {
-        return false;
-    }
-    let meet = |x: &Match, y: &Match| {
-        x.ranges().all(|(field, range)| {
-            let (key, mask) = (y.key.get(field), y.mask.get(field));
-            let (low, high) = ((key & mask) as u16, (key | !mask & 0xffff) as u16);
-            let other = y.ranges().find(|r| r.0 == field).map_or(range, |r| r.1);
-            low <= range.max && range.min <= high && other.min <= range.max && range.min <= other.max
-        })
-    };
-    meet(a, b) && meet(b, a)
+    a.both(b).is_some()
 }

@@ -207,7 +207,7 @@ impl Offload for Merging {
                 }
                 Err(refusal) => {
                     // The connection that it was a walk of is no more.
-                    let is_over = changes_itself && refusal == Refusal::Changed;
+                    let is_over = changes_itself && matches!(refusal, Refusal::Changed { .. });
                     self.walks.established -= u64::from(established && is_over);
                     self.refused(&refusal);
                 }

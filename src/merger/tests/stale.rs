@@ -58,7 +58,73 @@ fn traps_12_what_is_dumped_late_may_have_been_there_first() {
     let far = Match::default().exact(Field::IpTtl, 1);
     m.replace(Cookie(1), ends(1, 0, 1, tcp, Control::Pipe), Inserted::Observed).unwrap();
     m.replace(Cookie(2), ends(2, 0, 1, far, Control::Shot), Inserted::Dumped).unwrap();
-    assert!(matches!(merge(&mut m, lone(1, 3)), Err(Refusal::Unordered { .. })));
+    let mut of_both = lone(1, 3);
+    of_both.key.set(Field::IpTtl, 1);
+    for _ in 0..2 {
+        assert!(matches!(merge(&mut m, of_both.clone()), Err(Refusal::Unordered { .. })));
+    }
+    // Whichever is first, a packet that only one of them matches hits that one.
+    assert!(merge(&mut m, lone(1, 3)).is_ok());
+    assert!(m.hardware().receive(IN, &frame(3, 1), 1).is_none(), "nobody knows whose that is");
+    m.destroy(Cookie(2)).unwrap();
+    assert!(merge(&mut m, of_both).is_ok(), "the reason is gone");
+}
+
+#[test]
+fn traps_28_a_refused_walk_is_remembered_for_packets_like_it() {
+    let mut m = merger();
+    let port = PeditKey {
+        header: PeditHeader::Tcp,
+        offset: 0,
+        mask: [0, 0, 0xff, 0xff],
+        value: [0, 80, 0, 0],
+        add: false,
+        dynamic: None,
+    };
+    let pedit = ActionKind::Pedit(Pedit { keys: vec![port], mend: false });
+    let f = filter(1, 0, 1, Match::default(), pedit, Control::Pipe);
+    m.replace(Cookie(1), f, Inserted::Observed).unwrap();
+    let mut udp = lone(1, 3);
+    udp.key.set(Field::IpProto, 17);
+    let remembered = |m: &Merger<Memory>| m.table().refusals().count();
+    for i in 0..3 {
+        let mut udp = udp.clone();
+        udp.key.set(Field::IpTtl, i);
+        assert!(matches!(merge(&mut m, udp), Err(Refusal::Unfit { .. })));
+        assert_eq!(remembered(&m), 1, "the second is known by the first");
+    }
+    assert!(merge(&mut m, lone(1, 3)).is_ok(), "other packets of the way are not refused");
+    m.destroy(Cookie(1)).unwrap();
+    assert_eq!(remembered(&m), 0);
+}
+
+#[test]
+fn traps_28_what_stays_in_software_is_remembered_too() {
+    let mut m = merger();
+    firewall(&mut m);
+    established(&mut m, 1000);
+    for (n, flags) in [(1, tcp_flags::SYN), (1, tcp_flags::SYN | tcp_flags::ACK), (2, tcp_flags::ACK | tcp_flags::FIN)]
+    {
+        let mut opens = walk(1000);
+        opens.key.set(Field::TcpFlags, flags);
+        assert!(matches!(merge(&mut m, opens), Err(Refusal::Excluded { field: Field::TcpFlags, .. })));
+        assert_eq!(m.table().refusals().count(), n, "{flags:#x}");
+    }
+}
+
+#[test]
+fn traps_28_filters_at_a_port_that_go_are_no_reason_any_more() {
+    let mut m = merger();
+    m.replace(Cookie(1), ends(1, 0, 1, Match::default(), Control::Pipe), Inserted::Observed).unwrap();
+    let mut egress = ends(2, 0, 1, Match::default(), Control::Ok);
+    egress.id.hook = Hook::Egress(Port(2));
+    m.replace(Cookie(2), egress, Inserted::Observed).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(merge(&mut m, lone(1, 3)), Err(Refusal::EgressFilters { .. })));
+        assert_eq!(m.table().refusals().count(), 1);
+    }
+    m.destroy(Cookie(2)).unwrap();
+    assert!(merge(&mut m, lone(1, 3)).is_ok());
 }
 
 #[test]

@@ -1,0 +1,35 @@
+//! How few bits of a number make sure of something that masks cannot express: that it is in a range, or out of one.
+
+/// A mask of few bits, none of which can be spared, for which `enough` holds. `asked` are bits that cost nothing. If all bits are
+/// not enough, all. High bits are spared first, and low ones first: the smaller result counts.
+pub fn fewest(bits: u32, asked: u128, enough: impl Fn(u128) -> bool) -> u128 {
+    let ones = u128::MAX >> (128 - bits);
+    let spare = |order: &mut dyn Iterator<Item = u32>| {
+        order.fold(ones & !asked, |mask, bit| {
+            let less = mask & !(1 << bit);
+            if less != mask && enough(less | asked) { less } else { mask }
+        })
+    };
+    let (high_first, low_first) = (spare(&mut (0..bits).rev()), spare(&mut (0..bits)));
+    if low_first.count_ones() < high_first.count_ones() { low_first } else { high_first }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flower::Range;
+
+    #[test]
+    fn no_bit_can_be_spared() {
+        // 12 to be kept out of 1 to 10: the bits 8 and 4 are enough, whatever the others are.
+        let range = Range { min: 1, max: 10 };
+        let out = |mask: u128| !range.meets(mask as u16, 12 & mask as u16);
+        assert_eq!(fewest(16, 0, out), 0x000c);
+        assert_eq!(fewest(16, 0x0008, out), 0x0004);
+        // The high half of n - 1 for n = 0x31: every bit counts, as 0x30 and 0x41 are others.
+        let sum = |mask: u128| (0..256u128).all(|x| (x ^ 0x31) & mask != 0 || x.wrapping_sub(1) & 0xf0 == 0x30);
+        assert!(sum(fewest(8, 0, sum)));
+        assert_eq!(fewest(8, 0, sum).count_ones(), 5);
+        assert_eq!(fewest(8, 0, |_| true), 0);
+    }
+}

@@ -1,0 +1,154 @@
+//! The cut: the bits of the arrived packet that keep shadows out.
+//!
+//! Most shadows contradict what the walk asks of its packets anyway. Those that contradict the connection's tuple cost no bit
+//! and become a condition of filling in. For each of the others this packet differs from it in some bit (for a range or a
+//! sum: in some set of bits, of which none can be spared). The one that keeps out most shadows is taken first, until none
+//! is left; then each bit is given back without which all still stay out.
+
+use super::{
+    bits,
+    need::Needs,
+    refusal::Refusal,
+    shadow::{Order, Shadow},
+    template::{Condition, Template},
+};
+use crate::{
+    conntrack::Connection,
+    flower::{Field, Key, Match},
+};
+use hashbrown::HashMap;
+
+/// Bits of one arrived field, pinned to the packet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Cut {
+    field: Field,
+    mask: u128,
+}
+
+/// The ways to keep a shadow out: single bits, or sets of them.
+fn cuts(shadow: &Shadow, asked: &Match, packet: &Key) -> Vec<Cut> {
+    let mut cuts = Vec::new();
+    for need in &shadow.needs {
+        let Some(field) = need.field() else { continue };
+        let (now, known) = (packet.get(field), asked.mask.get(field));
+        if !need.denied(now, field.ones()) {
+            continue;
+        }
+        match *need {
+            Needs::Bits { mask, value, .. } => {
+                let differ = (now ^ value) & mask;
+                let bits = (0..field.row().bits as u32).rev().filter(|b| differ >> b & 1 == 1);
+                cuts.extend(bits.map(|b| Cut { field, mask: 1 << b }));
+            }
+            _ => {
+                let mask = bits::fewest(field.row().bits.into(), known, |mask| need.denied(now, mask));
+                cuts.push(Cut { field, mask });
+            }
+        }
+    }
+    cuts
+}
+
+/// Keeps all shadows out of the template: adds conditions and the cut. `packet` and `connections` are those of the walk at
+/// hand.
+///
+/// # Errors
+/// A shadow that this packet does not differ from. The template then asks for what packets and connections have of which the
+/// same must be said.
+pub fn keep_out(
+    shadows: &[Shadow],
+    template: &mut Template,
+    packet: &Key,
+    connections: &[&Connection],
+) -> Result<(), Refusal> {
+    let mut left = Vec::new();
+    for shadow in shadows {
+        if shadow.is_impossible(&template.known) {
+            continue;
+        }
+        let of_parameters = shadow.of_parameters(template);
+        if of_parameters.iter().any(|is| !is.holds(connections)) {
+            template.conditions.push(Condition::NotAll(of_parameters));
+            continue;
+        }
+        let cuts = cuts(shadow, &template.known, packet);
+        if cuts.is_empty() {
+            template.conditions.extend(of_parameters.into_iter().map(Condition::Holds));
+            for need in &shadow.needs {
+                let Some(field) = need.field() else { continue };
+                let mask = if let Needs::Bits { mask, .. } = *need { mask } else { field.ones() };
+                template.require(field, mask, packet.get(field) & mask);
+            }
+            return Err(why(shadow));
+        }
+        left.push((shadow, cuts));
+    }
+    let mut asked = template.known;
+    for Cut { field, mask } in choose(&left) {
+        asked.set(field, packet.get(field), mask);
+    }
+    give_back(&mut asked, template, &left);
+    for (field, mask) in asked.mask.fields() {
+        let possible = template.require(field, mask, asked.key.get(field));
+        debug_assert!(possible, "the packet meets its own template");
+    }
+    Ok(())
+}
+
+/// Why a shadow that the packet does not differ from was not hit.
+fn why(shadow: &Shadow) -> Refusal {
+    let (filter, other) = (shadow.hit, shadow.filter);
+    match (&shadow.undecoded, shadow.hidden, shadow.order) {
+        (Some(what), ..) => Refusal::ShadowUndecoded { filter, shadow: other, what: what.clone() },
+        (None, Some((field, why)), _) => Refusal::ShadowHidden { filter, shadow: other, field, why },
+        (None, None, Order::Unknown) => Refusal::Unordered { filter, other },
+        (None, None, Order::Before) => Refusal::Stale { filter, shadow: other },
+    }
+}
+
+/// Takes the cut that keeps out most shadows, until none is left; among equals the field first in the table, then the highest bit.
+fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
+    let mut keeps_out: HashMap<Cut, Vec<usize>, foldhash::fast::RandomState> = HashMap::default();
+    for (i, (_, cuts)) in left.iter().enumerate() {
+        for &cut in cuts {
+            keeps_out.entry(cut).or_default().push(i);
+        }
+    }
+    let mut worth: HashMap<Cut, usize, foldhash::fast::RandomState> =
+        keeps_out.iter().map(|(&cut, shadows)| (cut, shadows.len())).collect();
+    let mut out = vec![false; left.len()];
+    let mut chosen = Vec::new();
+    while let Some((&best, _)) = worth
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .max_by_key(|(cut, n)| (**n, std::cmp::Reverse(cut.mask.count_ones()), std::cmp::Reverse(cut.field), cut.mask))
+    {
+        chosen.push(best);
+        for &i in &keeps_out[&best] {
+            if std::mem::replace(&mut out[i], true) {
+                continue;
+            }
+            for cut in &left[i].1 {
+                *worth.entry(*cut).or_default() -= 1;
+            }
+        }
+    }
+    chosen
+}
+
+/// Gives each bit of the cut back without which all shadows still stay out.
+fn give_back(asked: &mut Match, template: &Template, left: &[(&Shadow, Vec<Cut>)]) {
+    for &field in Field::ALL {
+        let mut cut = asked.mask.get(field) & !template.known.mask.get(field);
+        while cut != 0 {
+            let bit = 1 << cut.trailing_zeros();
+            cut &= !bit;
+            let mut less = *asked;
+            less.mask.set(field, asked.mask.get(field) & !bit);
+            less.key.set(field, asked.key.get(field) & !bit);
+            if left.iter().all(|(shadow, _)| shadow.is_impossible(&less)) {
+                *asked = less;
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! How headers follow from each other: what a packet that has some fields cannot help having in others.
+//!
+//! A packet whose protocol is IPv4 has no VLAN tag and no IPv6 address. Flower compares fields that
+//! are absent as 0, so a filter may ask for such things, and a shadow may need them. What follows anyway costs a merged match
+//! nothing, and a shadow that contradicts it needs no cut.
+//!
+//! Left out on purpose: that fragments show no ports, flags and types. They show none to flower, but the first of them does to
+//! much hardware, so a match had better ask.
+//!
+//! All of this is what the kernel's dissector does (`net/core/flow_dissector.c`, as [`crate::packet::dissect`] tells it), for
+//! packets as they arrive. A property holds it against that.
+
+use crate::flower::{
+    Field, Match, ethertype,
+    field::{addr_type, ip_flags, ip_proto},
+};
+use Field::*;
+
+const TAGS: [Field; 9] =
+    [NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType];
+const ARP: [Field; 5] = [ArpSip, ArpTip, ArpOp, ArpSha, ArpTha];
+const MPLS: [Field; 4] = [MplsLabel, MplsTc, MplsBos, MplsTtl];
+const V4: [Field; 2] = [Ipv4Src, Ipv4Dst];
+const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
+const PORTS: [Field; 2] = [SrcPort, DstPort];
+const ICMP: [Field; 2] = [IcmpType, IcmpCode];
+
+/// What is known of a packet, and whether it has come to contradict itself.
+struct Facts {
+    all: Match,
+    possible: bool,
+    more: bool,
+}
+
+impl Facts {
+    /// The field's value, if all of it is known.
+    fn is(&self, field: Field) -> Option<u128> {
+        (self.all.mask.get(field) == field.ones()).then(|| self.all.key.get(field))
+    }
+
+    fn tell(&mut self, field: Field, mask: u128, value: u128) {
+        let known = self.all.mask.get(field);
+        self.possible &= (self.all.key.get(field) ^ value) & known & mask == 0;
+        if mask & !known != 0 {
+            self.all.set(field, value, mask & !known);
+            self.more = true;
+        }
+    }
+
+    fn absent(&mut self, fields: &[Field]) {
+        for &field in fields {
+            self.tell(field, field.ones(), 0);
+        }
+    }
+
+    /// What is behind the tags is this.
+    fn network(&mut self, ethertype: u16) {
+        // IP may carry MPLS (protocol 137), which then is the innermost ethertype.
+        let common = !(ethertype ^ ethertype::MPLS);
+        match ethertype {
+            ethertype::IPV4 | ethertype::IPV6 => {
+                self.tell(EthType, common.into(), (ethertype & common).into());
+                self.ip(ethertype);
+                self.absent(&ARP);
+            }
+            ethertype::ARP => {
+                self.tell(EthType, 0xffff, ethertype.into());
+                self.absent(&MPLS);
+            }
+            _ => {}
+        }
+    }
+
+    /// There is no network header but, if it is whole, one of this kind.
+    fn ip(&mut self, ethertype: u16) {
+        let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, V6) } else { (addr_type::IPV6, V4) };
+        self.tell(AddrType, 0xffff & !kind, 0);
+        self.absent(&others);
+    }
+
+    fn rules(&mut self) {
+        // Tags, from the outside.
+        if let Some(protocol) = self.is(Protocol).map(|p| p as u16) {
+            match protocol {
+                ethertype::VLAN | ethertype::QINQ => self.tell(VlanTpid, 0xffff, protocol.into()),
+                // They go on with another ethertype.
+                ethertype::BATMAN | ethertype::HSR | ethertype::PRP => {}
+                _ => {
+                    self.absent(&TAGS);
+                    self.network(protocol);
+                }
+            }
+        }
+        if let Some(behind @ (ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)) = self.ethertype(VlanEthType) {
+            self.absent(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
+            self.network(behind);
+        }
+        if let Some(behind @ (ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)) = self.ethertype(CvlanEthType) {
+            self.network(behind);
+        }
+        // The network header.
+        match self.ethertype(EthType) {
+            Some(kind @ (ethertype::IPV4 | ethertype::IPV6)) => {
+                self.ip(kind);
+                self.absent(&ARP);
+                self.absent(&MPLS);
+            }
+            Some(ethertype::ARP) => {
+                self.tell(AddrType, 0xffff, 0);
+                self.absent(&MPLS);
+            }
+            _ => {}
+        }
+        match self.is(AddrType) {
+            Some(0) => {
+                self.absent(&[V4, V6].concat());
+                self.absent(&[IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid]);
+                self.absent(&[PORTS, ICMP].concat());
+            }
+            Some(addr_type::IPV4) => self.absent(&V6),
+            Some(addr_type::IPV6) => self.absent(&V4),
+            _ => {}
+        }
+        // What is behind it.
+        if let Some(proto) = self.is(IpProto).map(|p| p as u8) {
+            if proto != ip_proto::TCP {
+                self.absent(&[TcpFlags]);
+            }
+            if !matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6) {
+                self.absent(&ICMP);
+            } else {
+                self.absent(&PORTS);
+            }
+        }
+        let (flags, known) = (self.all.key.get(IpFlags), self.all.mask.get(IpFlags));
+        if flags & ip_flags::FIRST != 0 {
+            self.tell(IpFlags, ip_flags::FRAG, ip_flags::FRAG);
+        }
+        if known & ip_flags::FRAG != 0 && flags & ip_flags::FRAG == 0 {
+            self.tell(IpFlags, ip_flags::FIRST, 0);
+        }
+    }
+
+    fn ethertype(&self, field: Field) -> Option<u16> {
+        self.is(field).map(|v| v as u16)
+    }
+}
+
+/// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that. Ranges are
+/// left as they are.
+pub fn follows(asked: &Match) -> Option<Match> {
+    let mut facts = Facts { all: *asked, possible: true, more: true };
+    while facts.more && facts.possible {
+        facts.more = false;
+        facts.rules();
+    }
+    facts.possible.then_some(facts.all)
+}
+
+/// Drops what follows from the rest of the match. Left is what flower has to be asked for another field to be looked at,
+/// and `kept`: what the merge excludes on purpose, also where hardware might see more of a packet than flower does.
+pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
+    let needed = |asked: &Match, field: Field| {
+        let named = |f: Field| f.row().prerequisite == Some(field);
+        asked.mask.fields().any(|(f, _)| named(f)) || asked.ranges().any(|(f, _)| named(f))
+    };
+    for &field in Field::ALL.iter().rev() {
+        // What follows is that something is absent, or one of these.
+        let may_follow = asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | IpFlags);
+        if asked.mask.get(field) == 0 || !may_follow || needed(asked, field) {
+            continue;
+        }
+        let kept = kept.iter().filter(|k| k.0 == field).fold(0, |all, k| all | k.1);
+        // Flags follow from one another: bit by bit.
+        let parts: &[u128] = if field == IpFlags { &[ip_flags::FRAG, ip_flags::FIRST] } else { &[u128::MAX] };
+        for part in parts {
+            let mask = asked.mask.get(field);
+            let part = mask & part & !kept;
+            let mut rest = *asked;
+            rest.mask.set(field, mask & !part);
+            rest.key.set(field, asked.key.get(field) & !part);
+            let told = follows(&rest);
+            if part != 0 && told.is_some_and(|t| t.mask.get(field) & part == part) {
+                *asked = rest;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::dissect::arrived;
+    use proptest::prelude::*;
+
+    /// Frames of headers put together by chance, most of them in an order that makes sense.
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let types = [0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x8847, 0x8864, 0x88fb, 0x4305, 0x88b5];
+        let ethertype = || prop::sample::select(types.to_vec());
+        let proto = prop::sample::select(vec![6u8, 17, 1, 58, 132, 0, 43, 44, 47, 51, 60, 115, 137]);
+        let tags = prop::collection::vec((prop::sample::select(vec![0x8100u16, 0x88a8]), 0u16..0x20), 0..3);
+        let body = prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => Just(6), 1 => any::<u8>()], 0..90);
+        (tags, ethertype(), ethertype(), proto, body, prop::bool::weighted(0.2)).prop_map(
+            |(tags, network, inner, proto, mut body, fragment)| {
+                let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+                for (tpid, tci) in tags {
+                    frame.extend([tpid.to_be_bytes(), tci.to_be_bytes()].concat());
+                }
+                frame.extend(network.to_be_bytes());
+                let set = |body: &mut Vec<u8>, at: usize, value: &[u8]| {
+                    if let Some(place) = body.get_mut(at..at + value.len()) {
+                        place.copy_from_slice(value);
+                    }
+                };
+                match network {
+                    0x0800 => {
+                        set(&mut body, 0, &[0x45]);
+                        set(&mut body, 6, &[if fragment { 0x20 } else { 0 }, 0]);
+                        set(&mut body, 9, &[proto]);
+                    }
+                    0x86dd => set(&mut body, 6, &[proto]),
+                    0x0806 => set(&mut body, 0, &[0, 1, 8, 0, 6, 4, 0, 1]),
+                    0x8864 => set(&mut body, 0, &[0x11, 0, 0, 1, 0, 0, 0, 0x21, 0x45]),
+                    0x4305 => set(&mut body, 0, &[0x40, 15]),
+                    0x88fb => set(&mut body, 4, &inner.to_be_bytes()),
+                    _ => {}
+                }
+                frame.extend(body);
+                frame
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn what_follows_holds_of_every_packet(
+            frame in frame(), fields in prop::collection::vec((prop::sample::select(Field::ALL.to_vec()), any::<bool>()), 1..6)
+        ) {
+            prop_assume!(crate::packet::dissect::View::arrived(&frame).is_some());
+            let packet = arrived(&frame);
+            let mut asked = Match::default();
+            for (field, whole) in fields {
+                let mask = if whole { field.ones() } else { packet.get(field) };
+                asked.set(field, packet.get(field), mask);
+            }
+            let told = follows(&asked);
+            prop_assert!(told.is_some_and(|t| t.fits(&packet)), "{packet:?} {asked:?} {told:?}");
+            let mut least = asked;
+            spare(&mut least, &[]);
+            prop_assert_eq!(follows(&least), told, "{:?} {:?}", asked, least);
+        }
+    }
+
+    #[test]
+    fn what_follows_costs_nothing_and_what_contradicts_is_impossible() {
+        let ip = Match::default().exact(Protocol, 0x800);
+        let mut asked = ip.exact(NumOfVlans, 0).exact(Ipv6Dst, 0).with(IpFlags, 0, 3);
+        spare(&mut asked, &[(IpFlags, ip_flags::FRAG)]);
+        assert_eq!(asked, ip.with(IpFlags, 0, ip_flags::FRAG));
+        for other in [(EthType, 0x86dd), (VlanId, 5), (AddrType, addr_type::IPV6)] {
+            assert_eq!(follows(&ip.exact(other.0, other.1)), None, "{other:?}");
+        }
+        let first = Match::default().with(IpFlags, 3, 3);
+        let mut least = first;
+        spare(&mut least, &[]);
+        assert_eq!(least, Match::default().with(IpFlags, ip_flags::FIRST, ip_flags::FIRST));
+        // Asked for because addresses are: flower wants to be told.
+        let arp = Match::default().exact(VlanEthType, 0x806).exact(EthType, 0x806);
+        let mut least = arp;
+        spare(&mut least, &[]);
+        assert_eq!(least, Match::default().exact(VlanEthType, 0x806));
+        let asked = arp.exact(ArpOp, 1);
+        let mut least = asked;
+        spare(&mut least, &[]);
+        assert_eq!(least, asked);
+    }
+}
