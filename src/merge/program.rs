@@ -21,13 +21,19 @@ pub enum Instruction {
     /// An action that is the same for every connection.
     Fixed(ActionKind, Control),
     /// Rewrites addresses and ports to parameters, checksums mended.
-    Translate(Vec<(Field, Param)>),
+    Translate {
+        /// What becomes what.
+        fields: Vec<(Field, Param)>,
+        /// Checksums that were stale before it: computing them anew would right them.
+        stale: CsumFlags,
+    },
 }
 
 /// A rewrite or checksum since the last send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Write {
     Key(PeditKey),
+    Mended(PeditKey),
     Translate(Field, Param),
     Csum(CsumFlags),
 }
@@ -42,6 +48,8 @@ pub struct Builder {
     writes: Vec<Write>,
     edits: Vec<Skbedit>,
     trim: Option<usize>,
+    /// Checksums that what was emitted leaves stale.
+    stale: CsumFlags,
 }
 
 /// What a merged filter does, before a connection's values are filled in.
@@ -54,9 +62,9 @@ pub struct Program {
 }
 
 impl Builder {
-    /// A word is rewritten; `key.header` names the real header.
-    pub fn rewrite(&mut self, key: PeditKey) {
-        self.writes.push(Write::Key(key));
+    /// A word is rewritten; `key.header` names the real header. `mend`: checksums are mended for what changes.
+    pub fn rewrite(&mut self, key: PeditKey, mend: bool) {
+        self.writes.push(if mend { Write::Mended(key) } else { Write::Key(key) });
     }
 
     /// An address or port is translated, checksums mended.
@@ -136,9 +144,7 @@ impl Builder {
         if let Some((protocol, id, prio)) = self.modified.take() {
             self.fixed(ActionKind::Vlan(Vlan::Modify { protocol, id, prio }));
         }
-        for instruction in fewest(std::mem::take(&mut self.writes)) {
-            self.done.push(instruction);
-        }
+        self.done.extend(fewest(std::mem::take(&mut self.writes), &mut self.stale));
         for (protocol, id, prio) in std::mem::take(&mut self.pushes) {
             self.fixed(ActionKind::Vlan(Vlan::Push { protocol, id, prio }));
         }
@@ -163,8 +169,8 @@ impl Builder {
     }
 }
 
-/// The fewest instructions that leave the same bytes as these writes.
-fn fewest(mut writes: Vec<Write>) -> Vec<Instruction> {
+/// The fewest instructions that leave the same bytes as these writes. `stale`: checksums that are not right before, and after.
+fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
     // A checksum that a later one computes again is for nothing, unless somebody wrote to what that one depends on.
     let mut later = CsumFlags::empty();
     for write in writes.iter_mut().rev() {
@@ -174,7 +180,7 @@ fn fewest(mut writes: Vec<Write>) -> Vec<Instruction> {
                 *flags = all - later;
                 later |= all;
             }
-            Write::Key(key) if decides_checksum(key) => later = CsumFlags::empty(),
+            Write::Key(key) | Write::Mended(key) if decides_checksum(key) => later = CsumFlags::empty(),
             _ => {}
         }
     }
@@ -183,37 +189,100 @@ fn fewest(mut writes: Vec<Write>) -> Vec<Instruction> {
     writes.sort_by_key(|w| !matches!(w, Write::Key(key) if key.header == PeditHeader::Ethernet));
 
     let mut out = Vec::new();
-    let mut rest = writes.into_iter().peekable();
-    while rest.peek().is_some() {
-        let mut keys: Vec<PeditKey> = Vec::new();
-        let mut translated: Vec<(Field, Param)> = Vec::new();
-        while let Some(write) = rest.next_if(|w| match w {
-            Write::Csum(_) => false,
-            // A word written after its translation must stay after it.
-            Write::Key(key) => !translated.iter().any(|&(field, _)| overlaps(key, field)),
-            Write::Translate(..) => true,
-        }) {
-            match write {
-                Write::Key(key) => join(&mut keys, key),
-                Write::Translate(field, to) => {
-                    translated.retain(|&(f, _)| f != field);
-                    translated.push((field, to));
-                }
-                Write::Csum(_) => unreachable!("not taken"),
-            }
+    let mut group = Group::default();
+    for write in writes {
+        if !group.takes(&write) {
+            out.extend(std::mem::take(&mut group).instructions(stale));
         }
-        if !keys.is_empty() {
-            let pedit = Pedit { keys, mend: false };
-            out.push(Instruction::Fixed(ActionKind::Pedit(pedit), Control::Pipe));
-        }
-        if !translated.is_empty() {
-            out.push(Instruction::Translate(translated));
-        }
-        if let Some(Write::Csum(flags)) = rest.next_if(|w| matches!(w, Write::Csum(_))) {
-            out.push(Instruction::Fixed(ActionKind::Csum(flags), Control::Pipe));
+        group.add(write);
+    }
+    out.extend(group.instructions(stale));
+    out
+}
+
+/// Writes that need no more than three actions: what is mended, what is not, checksums.
+///
+/// Mending adds the difference that a write makes, so it does not matter whether other words were written before it. And where
+/// a table can only compute checksums anew, what is left stale must be written after that.
+#[derive(Default)]
+struct Group {
+    mended: Vec<Write>,
+    plain: Vec<PeditKey>,
+    csum: CsumFlags,
+}
+
+impl Group {
+    /// Whether a write can still go into its place.
+    fn takes(&self, write: &Write) -> bool {
+        let apart = |overlaps: &dyn Fn(&PeditKey) -> bool| {
+            self.csum.is_empty() && !self.plain.iter().any(|key| overlaps(key) || decides_checksum(key))
+        };
+        match write {
+            Write::Csum(_) => self.csum.is_empty(),
+            Write::Key(_) => self.csum.is_empty(),
+            Write::Mended(new) => apart(&|key| (key.header, key.offset) == (new.header, new.offset)),
+            Write::Translate(field, _) => apart(&|key| overlaps(key, *field)),
         }
     }
-    out
+
+    fn add(&mut self, write: Write) {
+        match write {
+            Write::Csum(flags) => self.csum |= flags,
+            Write::Key(key) => join(&mut self.plain, key),
+            _ => self.mended.push(write),
+        }
+    }
+
+    /// In order. `stale`: checksums that earlier writes left stale, and these do.
+    fn instructions(self, stale: &mut CsumFlags) -> Vec<Instruction> {
+        let mut out = Vec::new();
+        for write in self.mended {
+            match (out.last_mut(), write) {
+                (Some(Instruction::Translate { fields, .. }), Write::Translate(field, to)) => {
+                    fields.retain(|&(f, _)| f != field);
+                    fields.push((field, to));
+                }
+                (_, Write::Translate(field, to)) => {
+                    out.push(Instruction::Translate { fields: vec![(field, to)], stale: *stale });
+                }
+                (Some(Instruction::Fixed(ActionKind::Pedit(pedit), _)), Write::Mended(key)) => {
+                    join(&mut pedit.keys, key);
+                }
+                (_, Write::Mended(key) | Write::Key(key)) => out.push(pedit(vec![key], true)),
+                (_, Write::Csum(_)) => {}
+            }
+        }
+        if !self.plain.is_empty() {
+            *stale |= self.plain.iter().fold(CsumFlags::empty(), |all, key| all | left_stale(key));
+            out.push(pedit(self.plain, false));
+        }
+        if !self.csum.is_empty() {
+            *stale -= self.csum;
+            out.push(Instruction::Fixed(ActionKind::Csum(self.csum), Control::Pipe));
+        }
+        out
+    }
+}
+
+fn pedit(keys: Vec<PeditKey>, mend: bool) -> Instruction {
+    Instruction::Fixed(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe)
+}
+
+/// The checksums that a write leaves stale, unless it mends them.
+pub fn left_stale(key: &PeditKey) -> CsumFlags {
+    let writes = |bytes: std::ops::Range<i32>| {
+        (0..4)
+            .any(|i| bytes.contains(&(key.offset + i)) && (key.mask[i as usize] != 0xff || key.value[i as usize] != 0))
+    };
+    let addresses = CsumFlags::TCP | CsumFlags::UDP;
+    match key.header {
+        PeditHeader::Ipv4 if writes(12..20) => CsumFlags::IPV4 | addresses,
+        PeditHeader::Ipv4 if writes(0..12) => CsumFlags::IPV4,
+        PeditHeader::Ipv6 if writes(8..40) => addresses,
+        PeditHeader::Tcp if writes(0..20) => CsumFlags::TCP,
+        PeditHeader::Udp if writes(0..8) => CsumFlags::UDP,
+        _ => CsumFlags::empty(),
+    }
 }
 
 /// Adds a word's rewrite to those before it: two sets of one word become one, and what a set overwrites is dropped.
@@ -236,6 +305,15 @@ fn join(keys: &mut Vec<PeditKey>, key: PeditKey) {
         }
     }
     keys.push(key);
+}
+
+impl Program {
+    /// Whether a table that cannot mend checksums, but only compute them anew, would send other frames: it would right one that
+    /// was left stale before a translation.
+    pub fn must_mend(&self) -> bool {
+        let rights = |i: &Instruction| matches!(i, Instruction::Translate { stale, .. } if !stale.is_empty());
+        self.instructions.iter().any(rights)
+    }
 }
 
 /// Whether a write changes a checksum itself, or a length that decides what `csum` does.
@@ -312,14 +390,19 @@ pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Ve
 pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
     let mut out = Vec::new();
     let mut trim = Trim::Never;
+    // Checksums to be computed with those that come next.
+    let mut owed = CsumFlags::empty();
     for (i, instruction) in program.instructions.iter().enumerate() {
         if program.trim == Some(i) {
             trim = Trim::Before(out.len());
         }
         let mut push = |kind, control| out.push(Action { kind, control, index: 0, cookie: Vec::new() });
         match instruction {
+            Instruction::Fixed(ActionKind::Csum(flags), control) => {
+                push(ActionKind::Csum(*flags | std::mem::take(&mut owed)), *control);
+            }
             Instruction::Fixed(kind, control) => push(kind.clone(), *control),
-            Instruction::Translate(fields) => {
+            Instruction::Translate { fields, .. } => {
                 let mut keys = Vec::new();
                 let mut csum = CsumFlags::empty();
                 for &(field, param) in fields {
@@ -338,13 +421,31 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
                     }
                 }
                 push(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe);
-                if !mend {
-                    push(ActionKind::Csum(csum), Control::Pipe);
+                if mend {
+                    continue;
+                }
+                match soon(&program.instructions[i + 1..]) {
+                    // What is written in between must stay stale where it is not computed anew.
+                    Some((left, again)) if !left.intersects(csum - again) => owed = csum,
+                    soon => push(ActionKind::Csum(csum - soon.map_or(CsumFlags::empty(), |s| s.1)), Control::Pipe),
                 }
             }
         }
     }
     (out, trim)
+}
+
+/// The checksums that are computed anew behind a translation, and those that are left stale until then.
+fn soon(rest: &[Instruction]) -> Option<(CsumFlags, CsumFlags)> {
+    use ActionKind::{Csum, Pedit};
+    let stale = |keys: &[PeditKey]| keys.iter().fold(CsumFlags::empty(), |all, key| all | left_stale(key));
+    match rest {
+        [Instruction::Fixed(Csum(flags), _), ..] => Some((CsumFlags::empty(), *flags)),
+        [Instruction::Fixed(Pedit(pedit), _), Instruction::Fixed(Csum(flags), _), ..] if !pedit.mend => {
+            Some((stale(&pedit.keys), *flags))
+        }
+        _ => None,
+    }
 }
 
 /// A value after a write to a field, for callers that hold a place.
@@ -402,11 +503,11 @@ mod tests {
     fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
         let ttl = PeditKey { add: true, ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]) };
         let mut builder = Builder::default();
-        builder.rewrite(set(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]));
-        builder.rewrite(ttl);
+        builder.rewrite(set(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]), false);
+        builder.rewrite(ttl, false);
         builder.checksum(CsumFlags::IPV4);
-        builder.rewrite(set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 90]));
-        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]));
+        builder.rewrite(set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 90]), false);
+        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]), false);
         builder.checksum(CsumFlags::IPV4 | CsumFlags::TCP);
         builder.send(Port(2), false);
         let program = builder.finish(Control::Shot);
@@ -430,9 +531,9 @@ mod tests {
         let port = set(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 80]);
         let mac = set(PeditHeader::Ethernet, 0, [0; 4], [2, 0, 0, 0]);
         let mut builder = Builder::default();
-        builder.rewrite(port);
+        builder.rewrite(port, false);
         builder.checksum(CsumFlags::TCP);
-        builder.rewrite(mac);
+        builder.rewrite(mac, false);
         builder.send(Port(2), false);
         let program = builder.finish(Control::Shot).instructions;
         let Instruction::Fixed(ActionKind::Pedit(pedit), _) = &program[0] else { panic!("{program:?}") };
@@ -445,7 +546,7 @@ mod tests {
         builder.push(0x8100, 5, 0);
         builder.pop();
         builder.send(Port(2), false);
-        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]));
+        builder.rewrite(set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [7, 0, 0, 0]), false);
         builder.push(0x8100, 6, 0);
         assert_eq!(builder.finish(Control::Shot).instructions.len(), 1);
     }

@@ -392,12 +392,12 @@ impl<'a> State<'a> {
     /// Runs a `pedit` action.
     pub fn pedit(&mut self, filter: FilterId, pedit: &Pedit) -> Result<(), Refusal> {
         for key in &pedit.keys {
-            self.rewrite(filter, key)?;
+            self.rewrite(filter, key, pedit.mend)?;
         }
         Ok(())
     }
 
-    fn rewrite(&mut self, filter: FilterId, key: &PeditKey) -> Result<(), Refusal> {
+    fn rewrite(&mut self, filter: FilterId, key: &PeditKey, mend: bool) -> Result<(), Refusal> {
         let refuse = |why| Err(Refusal::unfit(filter, "pedit", why));
         if key.dynamic.is_some() {
             let why = "it takes an offset from the packet";
@@ -459,24 +459,12 @@ impl<'a> State<'a> {
                 self.set(field, after);
             }
         }
-        let addresses = match header {
-            Header::Ipv4 => 12..20,
-            Header::Ipv6 => 8..40,
-            _ => 0..0,
-        };
-        if written.iter().any(|&i| addresses.contains(&(key.offset + i as i32))) {
-            self.stale |= CsumFlags::TCP | CsumFlags::UDP;
-        }
-        if !written.is_empty() {
-            self.stale |= match header {
-                Header::Ipv4 => CsumFlags::IPV4,
-                Header::Tcp => CsumFlags::TCP,
-                Header::Udp => CsumFlags::UDP,
-                _ => CsumFlags::empty(),
-            };
-        }
         let header = program::pedit_header(header).expect("only headers that pedit names");
-        self.program.rewrite(PeditKey { header, ..*key });
+        let key = PeditKey { header, ..*key };
+        if !mend {
+            self.stale |= program::left_stale(&key);
+        }
+        self.program.rewrite(key, mend);
         Ok(())
     }
 }

@@ -405,7 +405,38 @@ fn traps_17_mended_and_recomputed_checksums_are_two_things() {
     let (path, connections) = case.fold(&packet(t)).unwrap();
     let names = |mend| path.actions(&connections, mend).0.iter().map(|a| a.name().to_string()).collect::<Vec<_>>();
     assert_eq!(names(true), ["pedit", "pedit", "csum", "mirred"]);
-    assert_eq!(names(false), ["pedit", "pedit", "csum", "csum", "mirred"]);
+    // The TTL is no part of TCP's checksum: one `csum` is enough for both.
+    assert_eq!(names(false), ["pedit", "pedit", "csum", "mirred"]);
+    assert_eq!(path.actions(&connections, false).0[2].kind, ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP));
+}
+
+#[test]
+fn traps_17_what_is_left_stale_stays_stale_where_checksums_are_computed_anew() {
+    let t = tcp(H1, 1000, VIP, 80);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
+    let met = [(&c, Direction::Original); 2];
+    // Between the lookup and the translation, without `csum`: written when the rest has been computed.
+    let late = filter(0, 1, ip(), &[ct(3, false), ttl.clone(), ct(3, true), output()]);
+    let (path, connections) = Case::default().hit_with(&late, &[], &met).fold(&packet(t)).unwrap();
+    let actions = path.actions(&connections, false).0;
+    let names: Vec<_> = actions.iter().map(|a| a.name().to_string()).collect();
+    assert_eq!((names, &actions[2]), (["pedit", "csum", "pedit", "mirred"].map(String::from).to_vec(), &ttl));
+    assert!(!path.program.must_mend());
+    // A copy leaves in between: it is written before, and would be righted.
+    let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    let sent = filter(0, 1, ip(), &[ct(3, false), ttl, copy, ct(3, true), output()]);
+    let (path, _) = Case::default().hit_with(&sent, &[], &met).fold(&packet(t)).unwrap();
+    assert!(path.program.must_mend());
+}
+
+#[test]
+fn a_write_that_mends_folds_to_itself() {
+    let key = PeditKey { header: PeditHeader::Ipv4, offset: 16, mask: [0; 4], value: H2, add: false, dynamic: None };
+    let mended = Action::new(ActionKind::Pedit(Pedit { keys: vec![key], mend: true }), Control::Pipe);
+    let a = filter(0, 1, ip(), &[mended.clone(), output()]);
+    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
+    assert_eq!(actions, [mended, output()]);
 }
 
 #[test]

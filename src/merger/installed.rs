@@ -36,10 +36,17 @@ impl<H: Hardware> Merger<H> {
         self.ids += 1;
         let id = MergedId(self.ids);
         let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
-        let (actions, trim) = self.table.path(path).actions(&known, self.mend);
+        let path_now = self.table.path(path);
+        let rights = !self.mend && path_now.program.must_mend();
+        let (actions, trim) = path_now.actions(&known, self.mend);
         drop(known);
         let entry = Entry { id, port, matches, actions, trim };
         let refused = |why: String| Refusal::Hardware { filter, why };
+        if rights {
+            let why =
+                "it can only compute checksums anew, and would right one that pedit left stale before ct translated";
+            return Err(refused(why.into()));
+        }
         if let Some(stuck) = self.stuck.iter().find(|s| s.port == port && overlap(&s.merged.matches, &matches)) {
             return Err(refused(format!("{} should be gone, is not, and matches the same packets", stuck.id)));
         }
