@@ -61,7 +61,7 @@ pub fn keep_out(
     packet: &Key,
     connections: &[&Connection],
 ) -> Result<(), Refusal> {
-    let mut left = Vec::new();
+    let (mut left, mut conditions) = (Vec::new(), Vec::new());
     for shadow in shadows {
         if shadow.is_impossible(&template.known) {
             continue;
@@ -82,7 +82,10 @@ pub fn keep_out(
             return Err(why(shadow));
         }
         left.push((shadow, cuts));
+        conditions.extend(of_parameters.into_iter().map(Condition::Holds));
     }
+    // Connections that keep such a shadow out by themselves have a path of their own, without that cut.
+    template.conditions.extend(conditions);
     let mut asked = template.known;
     for Cut { field, mask } in choose(&left) {
         asked.set(field, packet.get(field), mask);

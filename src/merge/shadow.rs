@@ -12,7 +12,7 @@ use super::{
     symbol::Source,
     template::{Is, Template},
 };
-use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype};
+use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype, field::ip_flags};
 
 /// How a filter stands in front of a hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,12 @@ impl Shadow {
                 _ => {}
             }
         }
-        self.is_out(asked) || asked.both(&needed).and_then(|both| structure::follows(&both)).is_none()
+        let fragment = |m: &Match| m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
+        let possible = |both: Match| match fragment(&needed) && !fragment(asked) {
+            true => structure::follows(&structure::with_fragments(&both)),
+            false => structure::follows(&both),
+        };
+        self.is_out(asked) || asked.both(&needed).and_then(possible).is_none()
     }
 
     /// What of the needs concerns parameters, by itself or because the template compares the field with one.

@@ -174,10 +174,13 @@ impl<'a> State<'a> {
     /// Asks that `field & mask == value`, as software must go on seeing the others.
     pub fn exclude(&mut self, filter: FilterId, field: Field, mask: u128, value: u128) -> Result<(), Refusal> {
         self.excluded.push((filter, field, mask));
-        self.require(filter, field, mask, Want::Known(value)).map_err(|refusal| match refusal {
-            Refusal::Impossible { .. } => Refusal::Excluded { filter, field },
-            other => other,
-        })
+        let excluded = Refusal::Excluded { filter, field };
+        let meets = (self.now(self.view(field)) ^ value) & mask == 0;
+        match self.require(filter, field, mask, Want::Known(value)) {
+            Err(Refusal::Impossible { .. }) => Err(excluded),
+            Ok(()) if !meets => Err(excluded),
+            done => done,
+        }
     }
 
     /// Asks that a port be within a range.

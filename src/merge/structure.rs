@@ -4,8 +4,9 @@
 //! are absent as 0, so a filter may ask for such things, and a shadow may need them. What follows anyway costs a merged match
 //! nothing, and a shadow that contradicts it needs no cut.
 //!
-//! Left out on purpose: that fragments show no ports, flags and types. They show none to flower, but the first of them does to
-//! much hardware, so a match had better ask.
+//! One thing is said with care: fragments show no ports, flags and types, to flower. To much hardware the first of them does. So
+//! what is asked of fragments asks nothing of ports; but a match that asks for a port does not thereby keep fragments out
+//! ([`with_fragments`]).
 //!
 //! All of this is what the kernel's dissector does (`net/core/flow_dissector.c`, as [`crate::packet::dissect`] tells it), for
 //! packets as they arrive. A property holds it against that.
@@ -24,6 +25,9 @@ const V4: [Field; 2] = [Ipv4Src, Ipv4Dst];
 const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
 const PORTS: [Field; 2] = [SrcPort, DstPort];
 const ICMP: [Field; 2] = [IcmpType, IcmpCode];
+
+/// What lies in the transport header.
+const BEHIND: [Field; 5] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode];
 
 /// What is known of a packet, and whether it has come to contradict itself.
 struct Facts {
@@ -139,11 +143,24 @@ impl Facts {
         if known & ip_flags::FRAG != 0 && flags & ip_flags::FRAG == 0 {
             self.tell(IpFlags, ip_flags::FIRST, 0);
         }
+        if flags & ip_flags::FRAG != 0 {
+            self.absent(&BEHIND);
+        }
     }
 
     fn ethertype(&self, field: Field) -> Option<u16> {
         self.is(field).map(|v| v as u16)
     }
+}
+
+/// The same without what stands in the transport header, which some see in fragments too.
+pub fn with_fragments(asked: &Match) -> Match {
+    let mut all = Match { src_range: None, dst_range: None, ..*asked };
+    for field in BEHIND {
+        all.mask.set(field, 0);
+        all.key.set(field, 0);
+    }
+    all
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that. Ranges are

@@ -501,6 +501,48 @@ fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
 }
 
 #[test]
+fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
+    let connection = |port| {
+        let t = tcp(H1, 1000, H2, port);
+        Connection::established(5, t, t.inverse())
+    };
+    let (near, far) = (connection(80), connection(81));
+    let shadow = ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80).exact(Field::IpTos, 4);
+    let shadow = filter(0, 1, shadow, &[drop()]);
+    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&hit, &[&shadow], &[(&near, Direction::Original)]);
+    let (path, _) = case.fold(&packet(near.original)).unwrap();
+    assert_eq!(path.template.known.mask.get(Field::IpTos).count_ones(), 1);
+    assert!(path.matches(&[&near]).is_some());
+    assert!(path.matches(&[&far]).is_none(), "it has a path of its own, without the cut");
+}
+
+#[test]
+fn traps_11_a_fragment_that_meets_a_rewrite_of_ports_is_excluded() {
+    let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
+    let tcp_only = ip().exact(Field::IpProto, 6);
+    let a = filter(0, 1, tcp_only, &[port, Action::gact(Control::Continue)]);
+    let b = filter(0, 2, tcp_only.with(Field::IpFlags, 1, 1), &[output()]);
+    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1);
+    let refusal = Case::default().hit(&a).hit(&b).merged(&fragment).unwrap_err();
+    assert_eq!(refusal, Refusal::Excluded { filter: a.id, field: Field::IpFlags });
+}
+
+#[test]
+fn traps_11_what_is_asked_of_fragments_asks_nothing_of_ports() {
+    let port = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[drop()]);
+    let fragments = filter(0, 2, ip().with(Field::IpFlags, 1, 1), &[output()]);
+    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1).with(Field::TcpFlags, 0);
+    let (matches, _) = Case::default().hit_with(&fragments, &[&port], &[]).merged(&fragment).unwrap();
+    assert_eq!(matches, fragments.matches);
+    // Hardware may see the port of a first fragment, and must still leave it to the filter in front.
+    let fragments = filter(0, 1, ip().with(Field::IpFlags, 1, 1), &[drop()]);
+    let port = filter(0, 2, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[output()]);
+    let (matches, _) = Case::default().hit_with(&port, &[&fragments], &[]).merged(&packet(tcp(H1, 1, H2, 80))).unwrap();
+    assert_eq!(matches, port.matches.with(Field::IpFlags, 0, 1));
+}
+
+#[test]
 fn a_range_in_front_is_cut_off_by_no_bit_to_spare() {
     let mut range = ip().exact(Field::IpProto, 6);
     range.dst_range = Some(crate::flower::Range { min: 1, max: 10 });
