@@ -86,7 +86,13 @@ impl Facts {
         // Tags, from the outside.
         if let Some(protocol) = self.is(Protocol).map(|p| p as u16) {
             match protocol {
-                ethertype::VLAN | ethertype::QINQ => self.tell(VlanTpid, 0xffff, protocol.into()),
+                ethertype::VLAN | ethertype::QINQ => {
+                    self.tell(VlanTpid, 0xffff, protocol.into());
+                    self.possible &= self.is(NumOfVlans) != Some(0);
+                    if self.ethertype(VlanEthType).is_some_and(is_last) {
+                        self.tell(NumOfVlans, 0xff, 1);
+                    }
+                }
                 // They go on with another ethertype.
                 ethertype::BATMAN | ethertype::HSR | ethertype::PRP => {}
                 _ => {
@@ -95,11 +101,11 @@ impl Facts {
                 }
             }
         }
-        if let Some(behind @ (ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)) = self.ethertype(VlanEthType) {
+        if let Some(behind) = self.ethertype(VlanEthType).filter(|&e| is_last(e)) {
             self.absent(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
             self.network(behind);
         }
-        if let Some(behind @ (ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)) = self.ethertype(CvlanEthType) {
+        if let Some(behind) = self.ethertype(CvlanEthType).filter(|&e| is_last(e)) {
             self.network(behind);
         }
         // The network header.
@@ -161,6 +167,11 @@ pub fn with_fragments(asked: &Match) -> Match {
         all.key.set(field, 0);
     }
     all
+}
+
+/// Whether no tag follows, whatever the header holds.
+fn is_last(ethertype: u16) -> bool {
+    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that. Ranges are
