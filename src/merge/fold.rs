@@ -208,6 +208,8 @@ impl<'a> Fold<'a> {
         }
         let template = &mut self.state.template;
         cut::keep_out(&self.shadows, template, scene.key, &scene.connections)?;
+        // The cut may leave a range that its bits tell, or bits that the range does.
+        template.settle_ranges();
         let kept: Vec<_> = self.state.excluded.iter().map(|&(_, field, mask)| (field, mask)).collect();
         structure::spare(&mut template.known, &kept);
         Ok(end)

@@ -392,9 +392,14 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
     let mut trim = Trim::Never;
     // Checksums to be computed with those that come next.
     let mut owed = CsumFlags::empty();
+    // Whether the instruction has been done with the one before.
+    let mut done = false;
     for (i, instruction) in program.instructions.iter().enumerate() {
         if program.trim == Some(i) {
             trim = Trim::Before(out.len());
+        }
+        if std::mem::take(&mut done) {
+            continue;
         }
         let mut push = |kind, control| out.push(Action { kind, control, index: 0, cookie: Vec::new() });
         match instruction {
@@ -420,32 +425,40 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
                         join(&mut keys, key);
                     }
                 }
-                push(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe);
-                if mend {
-                    continue;
+                // What is written behind it and that no checksum here covers can be written with it.
+                let rest = &program.instructions[i + 1..];
+                let covered = |key: &PeditKey| match mend {
+                    true => !left_stale(key).is_empty(),
+                    false => left_stale(key).intersects(csum),
+                };
+                let (plain, rest) = match rest {
+                    [Instruction::Fixed(ActionKind::Pedit(p), _), rest @ ..] if !p.mend => (&p.keys[..], rest),
+                    _ => (&[][..], rest),
+                };
+                done = !plain.is_empty();
+                let (late, mut early): (Vec<_>, Vec<_>) = plain.iter().partition(|key| covered(key));
+                for key in keys {
+                    join(&mut early, key);
                 }
-                match soon(&program.instructions[i + 1..]) {
+                push(ActionKind::Pedit(Pedit { keys: early, mend }), Control::Pipe);
+                let again = match rest {
+                    [Instruction::Fixed(ActionKind::Csum(flags), _), ..] => Some(*flags),
+                    _ => None,
+                };
+                let stale = late.iter().fold(CsumFlags::empty(), |all, key| all | left_stale(key));
+                match again {
+                    _ if mend => {}
                     // What is written in between must stay stale where it is not computed anew.
-                    Some((left, again)) if !left.intersects(csum - again) => owed = csum,
-                    soon => push(ActionKind::Csum(csum - soon.map_or(CsumFlags::empty(), |s| s.1)), Control::Pipe),
+                    Some(again) if !stale.intersects(csum - again) => owed = csum,
+                    again => push(ActionKind::Csum(csum - again.unwrap_or(CsumFlags::empty())), Control::Pipe),
+                }
+                if !late.is_empty() {
+                    push(ActionKind::Pedit(Pedit { keys: late, mend: false }), Control::Pipe);
                 }
             }
         }
     }
     (out, trim)
-}
-
-/// The checksums that are computed anew behind a translation, and those that are left stale until then.
-fn soon(rest: &[Instruction]) -> Option<(CsumFlags, CsumFlags)> {
-    use ActionKind::{Csum, Pedit};
-    let stale = |keys: &[PeditKey]| keys.iter().fold(CsumFlags::empty(), |all, key| all | left_stale(key));
-    match rest {
-        [Instruction::Fixed(Csum(flags), _), ..] => Some((CsumFlags::empty(), *flags)),
-        [Instruction::Fixed(Pedit(pedit), _), Instruction::Fixed(Csum(flags), _), ..] if !pedit.mend => {
-            Some((stale(&pedit.keys), *flags))
-        }
-        _ => None,
-    }
 }
 
 /// A value after a write to a field, for callers that hold a place.

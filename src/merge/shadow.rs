@@ -117,7 +117,7 @@ impl Shadow {
             true => structure::follows(&structure::with_fragments(&both)),
             false => structure::follows(&both),
         };
-        self.is_out(asked) || asked.both(&needed).and_then(possible).is_none()
+        self.is_out(asked) || structure::follows(&needed).is_none() || asked.both(&needed).and_then(possible).is_none()
     }
 
     /// What of the needs concerns parameters, by itself or because the template compares the field with one.

@@ -12,7 +12,7 @@
 //! packets as they arrive. A property holds it against that.
 
 use crate::flower::{
-    Field, Match, ethertype,
+    Field, Match, Range, ethertype,
     field::{addr_type, ip_flags, ip_proto},
 };
 use Field::*;
@@ -174,15 +174,15 @@ fn is_last(ethertype: u16) -> bool {
     matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)
 }
 
-/// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that. Ranges are
-/// left as they are.
+/// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that.
 pub fn follows(asked: &Match) -> Option<Match> {
     let mut facts = Facts { all: *asked, possible: true, more: true };
     while facts.more && facts.possible {
         facts.more = false;
         facts.rules();
     }
-    facts.possible.then_some(facts.all)
+    let meets = |(f, range): (Field, Range)| range.meets(facts.all.mask.get(f) as u16, facts.all.key.get(f) as u16);
+    (facts.possible && facts.all.ranges().all(meets)).then_some(facts.all)
 }
 
 /// Drops what follows from the rest of the match. Left is what flower has to be asked for another field to be looked at,

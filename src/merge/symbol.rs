@@ -91,6 +91,8 @@ pub struct Value {
     pub flip: u128,
 }
 
+const ADDED_TO_PARTS: &str = "a constant was added to a byte of which parts were rewritten";
+
 impl Value {
     /// A field of the arrived packet, as it is.
     pub fn arrived(field: Field) -> Value {
@@ -130,9 +132,8 @@ impl Value {
                 Value { source: Source::Sum(f, add), ..self }
             }
             (Source::Sum(f, before), 0xff, 0) => Value { source: Source::Sum(f, before.wrapping_add(add)), ..self },
-            _ => {
-                Value { source: Source::Hidden("a constant was added to a byte of which parts were rewritten"), ..self }
-            }
+            // Carries reach the bits that were rewritten, too: none of the byte is known any more.
+            _ => Value { source: Source::Hidden(ADDED_TO_PARTS), kept: 0xff, flip: 0 },
         }
     }
 }
@@ -154,5 +155,7 @@ mod tests {
         let v = Value::arrived(Field::IpTtl).plus(255).plus(255);
         assert_eq!(v.source, Source::Sum(Field::IpTtl, 254));
         assert_eq!(Value::known(1).plus(255).constant(), Some(0));
+        let partly = Value::arrived(Field::IpTtl).written(3, 4).plus(253);
+        assert_eq!(partly, Value::hidden(ADDED_TO_PARTS, Field::IpTtl), "what was known of it was so before");
     }
 }

@@ -1,5 +1,8 @@
 //! The merge by hand-made walks. A case is a list of filters that a packet hits, and what comes of it.
 
+mod checksums;
+mod shadows;
+
 use super::*;
 use crate::{
     conntrack::{Connection, Direction, TcpState, Tuple, proto},
@@ -360,98 +363,11 @@ fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
 }
 
 #[test]
-fn a_packet_that_stays_in_software_chooses_no_cut() {
-    let t = tcp(H1, 1, H2, 2);
-    let c = Connection::established(5, t, t.inverse());
-    let front = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10), &[drop()]);
-    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
-    let syn = packet(t).with(Field::TcpFlags, tcp_flags::SYN);
-    let refusal = Case::default().hit_with(&hit, &[&front], &[(&c, Direction::Original)]).merged(&syn).unwrap_err();
-    assert_eq!(refusal, Refusal::Excluded { filter: hit.id, field: Field::TcpFlags });
-}
-
-#[test]
-fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
-    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
-    let mirror = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
-    let src = pedit(PeditHeader::Ipv4, 12, [0; 4], H2);
-    let a = filter(0, 1, ip(), &[dst.clone(), mirror.clone(), src, drop()]);
-    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
-    let redirect =
-        Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }), Control::Stolen);
-    assert_eq!(
-        actions,
-        [dst, redirect],
-        "what comes behind the last send is not done, and a mirror before a drop redirects"
-    );
-}
-
-#[test]
 fn traps_16_jump_starts_again_and_skips() {
     let jump = Action::gact(Control::Jump(2));
     assert_eq!(sequence(&[jump.clone(), drop(), output()]), Some((vec![0, 2], Control::Stolen)));
     assert_eq!(sequence(&[jump.clone(), jump.clone(), jump]), None, "jumps onto itself for ever");
     assert_eq!(sequence(&[ct(1, false)]), Some((vec![0], Control::Ok)), "a list that runs out passes");
-}
-
-#[test]
-fn traps_17_mended_and_recomputed_checksums_are_two_things() {
-    let t = tcp(H1, 1000, VIP, 80);
-    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
-    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
-    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
-    let a = filter(0, 1, ip(), &[ct(3, true), ttl, csum.clone(), output()]);
-    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
-    let (path, connections) = case.fold(&packet(t)).unwrap();
-    let names = |mend| path.actions(&connections, mend).0.iter().map(|a| a.name().to_string()).collect::<Vec<_>>();
-    assert_eq!(names(true), ["pedit", "pedit", "csum", "mirred"]);
-    // The TTL is no part of TCP's checksum: one `csum` is enough for both.
-    assert_eq!(names(false), ["pedit", "pedit", "csum", "mirred"]);
-    assert_eq!(path.actions(&connections, false).0[2].kind, ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP));
-}
-
-#[test]
-fn traps_17_what_is_left_stale_stays_stale_where_checksums_are_computed_anew() {
-    let t = tcp(H1, 1000, VIP, 80);
-    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
-    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
-    let met = [(&c, Direction::Original); 2];
-    // Between the lookup and the translation, without `csum`: written when the rest has been computed.
-    let late = filter(0, 1, ip(), &[ct(3, false), ttl.clone(), ct(3, true), output()]);
-    let (path, connections) = Case::default().hit_with(&late, &[], &met).fold(&packet(t)).unwrap();
-    let actions = path.actions(&connections, false).0;
-    let names: Vec<_> = actions.iter().map(|a| a.name().to_string()).collect();
-    assert_eq!((names, &actions[2]), (["pedit", "csum", "pedit", "mirred"].map(String::from).to_vec(), &ttl));
-    assert!(!path.program.must_mend());
-    // A copy leaves in between: it is written before, and would be righted.
-    let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
-    let sent = filter(0, 1, ip(), &[ct(3, false), ttl, copy, ct(3, true), output()]);
-    let (path, _) = Case::default().hit_with(&sent, &[], &met).fold(&packet(t)).unwrap();
-    assert!(path.program.must_mend());
-}
-
-#[test]
-fn a_write_that_mends_folds_to_itself() {
-    let key = PeditKey { header: PeditHeader::Ipv4, offset: 16, mask: [0; 4], value: H2, add: false, dynamic: None };
-    let mended = Action::new(ActionKind::Pedit(Pedit { keys: vec![key], mend: true }), Control::Pipe);
-    let a = filter(0, 1, ip(), &[mended.clone(), output()]);
-    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
-    assert_eq!(actions, [mended, output()]);
-}
-
-#[test]
-fn traps_19_commit_on_an_established_connection_must_change_nothing() {
-    let t = tcp(H1, 1, H2, 2);
-    let c = Connection { mark: 1, ..Connection::established(5, t, t.inverse()) };
-    let commit = |mark| {
-        let ct = Ct { zone: 5, commit: true, mark: Some((mark, 0xff)), ..Ct::default() };
-        filter(0, 1, ip(), &[Action::new(ActionKind::Ct(ct), Control::Pipe), output()])
-    };
-    let (same, other) = (commit(1), commit(2));
-    let met = [(&c, Direction::Original)];
-    assert!(Case::default().hit_with(&same, &[], &met).merged(&packet(t)).is_ok());
-    let refusal = Case::default().hit_with(&other, &[], &met).merged(&packet(t)).unwrap_err();
-    assert_eq!(refusal, Refusal::ChangesConnection { filter: other.id, field: Field::CtMark });
 }
 
 #[test]
@@ -466,92 +382,6 @@ fn traps_21_the_gate() {
         let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
         assert!(matches!(case.merged(&packet(t)), Err(Refusal::NotQualified { .. })));
     }
-}
-
-#[test]
-fn traps_22_shadows_are_cut_off_with_no_bit_to_spare() {
-    let wide = filter(0, 9, ip(), &[output()]);
-    let net = filter(0, 1, ip().with(Field::Ipv4Dst, 0x0a000000, 0xffffff00), &[drop()]);
-    let ttl = filter(0, 2, ip().exact(Field::IpTtl, 1), &[drop()]);
-    let arp = filter(0, 3, Match::default().exact(Field::Protocol, 0x806), &[drop()]);
-    let key = packet(tcp(H1, 1, [10, 0, 9, 9], 2));
-    let case = Case::default().hit_with(&wide, &[&net, &ttl, &arp], &[]);
-    let (matches, _) = case.merged(&key).unwrap();
-    let bits = |f| matches.mask.get(f).count_ones();
-    assert_eq!((bits(Field::Ipv4Dst), bits(Field::IpTtl)), (1, 1), "{matches:?}");
-    for shadow in [&net, &ttl, &arp] {
-        assert!(!crate::table::overlap(&matches, &shadow.matches));
-    }
-    // The packet that the shadow should have had: the record does not fit.
-    let refusal = case.merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
-    assert_eq!(refusal, Refusal::Stale { filter: wide.id, shadow: net.id });
-}
-
-#[test]
-fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
-    let t = tcp(H1, 1000, H2, 80);
-    let c = Connection::established(5, t, t.inverse());
-    let shadow = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 22), &[drop()]);
-    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
-    let case = Case::default().hit_with(&hit, &[&shadow], &[(&c, Direction::Original)]);
-    let (path, _) = case.fold(&packet(t)).unwrap();
-    assert_eq!(path.template.known.mask.get(Field::DstPort), 0);
-    let t22 = tcp(H1, 1000, H2, 22);
-    assert!(path.matches(&[&Connection::established(5, t22, t22.inverse())]).is_none());
-}
-
-#[test]
-fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
-    let connection = |port| {
-        let t = tcp(H1, 1000, H2, port);
-        Connection::established(5, t, t.inverse())
-    };
-    let (near, far) = (connection(80), connection(81));
-    let shadow = ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80).exact(Field::IpTos, 4);
-    let shadow = filter(0, 1, shadow, &[drop()]);
-    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
-    let case = Case::default().hit_with(&hit, &[&shadow], &[(&near, Direction::Original)]);
-    let (path, _) = case.fold(&packet(near.original)).unwrap();
-    assert_eq!(path.template.known.mask.get(Field::IpTos).count_ones(), 1);
-    assert!(path.matches(&[&near]).is_some());
-    assert!(path.matches(&[&far]).is_none(), "it has a path of its own, without the cut");
-}
-
-#[test]
-fn traps_11_a_fragment_that_meets_a_rewrite_of_ports_is_excluded() {
-    let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
-    let tcp_only = ip().exact(Field::IpProto, 6);
-    let a = filter(0, 1, tcp_only, &[port, Action::gact(Control::Continue)]);
-    let b = filter(0, 2, tcp_only.with(Field::IpFlags, 1, 1), &[output()]);
-    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1);
-    let refusal = Case::default().hit(&a).hit(&b).merged(&fragment).unwrap_err();
-    assert_eq!(refusal, Refusal::Excluded { filter: a.id, field: Field::IpFlags });
-}
-
-#[test]
-fn traps_11_what_is_asked_of_fragments_asks_nothing_of_ports() {
-    let port = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[drop()]);
-    let fragments = filter(0, 2, ip().with(Field::IpFlags, 1, 1), &[output()]);
-    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1).with(Field::TcpFlags, 0);
-    let (matches, _) = Case::default().hit_with(&fragments, &[&port], &[]).merged(&fragment).unwrap();
-    assert_eq!(matches, fragments.matches);
-    // Hardware may see the port of a first fragment, and must still leave it to the filter in front.
-    let fragments = filter(0, 1, ip().with(Field::IpFlags, 1, 1), &[drop()]);
-    let port = filter(0, 2, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[output()]);
-    let (matches, _) = Case::default().hit_with(&port, &[&fragments], &[]).merged(&packet(tcp(H1, 1, H2, 80))).unwrap();
-    assert_eq!(matches, port.matches.with(Field::IpFlags, 0, 1));
-}
-
-#[test]
-fn a_range_in_front_is_cut_off_by_no_bit_to_spare() {
-    let mut range = ip().exact(Field::IpProto, 6);
-    range.dst_range = Some(crate::flower::Range { min: 1, max: 10 });
-    let shadow = filter(0, 1, range, &[drop()]);
-    let hit = filter(0, 2, ip().exact(Field::IpProto, 6), &[output()]);
-    let case = Case::default().hit_with(&hit, &[&shadow], &[]);
-    let (matches, _) = case.merged(&packet(tcp(H1, 1, H2, 12))).unwrap();
-    // What has the bits 8 and 4 is 12 or more, whatever its other bits are.
-    assert_eq!((matches.key.get(Field::DstPort), matches.mask.get(Field::DstPort)), (12, 0x000c));
 }
 
 #[test]
@@ -576,21 +406,4 @@ fn a_walk_that_its_filters_do_not_lead_along_is_broken() {
     let key = packet(tcp(H1, 1, H2, 2));
     assert_eq!(Case::default().hit(&a).hit(&b).merged(&key).unwrap_err(), Refusal::Broken { filter: b.id });
     assert_eq!(Case::default().hit(&a).merged(&key).unwrap_err(), Refusal::NoTerminal { filter: a.id });
-}
-
-#[test]
-fn traps_17_a_stale_checksum_before_ct_is_refused() {
-    // Whoever rewrites the TTL and computes no checksum has `ct` find nothing; the packet at hand had that TTL already.
-    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [64, 0, 0, 0]);
-    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
-    let t = tcp(H1, 1, H2, 2);
-    let c = Connection::established(5, t, t.inverse());
-    let key = packet(t);
-    for (actions, merged) in
-        [(vec![ttl.clone(), ct(5, false), output()], false), (vec![ttl, csum, ct(5, false), output()], true)]
-    {
-        let f = filter(0, 1, ip(), &actions);
-        let case = Case::default().hit_with(&f, &[], &[(&c, Direction::Original)]);
-        assert_eq!(case.merged(&key).is_ok(), merged);
-    }
 }

@@ -1,0 +1,118 @@
+//! What is written and sent, in how many actions, and with which checksums.
+
+use super::*;
+
+#[test]
+fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {
+    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let mirror = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    let src = pedit(PeditHeader::Ipv4, 12, [0; 4], H2);
+    let a = filter(0, 1, ip(), &[dst.clone(), mirror.clone(), src, drop()]);
+    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
+    let redirect =
+        Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: false }), Control::Stolen);
+    assert_eq!(
+        actions,
+        [dst, redirect],
+        "what comes behind the last send is not done, and a mirror before a drop redirects"
+    );
+}
+
+#[test]
+fn traps_17_mended_and_recomputed_checksums_are_two_things() {
+    let t = tcp(H1, 1000, VIP, 80);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
+    let a = filter(0, 1, ip(), &[ct(3, true), ttl, csum.clone(), output()]);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
+    let (path, connections) = case.fold(&packet(t)).unwrap();
+    let names = |mend| path.actions(&connections, mend).0.iter().map(|a| a.name().to_string()).collect::<Vec<_>>();
+    assert_eq!(names(true), ["pedit", "pedit", "csum", "mirred"]);
+    // The TTL is no part of TCP's checksum: one `csum` is enough for both.
+    assert_eq!(names(false), ["pedit", "pedit", "csum", "mirred"]);
+    assert_eq!(path.actions(&connections, false).0[2].kind, ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP));
+}
+
+#[test]
+fn traps_17_what_is_left_stale_stays_stale_where_checksums_are_computed_anew() {
+    let t = tcp(H1, 1000, VIP, 80);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
+    let met = [(&c, Direction::Original); 2];
+    // Between the lookup and the translation, without `csum`: written when the rest has been computed.
+    let late = filter(0, 1, ip(), &[ct(3, false), ttl.clone(), ct(3, true), output()]);
+    let (path, connections) = Case::default().hit_with(&late, &[], &met).fold(&packet(t)).unwrap();
+    let actions = path.actions(&connections, false).0;
+    let names: Vec<_> = actions.iter().map(|a| a.name().to_string()).collect();
+    assert_eq!((names, &actions[2]), (["pedit", "csum", "pedit", "mirred"].map(String::from).to_vec(), &ttl));
+    assert!(!path.program.must_mend());
+    // A copy leaves in between: it is written before, and would be righted.
+    let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    let sent = filter(0, 1, ip(), &[ct(3, false), ttl, copy, ct(3, true), output()]);
+    let (path, _) = Case::default().hit_with(&sent, &[], &met).fold(&packet(t)).unwrap();
+    assert!(path.program.must_mend());
+}
+
+#[test]
+fn what_no_checksum_covers_is_written_with_the_translation() {
+    let t = tcp(H1, 1000, VIP, 80);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let mac = pedit(PeditHeader::Ethernet, 0, [0; 4], [2, 0, 0, 9]);
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
+    let a = filter(0, 1, ip(), &[ct(3, true), mac, ttl, output()]);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
+    let (path, connections) = case.fold(&packet(t)).unwrap();
+    let headers = |mend| {
+        let keys = |a: &Action| match &a.kind {
+            ActionKind::Pedit(p) => p.keys.iter().map(|k| k.header).collect(),
+            _ => vec![],
+        };
+        path.actions(&connections, mend).0.iter().map(keys).collect::<Vec<_>>()
+    };
+    use PeditHeader::{Ethernet, Ipv4};
+    let translation = vec![Ethernet, Ipv4];
+    assert_eq!(headers(true), [translation.clone(), vec![Ipv4], vec![]]);
+    assert_eq!(headers(false), [translation, vec![], vec![Ipv4], vec![]]);
+}
+
+#[test]
+fn a_write_that_mends_folds_to_itself() {
+    let key = PeditKey { header: PeditHeader::Ipv4, offset: 16, mask: [0; 4], value: H2, add: false, dynamic: None };
+    let mended = Action::new(ActionKind::Pedit(Pedit { keys: vec![key], mend: true }), Control::Pipe);
+    let a = filter(0, 1, ip(), &[mended.clone(), output()]);
+    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, VIP, 2))).unwrap();
+    assert_eq!(actions, [mended, output()]);
+}
+
+#[test]
+fn traps_19_commit_on_an_established_connection_must_change_nothing() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection { mark: 1, ..Connection::established(5, t, t.inverse()) };
+    let commit = |mark| {
+        let ct = Ct { zone: 5, commit: true, mark: Some((mark, 0xff)), ..Ct::default() };
+        filter(0, 1, ip(), &[Action::new(ActionKind::Ct(ct), Control::Pipe), output()])
+    };
+    let (same, other) = (commit(1), commit(2));
+    let met = [(&c, Direction::Original)];
+    assert!(Case::default().hit_with(&same, &[], &met).merged(&packet(t)).is_ok());
+    let refusal = Case::default().hit_with(&other, &[], &met).merged(&packet(t)).unwrap_err();
+    assert_eq!(refusal, Refusal::ChangesConnection { filter: other.id, field: Field::CtMark });
+}
+
+#[test]
+fn traps_17_a_stale_checksum_before_ct_is_refused() {
+    // Whoever rewrites the TTL and computes no checksum has `ct` find nothing; the packet at hand had that TTL already.
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [64, 0, 0, 0]);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Pipe);
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection::established(5, t, t.inverse());
+    let key = packet(t);
+    for (actions, merged) in
+        [(vec![ttl.clone(), ct(5, false), output()], false), (vec![ttl, csum, ct(5, false), output()], true)]
+    {
+        let f = filter(0, 1, ip(), &actions);
+        let case = Case::default().hit_with(&f, &[], &[(&c, Direction::Original)]);
+        assert_eq!(case.merged(&key).is_ok(), merged);
+    }
+}

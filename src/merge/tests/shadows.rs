@@ -1,0 +1,126 @@
+//! Filters in front of a hit, and what headers imply: how many bits they cost.
+
+use super::*;
+
+#[test]
+fn a_packet_that_stays_in_software_chooses_no_cut() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection::established(5, t, t.inverse());
+    let front = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 0x10, 0x10), &[drop()]);
+    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
+    let syn = packet(t).with(Field::TcpFlags, tcp_flags::SYN);
+    let refusal = Case::default().hit_with(&hit, &[&front], &[(&c, Direction::Original)]).merged(&syn).unwrap_err();
+    assert_eq!(refusal, Refusal::Excluded { filter: hit.id, field: Field::TcpFlags });
+}
+
+#[test]
+fn a_cut_that_settles_a_range_leaves_no_bit_that_it_tells() {
+    let range = |min, max| {
+        let mut m = ip().exact(Field::IpProto, 6);
+        m.src_range = Some(crate::flower::Range { min, max });
+        m
+    };
+    let hit = filter(0, 2, range(85, 87).with(Field::SrcPort, 1, 1), &[output()]);
+    let front = filter(0, 1, ip().exact(Field::IpProto, 6).with(Field::SrcPort, 2, 2), &[drop()]);
+    let (matches, _) = Case::default().hit_with(&hit, &[&front], &[]).merged(&packet(tcp(H1, 85, H2, 80))).unwrap();
+    // Of 85 and 87 only 85 has not the bit 2.
+    assert_eq!((matches.mask.get(Field::SrcPort), matches.src_range), (2, range(85, 87).src_range));
+    let again = filter(0, 1, matches, &[output()]);
+    assert_eq!(Case::default().hit(&again).merged(&packet(tcp(H1, 85, H2, 80))).unwrap().0, matches);
+}
+
+#[test]
+fn a_shadow_that_no_packet_can_match_costs_no_bit() {
+    let mut fragment = ip().exact(Field::IpProto, 6).with(Field::IpFlags, 1, 1);
+    fragment.dst_range = Some(crate::flower::Range { min: 86, max: 87 });
+    let front = filter(0, 1, fragment, &[drop()]);
+    let hit = filter(0, 2, ip(), &[output()]);
+    let (matches, _) = Case::default().hit_with(&hit, &[&front], &[]).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    assert_eq!(matches, hit.matches);
+}
+
+#[test]
+fn traps_22_shadows_are_cut_off_with_no_bit_to_spare() {
+    let wide = filter(0, 9, ip(), &[output()]);
+    let net = filter(0, 1, ip().with(Field::Ipv4Dst, 0x0a000000, 0xffffff00), &[drop()]);
+    let ttl = filter(0, 2, ip().exact(Field::IpTtl, 1), &[drop()]);
+    let arp = filter(0, 3, Match::default().exact(Field::Protocol, 0x806), &[drop()]);
+    let key = packet(tcp(H1, 1, [10, 0, 9, 9], 2));
+    let case = Case::default().hit_with(&wide, &[&net, &ttl, &arp], &[]);
+    let (matches, _) = case.merged(&key).unwrap();
+    let bits = |f| matches.mask.get(f).count_ones();
+    assert_eq!((bits(Field::Ipv4Dst), bits(Field::IpTtl)), (1, 1), "{matches:?}");
+    for shadow in [&net, &ttl, &arp] {
+        assert!(!crate::table::overlap(&matches, &shadow.matches));
+    }
+    // The packet that the shadow should have had: the record does not fit.
+    let refusal = case.merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
+    assert_eq!(refusal, Refusal::Stale { filter: wide.id, shadow: net.id });
+}
+
+#[test]
+fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
+    let t = tcp(H1, 1000, H2, 80);
+    let c = Connection::established(5, t, t.inverse());
+    let shadow = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 22), &[drop()]);
+    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&hit, &[&shadow], &[(&c, Direction::Original)]);
+    let (path, _) = case.fold(&packet(t)).unwrap();
+    assert_eq!(path.template.known.mask.get(Field::DstPort), 0);
+    let t22 = tcp(H1, 1000, H2, 22);
+    assert!(path.matches(&[&Connection::established(5, t22, t22.inverse())]).is_none());
+}
+
+#[test]
+fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
+    let connection = |port| {
+        let t = tcp(H1, 1000, H2, port);
+        Connection::established(5, t, t.inverse())
+    };
+    let (near, far) = (connection(80), connection(81));
+    let shadow = ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80).exact(Field::IpTos, 4);
+    let shadow = filter(0, 1, shadow, &[drop()]);
+    let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&hit, &[&shadow], &[(&near, Direction::Original)]);
+    let (path, _) = case.fold(&packet(near.original)).unwrap();
+    assert_eq!(path.template.known.mask.get(Field::IpTos).count_ones(), 1);
+    assert!(path.matches(&[&near]).is_some());
+    assert!(path.matches(&[&far]).is_none(), "it has a path of its own, without the cut");
+}
+
+#[test]
+fn traps_11_a_fragment_that_meets_a_rewrite_of_ports_is_excluded() {
+    let port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
+    let tcp_only = ip().exact(Field::IpProto, 6);
+    let a = filter(0, 1, tcp_only, &[port, Action::gact(Control::Continue)]);
+    let b = filter(0, 2, tcp_only.with(Field::IpFlags, 1, 1), &[output()]);
+    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1);
+    let refusal = Case::default().hit(&a).hit(&b).merged(&fragment).unwrap_err();
+    assert_eq!(refusal, Refusal::Excluded { filter: a.id, field: Field::IpFlags });
+}
+
+#[test]
+fn traps_11_what_is_asked_of_fragments_asks_nothing_of_ports() {
+    let port = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[drop()]);
+    let fragments = filter(0, 2, ip().with(Field::IpFlags, 1, 1), &[output()]);
+    let fragment = packet(tcp(H1, 0, H2, 0)).with(Field::IpFlags, 1).with(Field::TcpFlags, 0);
+    let (matches, _) = Case::default().hit_with(&fragments, &[&port], &[]).merged(&fragment).unwrap();
+    assert_eq!(matches, fragments.matches);
+    // Hardware may see the port of a first fragment, and must still leave it to the filter in front.
+    let fragments = filter(0, 1, ip().with(Field::IpFlags, 1, 1), &[drop()]);
+    let port = filter(0, 2, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[output()]);
+    let (matches, _) = Case::default().hit_with(&port, &[&fragments], &[]).merged(&packet(tcp(H1, 1, H2, 80))).unwrap();
+    assert_eq!(matches, port.matches.with(Field::IpFlags, 0, 1));
+}
+
+#[test]
+fn a_range_in_front_is_cut_off_by_no_bit_to_spare() {
+    let mut range = ip().exact(Field::IpProto, 6);
+    range.dst_range = Some(crate::flower::Range { min: 1, max: 10 });
+    let shadow = filter(0, 1, range, &[drop()]);
+    let hit = filter(0, 2, ip().exact(Field::IpProto, 6), &[output()]);
+    let case = Case::default().hit_with(&hit, &[&shadow], &[]);
+    let (matches, _) = case.merged(&packet(tcp(H1, 1, H2, 12))).unwrap();
+    // What has the bits 8 and 4 is 12 or more, whatever its other bits are.
+    assert_eq!((matches.key.get(Field::DstPort), matches.mask.get(Field::DstPort)), (12, 0x000c));
+}
