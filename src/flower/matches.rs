@@ -113,6 +113,30 @@ impl Match {
         both.ranges().all(meets).then_some(both)
     }
 
+    /// Drops what bits and ranges of a port tell of each other: bits that all of the range have, and a range that holds all ports
+    /// with these bits. False if no port of the range has the bits.
+    pub fn settle_ranges(&mut self) -> bool {
+        for field in [Field::SrcPort, Field::DstPort] {
+            let Some(range) = *self.range_mut(field) else { continue };
+            let (key, mut mask) = (self.key.get(field) as u16, self.mask.get(field) as u16);
+            if !range.meets(mask, key) {
+                return false;
+            }
+            if range.covers(mask, key) {
+                *self.range_mut(field) = None;
+                continue;
+            }
+            for bit in (0..16).map(|bit| 1 << bit) {
+                if mask & bit != 0 && !range.meets(mask, key ^ bit) {
+                    mask &= !bit;
+                }
+            }
+            self.mask.set(field, mask.into());
+            self.key.set(field, (key & mask).into());
+        }
+        true
+    }
+
     /// The range of the source port, or of the destination port.
     pub fn range_mut(&mut self, field: Field) -> &mut Option<Range> {
         match field {

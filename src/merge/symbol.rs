@@ -132,8 +132,13 @@ impl Value {
                 Value { source: Source::Sum(f, add), ..self }
             }
             (Source::Sum(f, before), 0xff, 0) => Value { source: Source::Sum(f, before.wrapping_add(add)), ..self },
-            // Carries reach the bits that were rewritten, too: none of the byte is known any more.
-            _ => Value { source: Source::Hidden(ADDED_TO_PARTS), kept: 0xff, flip: 0 },
+            // Carries come from the lowest bit that is not known; what lies below it still is.
+            (_, kept, known) => {
+                let low = kept & kept.wrapping_neg() & 0xff;
+                let low = low.wrapping_sub(1) & 0xff;
+                let sum = u128::from((known as u8).wrapping_add(add));
+                Value { source: Source::Hidden(ADDED_TO_PARTS), kept: 0xff & !low, flip: sum & low }
+            }
         }
     }
 }
@@ -157,5 +162,7 @@ mod tests {
         assert_eq!(Value::known(1).plus(255).constant(), Some(0));
         let partly = Value::arrived(Field::IpTtl).written(3, 4).plus(253);
         assert_eq!(partly, Value::hidden(ADDED_TO_PARTS, Field::IpTtl), "what was known of it was so before");
+        let low = Value::arrived(Field::IpTtl).written(0xfc, 1).plus(255);
+        assert_eq!((low.kept, low.flip), (0xfc, 0), "no carry reaches the low bits");
     }
 }

@@ -151,34 +151,18 @@ impl Template {
         self.terms.iter().find(|t| t.field == field && t.mask == field.ones()).map(|t| (t.param, t.flip))
     }
 
-    /// Settles port ranges with what else is asked of the ports: a range of a port that a parameter tells becomes a condition,
-    /// bits that all of the range have are not asked for, nor a range that all ports with the bits asked for are in. False if
-    /// no port of the range has them.
+    /// Settles port ranges with what else is asked of the ports: a range of a port that a parameter tells becomes a condition. False
+    /// if no port of a range has the bits asked for.
     pub fn settle_ranges(&mut self) -> bool {
         let ranges: Vec<_> = self.known.ranges().collect();
         for (field, range) in ranges {
-            let (key, mut mask) = (self.known.key.get(field) as u16, self.known.mask.get(field) as u16);
-            if !range.meets(mask, key) {
-                return false;
-            }
-            let told = self.param_of(field);
-            if let Some((param, flip)) = told {
+            if let Some((param, flip)) = self.param_of(field) {
                 let is = Is::Within { param, kept: u16::MAX, flip: flip as u16, range };
                 self.conditions.push(Condition::Holds(is));
-            }
-            if told.is_some() || range.covers(mask, key) {
                 *self.known.range_mut(field) = None;
-                continue;
             }
-            for bit in (0..16).map(|bit| 1 << bit).filter(|bit| mask & bit != 0).collect::<Vec<u16>>() {
-                if !range.meets(mask, key ^ bit) {
-                    mask &= !bit;
-                }
-            }
-            self.known.mask.set(field, mask.into());
-            self.known.key.set(field, (key & mask).into());
         }
-        true
+        self.known.settle_ranges()
     }
 
     /// The match for these connections; `None` if they do not meet the conditions.
@@ -190,6 +174,7 @@ impl Template {
         for term in &self.terms {
             filled.set(term.field, term.param.value(connections) ^ term.flip, term.mask);
         }
-        Some(filled)
+        // Where a part of a port is a parameter's, its value may tell a range, or be told by it.
+        filled.settle_ranges().then_some(filled)
     }
 }

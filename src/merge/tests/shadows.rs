@@ -30,6 +30,22 @@ fn a_cut_that_settles_a_range_leaves_no_bit_that_it_tells() {
 }
 
 #[test]
+fn a_range_that_a_part_of_the_tuple_tells_is_not_asked_for() {
+    let mut range = ip().exact(Field::IpProto, 6);
+    range.src_range = Some(crate::flower::Range { min: 82, max: 87 });
+    // Bit 0 is written before `ct`, so that only the others are of the tuple.
+    let odd = pedit(PeditHeader::Tcp, 0, [0xff, 0xfe, 0xff, 0xff], [0, 1, 0, 0]);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::TCP), Control::Pipe);
+    let hit = filter(0, 1, range, &[odd, csum, ct(5, false), output()]);
+    let t = tcp(H1, 83, H2, 80);
+    let c = Connection::established(5, t, t.inverse());
+    let met = [(&c, Direction::Original)];
+    let (matches, _) = Case::default().hit_with(&hit, &[], &met).merged(&packet(tcp(H1, 82, H2, 80))).unwrap();
+    assert_eq!((matches.key.get(Field::SrcPort), matches.mask.get(Field::SrcPort)), (82, 0xfffe));
+    assert_eq!(matches.src_range, None);
+}
+
+#[test]
 fn a_shadow_that_no_packet_can_match_costs_no_bit() {
     let mut fragment = ip().exact(Field::IpProto, 6).with(Field::IpFlags, 1, 1);
     fragment.dst_range = Some(crate::flower::Range { min: 86, max: 87 });
