@@ -73,9 +73,11 @@ impl<H: Hardware> Merger<H> {
             };
             match removed {
                 Ok(_) | Err(HardwareError::Missing { .. }) => {
+                    self.alone_no_more(&parents);
                     self.removed.push(Removed { id, counters: merged.counters });
                 }
                 Err(error) => {
+                    self.alone_no_more(&parents);
                     failed.push(error);
                     self.stuck.push(Stuck { id, port, merged, parents, overhead });
                 }

@@ -67,7 +67,7 @@ impl Merging {
 
     fn enter(&mut self, cookie: Cookie, filter: &Filter, inserted: Inserted) {
         match self.merger.replace(cookie, filter.clone(), inserted) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(ReplaceError::SkipSw(refusal)) => self.failures.push(format!("{}: {refusal}", filter.id)),
             Err(error) => self.failures.push(error.to_string()),
         }

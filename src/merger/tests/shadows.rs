@@ -1,0 +1,227 @@
+//! What a filter that comes later takes out, and what it leaves.
+
+use super::*;
+use crate::{
+    flower::{
+        Range,
+        action::{Pedit, PeditHeader, PeditKey},
+    },
+    table::PathId,
+};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use std::collections::BTreeSet;
+
+const H1: u128 = 0x0a00_0001;
+const H2: u128 = 0x0a00_0002;
+const VIP: u128 = 0x0a00_0032;
+
+fn to(dst: u128) -> Match {
+    Match::default().exact(Field::AddrType, 2).exact(Field::Ipv4Dst, dst)
+}
+
+fn write(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> ActionKind {
+    ActionKind::Pedit(Pedit {
+        keys: vec![PeditKey { header, offset, mask, value, add: false, dynamic: None }],
+        mend: false,
+    })
+}
+
+fn nothing() -> ActionKind {
+    ActionKind::Gact { random: None }
+}
+
+fn over(cookies: &[u64], key: Key) -> Walk {
+    let hits = cookies.iter().map(|&c| Hit { filter: Cookie(c), found: vec![] }).collect();
+    Walk { port: IN, key, hits }
+}
+
+#[test]
+fn traps_23_what_a_new_filter_compares_is_what_was_written_before_it() {
+    let vip = write(PeditHeader::Ipv4, 16, [0; 4], [10, 0, 0, 50]);
+    // The new filter's destination and source, and whether merged packets could be its.
+    for (matches, reaches) in [
+        (to(H2), false),
+        (to(VIP), true),
+        (to(VIP).exact(Field::Ipv4Src, H1), true),
+        (to(VIP).exact(Field::Ipv4Src, H2), false),
+        (to(VIP).exact(Field::IpTtl, 1), true),
+    ] {
+        let mut m = merger();
+        let source = Match::default().exact(Field::AddrType, 2).exact(Field::Ipv4Src, H1);
+        m.replace(Cookie(1), filter(1, 0, 1, source, vip.clone(), Control::Goto(1)), Inserted::Observed).unwrap();
+        let all = filter(1, 1, 5, Match::default(), nothing(), Control::Pipe);
+        m.replace(Cookie(2), all, Inserted::Observed).unwrap();
+        let merged = merge(&mut m, over(&[1, 2], key(7))).unwrap();
+        assert_eq!(m.merged().count(), 1, "whatever was the destination");
+        let new = filter(2, 1, 3, matches, nothing(), Control::Shot);
+        m.replace(Cookie(3), new, Inserted::Observed).unwrap();
+        let removed: Vec<_> = m.drain().removed.iter().map(|r| r.id).collect();
+        assert_eq!(removed, if reaches { vec![merged.id] } else { vec![] }, "{matches:?}");
+        assert_eq!(m.table().path_count(), usize::from(!reaches));
+    }
+}
+
+#[test]
+fn traps_23_of_a_way_the_paths_that_are_reached_go_and_the_others_stay() {
+    let mut m = merger();
+    // What is written depends on whether it is IPv4 or IPv6: two paths.
+    let mut both = filter(1, 0, 9, Match::default(), write(PeditHeader::Ethernet, 0, [0; 4], [2; 4]), Control::Pipe);
+    both.id.protocol = 3;
+    both.matches = Match::default();
+    both.actions.insert(1, Action::new(write(PeditHeader::Network, 8, [0xff; 4], [0; 4]), Control::Pipe));
+    m.replace(Cookie(1), both, Inserted::Observed).unwrap();
+    let v6 = Key::ZERO.with(Field::Protocol, 0x86dd).with(Field::EthType, 0x86dd).with(Field::AddrType, 3);
+    let four = merge(&mut m, over(&[1], key(7))).unwrap();
+    let six = merge(&mut m, over(&[1], v6)).unwrap();
+    assert_eq!(m.table().path_count(), 2);
+    let mut new = filter(2, 0, 8, Match::default(), nothing(), Control::Shot);
+    new.id.protocol = 0x86dd;
+    new.matches = Match::default().exact(Field::Protocol, 0x86dd).exact(Field::EthType, 0x86dd).exact(Field::IpTtl, 3);
+    m.replace(Cookie(2), new, Inserted::Observed).unwrap();
+    assert_eq!(m.drain().removed.iter().map(|r| r.id).collect::<Vec<_>>(), [six.id]);
+    assert_eq!(merge(&mut m, over(&[1], key(8))), Ok(Merge { installed: false, ..four }));
+    assert!(merge(&mut m, over(&[1], v6)).is_ok());
+    assert_eq!(m.table().path_count(), 2);
+}
+
+#[test]
+fn a_filter_that_is_not_understood_in_full_has_a_mask_of_its_own() {
+    let mut m = merger();
+    let narrower = Filter {
+        undecoded: vec!["TCA_FLOWER 999".into()],
+        ..filter(1, 0, 1, Match::default(), nothing(), Control::Shot)
+    };
+    m.replace(Cookie(1), narrower.clone(), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), filter(2, 0, 1, Match::default(), nothing(), Control::Pipe), Inserted::Observed).unwrap();
+    assert!(matches!(merge(&mut m, over(&[2], key(7))), Err(Refusal::ShadowUndecoded { .. })));
+    m.destroy(Cookie(1)).unwrap();
+    // Now it comes behind.
+    assert!(merge(&mut m, over(&[2], key(7))).is_ok());
+    m.replace(Cookie(1), narrower, Inserted::Observed).unwrap();
+    assert_eq!(m.hardware().len(), 1);
+}
+
+#[test]
+fn traps_12_a_dump_that_makes_a_mask_older_takes_out_what_rested_on_its_age() {
+    let mut m = merger();
+    let tcp = Match::default().exact(Field::IpProto, 6);
+    let far = |ttl| Match::default().exact(Field::IpTtl, ttl);
+    m.replace(Cookie(1), filter(1, 0, 1, tcp, nothing(), Control::Pipe), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), filter(2, 0, 1, far(1), nothing(), Control::Shot), Inserted::Observed).unwrap();
+    merge(&mut m, over(&[1], key(7))).unwrap();
+    assert!(m.hardware().receive(IN, &frame(7, 1), 1).is_some(), "the first mask comes first");
+    m.replace(Cookie(3), filter(3, 0, 1, far(2), nothing(), Control::Shot), Inserted::Dumped).unwrap();
+    assert!(m.hardware().is_empty(), "the second mask may have been there before");
+}
+
+fn matches() -> impl Strategy<Value = Match> {
+    let bits = |field: Field| {
+        let mask = prop::sample::select(vec![0u128, 0, 1, 3]);
+        (mask, any::<u8>()).prop_map(move |(mask, v)| (field, u128::from(v), mask))
+    };
+    let range = prop::option::weighted(0.2, (0u16..6, 0u16..4));
+    let fields = (bits(Field::Ipv4Dst), bits(Field::Ipv4Src), bits(Field::IpTtl), bits(Field::IpTos));
+    (fields, range, 0u128..8, 0u8..3).prop_map(|((a, b, c, d), range, port, exact)| {
+        let m = [a, b, c, d].into_iter().fold(Match::default(), |m, (f, v, mask)| m.with(f, v, mask));
+        let m = if exact == 0 { m.exact(Field::DstPort, port) } else { m };
+        Match { dst_range: range.filter(|_| exact == 1).map(|(min, wide)| Range { min, max: min + wide }), ..m }
+    })
+}
+
+/// Chain, priority, match, what is written, how it ends.
+fn filters() -> impl Strategy<Value = Vec<(u32, u16, Match, Option<u8>, u8)>> {
+    let writes = prop::option::of(any::<u8>());
+    prop::collection::vec((0u32..3, 1u16..4, matches(), writes, any::<u8>()), 10..50)
+}
+
+fn made(handle: u32, (chain, prio, matches, writes, end): (u32, u16, Match, Option<u8>, u8)) -> Filter {
+    let kind = match writes {
+        None => nothing(),
+        Some(v) if v & 1 == 0 => write(PeditHeader::Ipv4, 16, [0xff, 0xff, 0xff, 0xfc | v >> 2], [0, 0, 0, v >> 4 & 3]),
+        Some(v) => write(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [v >> 4, 0, 0, 0]),
+    };
+    let end = match (chain, end % 8) {
+        (_, 0 | 1) => Control::Shot,
+        (_, 2) => Control::Continue,
+        (0, 3) => Control::Reclassify,
+        (0 | 1, _) => Control::Goto(chain + 1),
+        _ => Control::Pipe,
+    };
+    let skip_sw = chain == 0 && end == Control::Shot && prio == 2;
+    Filter { skip_sw, ..filter(handle, chain, prio, matches, kind, end) }
+}
+
+/// The filters that a packet hits, those of `made`.
+fn hits(m: &mut Merger<Memory>, mut key: Key) -> Vec<u64> {
+    let (mut chain, mut from, mut out) = (0, 0, Vec::new());
+    while out.len() < 6 {
+        let there = |f: &Filter| f.id.chain == chain && f.id.prio >= from && !f.skip_sw && f.matches.fits(&key);
+        let fit: Vec<Cookie> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(|(c, _)| c).collect();
+        let hit = fit.iter().find(|&&c| !m.table.in_front(c, None).iter().any(|(front, _)| fit.contains(front)));
+        let Some(filter) = hit.and_then(|&c| m.table.filter(c)).map(|e| &e.filter) else { break };
+        out.extend(hit.map(|c| c.0));
+        if let ActionKind::Pedit(pedit) = &filter.actions[0].kind {
+            let PeditKey { offset, mask, value, .. } = pedit.keys[0];
+            let (field, mask, value) = match offset {
+                16 => (Field::Ipv4Dst, u128::from(u32::from_be_bytes(mask)), u128::from(u32::from_be_bytes(value))),
+                _ => (Field::IpTtl, 0, u128::from(value[0])),
+            };
+            key.set(field, key.get(field) & mask ^ value);
+        }
+        (chain, from) = match filter.actions[1].control {
+            Control::Goto(chain) => (chain, 0),
+            Control::Continue => (chain, filter.id.prio + 1),
+            Control::Reclassify => (0, 0),
+            _ => break,
+        };
+    }
+    out
+}
+
+#[test]
+fn trying_all_paths_finds_what_the_index_finds() {
+    let mut runner = TestRunner::deterministic();
+    let key = (0u128..4, 0u128..4, 0u128..4, 0u128..8).prop_map(|(dst, src, ttl, port)| {
+        let key = key(7).with(Field::Ipv4Dst, dst).with(Field::Ipv4Src, src).with(Field::IpTtl, ttl);
+        key.with(Field::DstPort, port)
+    });
+    let strategy = (filters(), prop::collection::vec(key, 20));
+    let (mut stayed, mut gone, mut longer) = (0, 0, 0);
+    for _ in 0..80 {
+        let (filters, keys) = strategy.new_tree(&mut runner).expect("filters").current();
+        let mut m = merger();
+        for (cookie, f) in (1..).zip(filters) {
+            let new = made(cookie, f);
+            let cookie = Cookie(cookie.into());
+            let place = |f: &Filter| (f.id.chain, f.id.prio, f.matches);
+            if m.table.filters().any(|(_, e)| place(&e.filter) == place(&new)) {
+                continue; // as the kernel does
+            }
+            m.table.insert_filter(cookie, new.clone(), Inserted::Observed, None);
+            let found = m.table.shadowed_by(cookie);
+            let cookies: Vec<Cookie> = m.table.filters().map(|(c, _)| c).collect();
+            let paths: BTreeSet<PathId> = cookies.iter().flat_map(|&c| m.table.paths_through(c)).collect();
+            let reached = |path: &PathId| {
+                let path = m.table.path(*path).clone();
+                (0..path.parents.len()).any(|hit| {
+                    let before = hit.checked_sub(1).map(|i| path.parents[i].cookie);
+                    let in_front = m.table.in_front(path.parents[hit].cookie, before);
+                    in_front.iter().any(|n| n.0 == cookie) && crate::merge::may_reach(&path, hit, &new)
+                })
+            };
+            let all: Vec<PathId> = paths.iter().copied().filter(reached).collect();
+            assert_eq!(found, all);
+            gone += all.len();
+            stayed += paths.len() - all.len();
+            m.forget_paths(found, &mut Vec::new());
+            for key in &keys {
+                let hits = hits(&mut m, *key);
+                let merged = merge(&mut m, over(&hits, *key));
+                longer += usize::from(hits.len() > 1 && merged.is_ok_and(|m| m.installed));
+            }
+            assert_eq!(m.hardware().overlaps(), []);
+        }
+    }
+    println!("{stayed} paths stayed, {gone} went; {longer} of several hits were merged");
+    assert!(stayed > 1000 && gone > 100 && longer > 100);
+}
