@@ -20,10 +20,10 @@ use std::{
 };
 
 /// Most indexes of one bin.
-const INDEXES: usize = 8;
+const INDEXES: usize = 16;
 
 /// Most kinds of queries that are remembered for want of an index.
-const WISHES: usize = 16;
+const WISHES: usize = 32;
 
 /// So few comparisons in vain that no index would be quicker.
 const FEW: usize = 16;
@@ -208,23 +208,21 @@ impl<T> Bin<T> {
             self.wishes.len() - 1
         });
         self.wishes[i].1 += in_vain;
-        if self.wishes[i].1 >= self.members.len() * 3 / 4 {
-            let (kind, _) = self.wishes.swap_remove(i);
-            self.build(kind);
+        if self.wishes[i].1 < self.members.len() * 3 / 4 {
+            return;
         }
-    }
-
-    fn build(&mut self, kind: Kind) {
         if self.indexes.len() == INDEXES {
             let least = (0..INDEXES).min_by_key(|&i| self.indexes[i].spared).unwrap_or_default();
-            self.indexes.swap_remove(least);
             // What was useful once need not be for ever.
-            self.indexes.iter_mut().for_each(|i| i.spared /= 2);
+            let spared = self.indexes[least].spared;
+            self.indexes[least].spared /= 2;
+            if spared > self.wishes[i].1 {
+                return;
+            }
+            self.indexes.swap_remove(least);
         }
-        let mut index = Index { kind, by_hash: BTreeSet::new(), by_low: BTreeSet::new(), spared: self.members.len() };
-        for (slot, member) in &self.members {
-            index.insert(&self.hasher, slot, &member.key, &member.ports);
-        }
+        let (kind, spared) = self.wishes.swap_remove(i);
+        let index = Index::new(kind, spared, &self.hasher, &self.members);
         self.indexes.push(index);
     }
 }
@@ -252,6 +250,19 @@ impl Kind {
 }
 
 impl Index {
+    fn new<T>(kind: Kind, spared: usize, hasher: &RandomState, members: &Slab<Member<T>>) -> Index {
+        let hash = |m: &Member<T>| kind.hash(hasher, &m.key);
+        let (by_hash, by_low) = match kind.end {
+            None => (members.iter().map(|(slot, m)| (hash(m), slot)).collect(), BTreeSet::new()),
+            Some(end) => {
+                let spans = || members.iter().map(|(slot, m)| (slot, hash(m), m.ports[end].span()));
+                let of = |(slot, hash, span)| blocks(span).map(move |b| (with_block(hasher, hash, b), slot));
+                (spans().flat_map(of).collect(), spans().map(|(slot, hash, span)| (hash, span.min, slot)).collect())
+            }
+        };
+        Index { kind, by_hash, by_low, spared }
+    }
+
     fn insert(&mut self, hasher: &RandomState, slot: usize, key: &Words, ports: &[Ports; 2]) {
         let hash = self.kind.hash(hasher, key);
         let Some(end) = self.kind.end else {
@@ -506,12 +517,20 @@ mod tests {
             let index = bin.best(&query).expect("an index was built");
             assert_eq!(bin.indexes[index].find(&bin.hasher, &query).count(), hits, "{:?}", query.kind);
         }
-        // More kinds than there may be indexes: those that serve stay right, and few.
-        for bits in 0..20u32 {
-            let query = Match::default().with(Field::Ipv4Dst, 0, (1 << (bits % 10)) | 3 << 20);
-            assert_eq!(found(&mut bin, &query).len(), (0..1000).filter(|n| n >> (bits % 10) & 1 == 0).count());
+        // More kinds than there may be indexes: those that there are stay right, and few; and what comes often gets its own.
+        for i in 0..120u32 {
+            let (a, b) = (i % 10, i / 10 % 4);
+            let query = Match::default().with(Field::Ipv4Dst, 0, (1 << a) | 1 << (a + 1 + b));
+            let is_0 = |n: &u32| n & (1 << a | 1 << (a + 1 + b)) == 0;
+            assert_eq!(found(&mut bin, &query).len(), (0..1000).filter(is_0).count());
         }
-        assert!(bin.indexes.len() <= INDEXES);
+        assert_eq!(bin.indexes.len(), INDEXES);
+        let often = Match::default().with(Field::Ipv4Dst, 0, 0x249);
+        for _ in 0..40 {
+            assert_eq!(found(&mut bin, &often).len(), (0..1000).filter(|n| n & 0x249 == 0).count());
+        }
+        let kind = bin.query(&often).kind;
+        assert!(bin.indexes.iter().any(|i| i.kind == kind));
         for slot in slots {
             bin.remove(slot);
         }

@@ -161,7 +161,7 @@ fn a_blocks_skip_sw_filters_are_installed_where_it_is_bound() {
     m.bind(Hook::Ingress(Port(3)), 7).unwrap();
     let missing = m.displaced().next().unwrap();
     assert_eq!((missing.cookie, missing.side), (Cookie(1), Hook::Ingress(Port(3))));
-    assert_eq!(m.drain().displaced, [missing.clone()]);
+    assert_eq!(m.drain().displaced, std::slice::from_ref(&missing));
     assert!(in_hardware(&mut m, Port(3), 1) && m.displaced().count() == 0, "drain tries again");
     m.bind(Hook::Egress(Port(2)), 7).unwrap();
     assert_eq!(m.displaced().next().unwrap().side, Hook::Egress(Port(2)));
@@ -232,4 +232,36 @@ fn traps_32_what_would_be_in_hardware_for_some_of_its_packets_only_is_refused() 
         matches!(refused, Err(ReplaceError::SkipSw(Refusal::Hidden { field: Field::Protocol, .. }))),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_filter_of_its_identity_takes_its_place() {
+    let mut m = merger();
+    m.replace(Cookie(1), hard(1, ttl(1)), Inserted::Observed).unwrap();
+    in_hardware(&mut m, IN, 1);
+    // TC calls with the new cookie before it destroys the old one; software takes the packets from now on.
+    m.replace(Cookie(2), drop(1, ttl(1)), Inserted::Observed).unwrap();
+    assert!(m.hardware().is_empty());
+    assert_eq!(m.destroy(Cookie(1)).unwrap()[0].packets, 1);
+    m.replace(Cookie(3), hard(1, ttl(2)), Inserted::Observed).unwrap();
+    assert!(in_hardware(&mut m, IN, 2) && m.table().filter(Cookie(2)).is_none());
+}
+
+#[test]
+fn what_the_hardware_does_not_remove_keeps_it_out_and_is_tried_again() {
+    let mut m = merger();
+    m.replace(Cookie(1), hard(5, ttl(1)), Inserted::Observed).unwrap();
+    m.hardware().fail_removals(Some("busy"));
+    let error = m.replace(Cookie(2), drop(4, ttl(1)), Inserted::Observed).unwrap_err();
+    assert!(matches!(error, ReplaceError::NotRemoved(_)), "{error}");
+    assert_eq!(m.displaced().map(|d| d.cookie).collect::<Vec<_>>(), [Cookie(1)]);
+    m.destroy(Cookie(2)).unwrap();
+    assert_eq!((m.hardware().len(), m.displaced().count()), (1, 1), "the old entry should be gone and is not");
+    m.hardware().fail_removals(None);
+    assert_eq!((m.drain().removed.len(), m.displaced().count()), (1, 0));
+    assert!(in_hardware(&mut m, IN, 1) && m.hardware().len() == 1);
+    // A new one is not entered while what it takes the place of is in hardware.
+    m.hardware().fail_removals(Some("busy"));
+    assert!(m.replace(Cookie(3), hard(5, ttl(2)), Inserted::Observed).is_err());
+    assert!(m.table().filter(Cookie(3)).is_none() && m.table().filter(Cookie(1)).is_some());
 }
