@@ -60,7 +60,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Takes merged filters out of hardware, their last readings to their parents.
-    pub(super) fn remove(&mut self, merged: Vec<MergedId>, failed: &mut Vec<HardwareError>) {
+    pub(super) fn remove(&mut self, merged: impl IntoIterator<Item = MergedId>, failed: &mut Vec<HardwareError>) {
         for id in merged {
             let removed = self.hardware.remove(id);
             if let Ok(reading) = removed {

@@ -218,7 +218,9 @@ impl<H: Hardware> Merger<H> {
         let reordered = self.table.insert_filter(cookie, filter, inserted, instead);
         self.forget(reordered, failed);
         let shadowed = self.table.shadowed_by(cookie);
-        self.forget_paths(shadowed, failed);
+        self.forget_paths(shadowed.paths, failed);
+        self.remove(shadowed.merged, failed);
+        self.table.keep_out(shadowed.conditions);
     }
 
     /// Takes out what derives from filters that stay, and forgets their ways: what was folded of them no longer holds.
@@ -235,9 +237,9 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Takes out what is made of paths that no longer hold, and forgets them.
-    fn forget_paths(&mut self, paths: Vec<PathId>, failed: &mut Vec<HardwareError>) {
+    fn forget_paths(&mut self, paths: impl IntoIterator<Item = PathId>, failed: &mut Vec<HardwareError>) {
         for path in paths {
-            self.remove(self.table.merged_of_path(path).collect(), failed);
+            self.remove(self.table.merged_of_path(path).collect::<Vec<_>>(), failed);
             self.table.drop_path(path);
         }
     }
@@ -245,7 +247,8 @@ impl<H: Hardware> Merger<H> {
     /// Takes out what sends to these ports, or into them, and forgets the paths: what was folded of them no longer holds.
     fn forget_sends(&mut self, ports: &[Port], failed: &mut Vec<HardwareError>) {
         for &port in ports {
-            self.forget_paths(self.table.sending_to(port).collect(), failed);
+            let paths: Vec<_> = self.table.sending_to(port).collect();
+            self.forget_paths(paths, failed);
             self.table.forgive_at(port);
         }
     }
@@ -345,7 +348,7 @@ impl<H: Hardware> Merger<H> {
         self.forget(others, &mut failed);
         if let Hook::Ingress(port) = side {
             let there = |p: &PathId| self.table.path(*p).port == port;
-            let paths = alone.iter().flat_map(|&c| self.table.paths_through(c)).filter(there).collect();
+            let paths = alone.iter().flat_map(|&c| self.table.paths_through(c)).filter(there).collect::<Vec<_>>();
             self.forget_paths(paths, &mut failed);
         }
         alone.into_iter().for_each(|cookie| self.alone.due(cookie));

@@ -16,6 +16,7 @@ mod stale;
 
 pub use chain::{Chains, Inserted, Neighbour};
 pub use overlap::overlap;
+pub use stale::Shadowed;
 
 use crate::{
     conntrack::{Connection, ConnectionId, Direction},
@@ -81,6 +82,8 @@ const REFUSED: usize = 64;
 #[derive(Clone, Debug)]
 struct PathEntry {
     path: Path,
+    /// How many of its conditions keep out shadows that came later.
+    later: usize,
     way: usize,
     merged: Map<Connections, MergedId>,
 }
@@ -296,7 +299,7 @@ impl Table {
     /// Adds a path to a way.
     pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
         let targets = path.targets.clone();
-        let id = self.paths.insert(PathEntry { path, way: way.0, merged: Map::default() });
+        let id = self.paths.insert(PathEntry { path, later: 0, way: way.0, merged: Map::default() });
         for port in targets {
             self.senders.entry(port).or_default().insert(id);
         }
@@ -316,7 +319,7 @@ impl Table {
     }
 
     fn remove_path(&mut self, path: usize) -> Option<usize> {
-        let PathEntry { path: gone, way, merged } = self.paths.try_remove(path)?;
+        let PathEntry { path: gone, way, merged, .. } = self.paths.try_remove(path)?;
         debug_assert!(merged.is_empty(), "merged filters are removed before their path");
         for port in gone.targets {
             if let Some(senders) = self.senders.get_mut(&port) {
