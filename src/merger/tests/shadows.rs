@@ -151,13 +151,17 @@ fn made(handle: u32, (chain, prio, matches, writes, end): (u32, u16, Match, Opti
     Filter { skip_sw, ..filter(handle, chain, prio, matches, kind, end) }
 }
 
-/// The filters that a packet hits, those of `made`.
+/// The filters that a packet hits in software, those of `made`.
 fn hits(m: &mut Merger<Memory>, mut key: Key) -> Vec<u64> {
     let (mut chain, mut from, mut out) = (0, 0, Vec::new());
     while out.len() < 6 {
-        let there = |f: &Filter| f.id.chain == chain && f.id.prio >= from && !f.skip_sw && f.matches.fits(&key);
-        let fit: Vec<Cookie> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(|(c, _)| c).collect();
-        let hit = fit.iter().find(|&&c| !m.table.in_front(c, None).iter().any(|(front, _)| fit.contains(front)));
+        let there = |f: &Filter| f.id.chain == chain && f.id.prio >= from && f.matches.fits(&key);
+        let fit: Vec<(Cookie, bool)> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
+        // Not the first hit: of skip_sw filters those count that hide others in their mask.
+        let mut hidden =
+            |c: Cookie| m.table.in_front(c, Some(c)).iter().any(|&(front, _)| fit.contains(&(front, true)));
+        let seen: Vec<Cookie> = fit.iter().filter(|f| !f.1).map(|f| f.0).filter(|&c| !hidden(c)).collect();
+        let hit = seen.iter().find(|&&c| !m.table.in_front(c, None).iter().any(|(front, _)| seen.contains(front)));
         let Some(filter) = hit.and_then(|&c| m.table.filter(c)).map(|e| &e.filter) else { break };
         out.extend(hit.map(|c| c.0));
         if let ActionKind::Pedit(pedit) = &filter.actions[0].kind {
@@ -176,6 +180,108 @@ fn hits(m: &mut Merger<Memory>, mut key: Key) -> Vec<u64> {
         };
     }
     out
+}
+
+fn skip_sw((cookie, entry): (Cookie, &crate::table::FilterEntry)) -> (Cookie, bool) {
+    (cookie, entry.filter.skip_sw)
+}
+
+/// The filters that a packet hits where hardware is tried first, with the `skip_sw` filters in their place.
+fn arrives(m: &mut Merger<Memory>, key: Key) -> Vec<u64> {
+    let there = |f: &Filter| f.id.chain == 0 && f.matches.fits(&key);
+    let fit: Vec<(Cookie, bool)> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
+    let mut first = |c: Cookie| !m.table.in_front(c, None).iter().any(|(front, _)| fit.iter().any(|f| f.0 == *front));
+    match fit.iter().copied().find(|f| first(f.0)) {
+        Some((cookie, true)) => vec![cookie.0],
+        _ => hits(m, key),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Comes((u32, u16, Match, Option<u8>, u8)),
+    Goes(u8),
+    Becomes(u8, Match),
+}
+
+#[test]
+fn what_a_merged_filter_takes_goes_its_way_whatever_comes_and_goes() {
+    let mut runner = TestRunner::deterministic();
+    let change = prop_oneof![
+        4 => filters().prop_map(|f| Change::Comes(f[0])),
+        2 => any::<u8>().prop_map(Change::Goes),
+        1 => (any::<u8>(), matches()).prop_map(|(i, m)| Change::Becomes(i, m)),
+    ];
+    let strategy = (prop::collection::vec(change, 40), prop::collection::vec(any::<u8>(), 12));
+    let all: Vec<Key> = (0..256u128)
+        .map(|i| {
+            let of = |field, shift: u32| (field, i >> shift & 3);
+            let fields = [of(Field::Ipv4Dst, 0), of(Field::Ipv4Src, 2), of(Field::IpTtl, 4), of(Field::DstPort, 6)];
+            fields.into_iter().fold(key(7), |key, (field, value)| key.with(field, value))
+        })
+        .collect();
+    // A sixteenth of what `PROPTEST_CASES` says, each is much.
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    let cases = told.unwrap_or(256usize).div_ceil(16);
+    let (mut taken, mut alone, mut displaced) = (0, 0, 0);
+    for _ in 0..cases {
+        let (changes, walks) = strategy.new_tree(&mut runner).expect("changes").current();
+        let mut m = merger();
+        for (next, change) in (1..).zip(changes) {
+            let cookies: BTreeSet<Cookie> = m.table.filters().map(|(c, _)| c).collect();
+            let pick = |i: u8| cookies.iter().copied().nth(i as usize % cookies.len().max(1));
+            let place = |f: &Filter| (f.id.chain, f.id.prio, f.matches);
+            let twice = |f: &Filter| m.table.filters().any(|(_, e)| place(&e.filter) == place(f));
+            match change {
+                Change::Comes(f) => {
+                    let new = made(next, f);
+                    if !twice(&new) {
+                        // A skip_sw filter may be refused.
+                        let done = m.replace(Cookie(next.into()), new.clone(), Inserted::Observed);
+                        assert!(done.is_ok() || new.skip_sw, "{done:?}");
+                    }
+                }
+                Change::Goes(i) => {
+                    if let Some(cookie) = pick(i) {
+                        m.destroy(cookie).unwrap();
+                    }
+                }
+                Change::Becomes(i, matches) => {
+                    let Some(cookie) = pick(i) else { continue };
+                    let old = m.table.filter(cookie).unwrap().filter.clone();
+                    let new = made(0, (old.id.chain, old.id.prio, matches, None, 0)).matches;
+                    let new = Filter { matches: new, ..old.clone() };
+                    // The kernel lets a filter be replaced by one of the same mask only.
+                    let same = |m: &Match| (m.mask, m.src_range.is_some(), m.dst_range.is_some());
+                    if same(&new.matches) == same(&old.matches) && !twice(&new) {
+                        let done = m.replace(Cookie(next.into()), new, Inserted::Observed);
+                        assert!(done.is_ok() || old.skip_sw, "{done:?}");
+                    }
+                }
+            }
+            for &i in &walks {
+                let key = all[i as usize];
+                let hits = hits(&mut m, key);
+                let _ = merge(&mut m, over(&hits, key));
+            }
+            for key in &all {
+                let Some(id) = m.hardware.lookup(IN, key) else { continue };
+                let path = m.table.path_of(m.table.merged(id).expect("known"));
+                let parents: Vec<u64> = path.parents.iter().map(|p| p.cookie.0).collect();
+                assert_eq!(parents, arrives(&mut m, *key), "{key:?}");
+                taken += 1;
+            }
+            assert_eq!(m.hardware.overlaps(), []);
+            let missing: BTreeSet<Cookie> = m.displaced().map(|d| d.cookie).collect();
+            for (cookie, _) in m.table.filters().map(skip_sw).filter(|f| f.1) {
+                assert_ne!(missing.contains(&cookie), m.table.derived_from_filter(cookie).len() == 1, "{cookie:?}");
+                alone += 1;
+            }
+            displaced += missing.len();
+        }
+    }
+    println!("{taken} packets taken, {alone} skip_sw filters in hardware, {displaced} displaced");
+    assert!(taken > 400 * cases && alone > 3 * cases && displaced > cases / 4);
 }
 
 #[test]
