@@ -89,6 +89,11 @@ impl Key {
         differ == 0
     }
 
+    /// The key as it is packed: for what looks at many keys and at no field in particular.
+    pub fn words(&self) -> &[u64; WORDS] {
+        &self.0
+    }
+
     /// The fields that are not 0.
     pub fn fields(&self) -> impl Iterator<Item = (Field, u128)> + '_ {
         Field::ALL.iter().map(|&f| (f, self.get(f))).filter(|&(_, v)| v != 0)

@@ -2,7 +2,8 @@
 
 use super::{
     cut,
-    path::{Parent, Path},
+    path::{Parent, Path, Seen},
+    reach,
     refusal::{Otherwise, Refusal, Scope},
     shadow::{Order, Shadow},
     state::{State, Want},
@@ -128,6 +129,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
             template: fold.state.template,
             program: fold.state.program.finish(end),
             parents: fold.parents,
+            seen: fold.seen,
             targets: fold.targets,
         }),
         Err(refusal) => {
@@ -161,6 +163,7 @@ struct Fold<'a> {
     current: Option<Current>,
     shadows: Vec<Shadow>,
     parents: Vec<Parent>,
+    seen: Vec<Seen>,
     targets: Vec<Port>,
     /// `None` after a terminal.
     at: Option<Place>,
@@ -179,6 +182,7 @@ impl<'a> Fold<'a> {
             current: None,
             shadows: Vec::new(),
             parents: Vec::new(),
+            seen: Vec::new(),
             targets: Vec::new(),
             at: Some(Place { chain: 0, port: scene.port }),
             entered: 0,
@@ -294,6 +298,7 @@ impl<'a> Fold<'a> {
         if let Some(what) = step.filter.undecoded.first() {
             return Err(Refusal::Undecoded { filter, what: what.clone() });
         }
+        self.seen.push(reach::seen(&self.state));
         for (other, order) in &step.in_front {
             self.shadows.extend(Shadow::new(&self.state, filter, other, *order));
         }

@@ -26,6 +26,7 @@ pub mod fold;
 mod need;
 pub mod path;
 pub mod program;
+pub mod reach;
 pub mod refusal;
 pub mod shadow;
 pub mod state;
@@ -35,6 +36,7 @@ pub mod template;
 
 pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, sequence};
 pub use path::{Parent, Path};
+pub use reach::may_reach;
 pub use refusal::{Otherwise, Refusal, Scope};
 pub use shadow::Order;
 

@@ -2,11 +2,12 @@
 
 use super::{
     program::{self, Program},
+    symbol::Value,
     template::Template,
 };
 use crate::{
     conntrack::Connection,
-    flower::{Action, Cookie, Match, Port},
+    flower::{Action, Cookie, Field, Match, Port},
     packet::apply::Trim,
 };
 
@@ -22,6 +23,9 @@ pub struct Parent {
     pub longer: i64,
 }
 
+/// What the fields held at a hit: those that were not as the packet brought them.
+pub type Seen = Box<[(Field, Value)]>;
+
 /// A way and its cut, ready to be filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
@@ -33,6 +37,8 @@ pub struct Path {
     pub program: Program,
     /// The filters, in the order of the hits.
     pub parents: Vec<Parent>,
+    /// What each of them saw.
+    pub seen: Vec<Seen>,
     /// The ports that its filters send to, or into, up or down: when one changes, the path no longer holds.
     pub targets: Vec<Port>,
 }

@@ -9,7 +9,7 @@ use super::{
     need::Needs,
     state::State,
     structure,
-    symbol::Source,
+    symbol::{Source, Value},
     template::{Is, Template},
 };
 use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype, field::ip_flags};
@@ -43,10 +43,15 @@ pub struct Shadow {
 impl Shadow {
     /// The shadow that `filter` is at this point of the walk; `None` if no packet of the walk can match it.
     pub fn new(state: &State, hit: FilterId, filter: &Filter, order: Order) -> Option<Shadow> {
+        Shadow::seen(&|field| state.view(field), hit, filter, order)
+    }
+
+    /// The same, where the fields hold this.
+    pub fn seen(view: &dyn Fn(Field) -> Value, hit: FilterId, filter: &Filter, order: Order) -> Option<Shadow> {
         let mut needs = Vec::new();
         let mut hidden = None;
         for (field, want, mask) in filter.matches.terms() {
-            let value = state.view(field);
+            let value = view(field);
             if (want ^ value.flip) & mask & !value.kept != 0 {
                 return None;
             }
@@ -61,7 +66,7 @@ impl Shadow {
             }
         }
         for (field, range) in filter.matches.ranges() {
-            let value = state.view(field);
+            let value = view(field);
             let (kept, flip) = (value.kept as u16, value.flip as u16);
             match value.source {
                 _ if !range.meets(!kept, flip) => return None,

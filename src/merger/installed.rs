@@ -60,7 +60,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Takes merged filters out of hardware, their last readings to their parents.
-    pub(super) fn remove(&mut self, merged: Vec<MergedId>, failed: &mut Vec<HardwareError>) {
+    pub(super) fn remove(&mut self, merged: impl IntoIterator<Item = MergedId>, failed: &mut Vec<HardwareError>) {
         for id in merged {
             let removed = self.hardware.remove(id);
             if let Ok(reading) = removed {
@@ -73,9 +73,11 @@ impl<H: Hardware> Merger<H> {
             };
             match removed {
                 Ok(_) | Err(HardwareError::Missing { .. }) => {
+                    self.alone_no_more(&parents);
                     self.removed.push(Removed { id, counters: merged.counters });
                 }
                 Err(error) => {
+                    self.alone_no_more(&parents);
                     failed.push(error);
                     self.stuck.push(Stuck { id, port, merged, parents, overhead });
                 }

@@ -5,23 +5,25 @@
 //! takes merged filters out (a filter destroyed or replaced, a new shadow, a connection that leaves established) does so
 //! before it returns, with the last reading handed to the parents first.
 
+mod alone;
 mod installed;
 mod settings;
 mod work;
 
+pub use alone::Displaced;
 pub use settings::{Limits, Turned};
 
 use crate::{
     conntrack::{Connection, ConnectionId},
     flower::{Cookie, Counters, Counts, Filter, Hook, Port, capabilities},
     hardware::{Hardware, HardwareError, MergedId},
-    merge::{self, Otherwise, Ports, Refusal, Scene, Step},
-    table::{Connections, Inserted, Merged, Table, WayKey, overlap},
+    merge::{Ports, Refusal},
+    table::{Inserted, Merged, PathId, Table},
     walk::Walk,
 };
+use alone::Alone;
 use hashbrown::{HashMap, HashSet};
 use installed::Stuck;
-use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// What became of a walk.
@@ -65,6 +67,8 @@ pub struct Drained {
     pub walks: Vec<(Ticket, Outcome)>,
     /// The merged filters that left the hardware, before the walks were merged.
     pub removed: Vec<Removed>,
+    /// The `skip_sw` filters that left the hardware or did not come in at a port, and were not told by an error.
+    pub displaced: Vec<Displaced>,
 }
 
 /// Merged filters that the hardware did not remove. They are tracked on, and each `drain` tries again.
@@ -75,10 +79,10 @@ pub struct NotRemoved(pub Vec<HardwareError>);
 /// What `replace` did not do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplaceError {
-    /// The filter is entered, but what it takes the place of is still in hardware.
+    /// The filter is entered, unless it is `skip_sw`, but what it takes the place of is still in hardware.
     #[error(transparent)]
     NotRemoved(#[from] NotRemoved),
-    /// A `skip_sw` filter that cannot go into hardware. It is not entered: nobody would look at it.
+    /// A `skip_sw` filter that cannot go into hardware. It is not entered: nobody would look at it. What it was to replace stays.
     #[error("a skip_sw filter that cannot go into hardware: {0}")]
     SkipSw(Refusal),
 }
@@ -100,6 +104,7 @@ pub struct Merger<H> {
     /// Entries that the hardware would not give up.
     stuck: Vec<Stuck>,
     removed: Vec<Removed>,
+    alone: Alone,
 }
 
 impl<H: Hardware> Merger<H> {
@@ -125,6 +130,7 @@ impl<H: Hardware> Merger<H> {
             tickets: 0,
             ids: 0,
             stuck: Vec::new(),
+            alone: Alone::default(),
         }
     }
 
@@ -140,49 +146,81 @@ impl<H: Hardware> Merger<H> {
 
     /// TC has a filter, new or in place of one of the same cookie or the same identity. What derived from that one, and
     /// what the new one shadows, leaves the hardware. Its counters begin at 0. A `skip_sw` filter, which no walk will ever
-    /// name, is installed at once.
+    /// name, is installed at once. Gives the `skip_sw` filters that had to leave the hardware, since this one stands in front of
+    /// them; they come back when it goes.
     ///
     /// # Errors
     /// The hardware did not remove a merged filter, or a `skip_sw` filter cannot be installed.
-    pub fn replace(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted) -> Result<(), ReplaceError> {
+    pub fn replace(
+        &mut self,
+        cookie: Cookie,
+        filter: Filter,
+        inserted: Inserted,
+    ) -> Result<Vec<Displaced>, ReplaceError> {
         let mut failed = Vec::new();
-        let same = |e: &Filter| e.id == filter.id;
-        let members = || self.table.chains.members(filter.id.hook, filter.id.chain);
-        let instead = members()
-            .find(|&c| self.table.filter(c).is_some_and(|e| same(&e.filter)))
-            .or_else(|| members().find(|&c| c == cookie));
+        let told = self.alone.displaced.len();
+        let (id, skip_sw) = (filter.id, filter.skip_sw);
+        let instead = self.table.cookie(id);
+        let mut before = None;
         for old in [Some(cookie), instead].into_iter().flatten() {
-            self.take_out(old, &mut failed);
-            if Some(old) == instead && old != cookie {
-                self.table.retire_filter(old);
-            } else {
-                let keep_place = self.table.filter(old).is_some_and(|e| same(&e.filter));
-                self.table.remove_filter(old, keep_place);
+            let keeps_place = Some(old) == instead;
+            if !keeps_place {
+                self.forget(self.table.chains.ordered_by(old), &mut failed);
+            }
+            self.remove(self.table.derived_from_filter(old), &mut failed);
+            self.alone.free(old);
+            let Some(entry) = self.table.remove_filter(old, keeps_place) else { continue };
+            if old == cookie {
                 self.orphan_stuck(old);
+            } else {
+                self.table.retire(old, entry.counters.clone());
+            }
+            if keeps_place {
+                before = Some((old, entry));
             }
         }
-        if !self.table.chains.any(filter.id.hook) {
+        if !self.table.chains.any(id.hook) {
             // Until now packets were sent there unseen.
-            self.forget_sends(&self.ports_of(filter.id.hook), &mut failed);
+            self.forget_sends(&self.ports_of(id.hook), &mut failed);
         }
-        self.table.insert_filter(cookie, filter, inserted, instead);
-        self.forget(self.table.shadowed_by(cookie), &mut failed);
-        told(failed)?;
-        if self.table.filter(cookie).is_some_and(|e| e.filter.skip_sw) {
-            self.install_alone(cookie).map_err(|refusal| {
-                self.table.remove_filter(cookie, false);
-                ReplaceError::SkipSw(refusal)
-            })?;
+        self.enter(cookie, filter, inserted, instead, &mut failed);
+        let refused = match skip_sw {
+            true if failed.is_empty() => self.install_alone(cookie, &mut failed).err(),
+            _ => None,
+        };
+        if skip_sw && (refused.is_some() || !failed.is_empty()) {
+            // As TC does: the old one stays.
+            self.table.remove_filter(cookie, before.is_some());
+            if let Some((old, entry)) = before {
+                let counters = entry.counters;
+                self.enter(old, entry.filter, inserted, Some(cookie), &mut failed);
+                self.table.restore(old, counters);
+                self.alone.due(old);
+            }
         }
-        Ok(())
+        self.settle();
+        told_of(failed)?;
+        match refused {
+            Some(refusal) => Err(ReplaceError::SkipSw(refusal)),
+            None => Ok(self.alone.displaced[told..].to_vec()),
+        }
     }
 
-    /// Takes out what derives from a filter that goes or changes, and what rests on its place in the order of others.
-    fn take_out(&mut self, cookie: Cookie, failed: &mut Vec<HardwareError>) {
-        self.remove(self.table.derived_from_filter(cookie), failed);
-        let entry = self.table.filter(cookie);
-        let ordered = entry.map(|e| self.table.chains.ordered_by(cookie, &e.filter));
-        self.forget(ordered.unwrap_or_default(), failed);
+    /// Enters a filter, and forgets what does not hold with it.
+    fn enter(
+        &mut self,
+        cookie: Cookie,
+        filter: Filter,
+        inserted: Inserted,
+        instead: Option<Cookie>,
+        failed: &mut Vec<HardwareError>,
+    ) {
+        let reordered = self.table.insert_filter(cookie, filter, inserted, instead);
+        self.forget(reordered, failed);
+        let shadowed = self.table.shadowed_by(cookie);
+        self.forget_paths(shadowed.paths, failed);
+        self.remove(shadowed.merged, failed);
+        self.table.keep_out(shadowed.conditions);
     }
 
     /// Takes out what derives from filters that stay, and forgets their ways: what was folded of them no longer holds.
@@ -190,15 +228,28 @@ impl<H: Hardware> Merger<H> {
         for cookie in filters {
             self.remove(self.table.derived_from_filter(cookie), failed);
             self.table.forget_ways(cookie);
+            self.alone.free(cookie);
+            // Others may stand before it now.
+            if let Some(id) = self.table.filter(cookie).map(|e| e.filter.id) {
+                self.table.forgive(id);
+            }
         }
     }
 
-    /// Takes out what sends to these ports, or into them, and forgets the ways: what was folded of them no longer holds.
+    /// Takes out what is made of paths that no longer hold, and forgets them.
+    fn forget_paths(&mut self, paths: impl IntoIterator<Item = PathId>, failed: &mut Vec<HardwareError>) {
+        for path in paths {
+            self.remove(self.table.merged_of_path(path).collect::<Vec<_>>(), failed);
+            self.table.drop_path(path);
+        }
+    }
+
+    /// Takes out what sends to these ports, or into them, and forgets the paths: what was folded of them no longer holds.
     fn forget_sends(&mut self, ports: &[Port], failed: &mut Vec<HardwareError>) {
-        let (merged, ways) = self.table.sending_to(ports);
-        self.remove(merged, failed);
-        for way in ways {
-            self.table.forget_way(way);
+        for &port in ports {
+            let paths: Vec<_> = self.table.sending_to(port).collect();
+            self.forget_paths(paths, failed);
+            self.table.forgive_at(port);
         }
     }
 
@@ -206,48 +257,18 @@ impl<H: Hardware> Merger<H> {
     fn ports_of(&self, hook: Hook) -> Vec<Port> {
         match hook {
             Hook::Ingress(port) | Hook::Egress(port) => vec![port],
-            Hook::Block(block) => {
-                let sides = self.blocks.iter().filter(|(_, b)| b.contains(&block)).map(|(&side, _)| side);
-                sides.flat_map(|side| self.ports_of(side)).collect()
-            }
+            Hook::Block(_) => self.sides_of(hook).into_iter().flat_map(|side| self.ports_of(side)).collect(),
         }
     }
 
-    /// Installs a filter that software never looks at, as it is.
-    fn install_alone(&mut self, cookie: Cookie) -> Result<(), Refusal> {
-        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
-            return Ok(());
-        };
-        let id = filter.id;
-        if let Hook::Egress(port) = id.hook {
-            return Err(Refusal::EgressFilters { filter: id, port });
-        }
-        let ports = self.ports_of(id.hook);
-        // A packet that is to have a filter in front of this one would be taken by the hardware first.
-        for other in self.table.chains.members(id.hook, id.chain) {
-            let Some(shadow) = self.table.filter(other).map(|e| &e.filter) else {
-                continue;
-            };
-            if shadow.id.prio <= id.prio && overlap(&shadow.matches, &filter.matches) {
-                return Err(Refusal::Stale { filter: id, shadow: shadow.id });
+    /// The sides of ports at which a hook's filters stand.
+    fn sides_of(&self, hook: Hook) -> Vec<Hook> {
+        match hook {
+            Hook::Ingress(_) | Hook::Egress(_) => vec![hook],
+            Hook::Block(block) => {
+                self.blocks.iter().filter(|(_, b)| b.contains(&block)).map(|(&side, _)| side).collect()
             }
         }
-        let mut key = filter.matches.key;
-        for (field, range) in filter.matches.ranges() {
-            key.set(field, range.min as u128);
-        }
-        for port in ports {
-            let step = Step { cookie, filter: &filter, in_front: Vec::new(), met: Vec::new() };
-            let tell_tag = self.counts == Counts::Frame;
-            let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag };
-            let path = merge::fold(&scene, self)?;
-            let changed = Refusal::Changed { filter: id, what: Otherwise::Connection };
-            let matches = path.matches(&[]).ok_or(changed)?;
-            let way = self.table.way(WayKey { port, steps: vec![(cookie, SmallVec::new())] });
-            let path = self.table.add_path(way, path);
-            self.install(id, port, path, Connections::new(), matches)?;
-        }
-        Ok(())
     }
 
     /// TC removed a filter. When this returns nothing derived from it is in hardware, and its last counts are returned.
@@ -256,17 +277,19 @@ impl<H: Hardware> Merger<H> {
     /// The hardware did not remove a merged filter.
     pub fn destroy(&mut self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut failed = Vec::new();
-        self.take_out(cookie, &mut failed);
+        self.remove(self.table.derived_from_filter(cookie), &mut failed);
+        self.forget(self.table.chains.ordered_by(cookie), &mut failed);
+        self.alone.free(cookie);
         let entry = self.table.remove_filter(cookie, false);
         let hook = entry.as_ref().map(|e| e.filter.id.hook);
-        let entry = entry.map(|e| e.counters);
-        let counters = entry.or_else(|| self.table.take_retired(cookie));
+        let counters = entry.map(|e| e.counters).or_else(|| self.table.take_retired(cookie));
         self.orphan_stuck(cookie);
         if let Some(hook) = hook.filter(|&hook| !self.table.chains.any(hook)) {
             // What was refused because of filters there need not be any more.
             self.forget_sends(&self.ports_of(hook), &mut failed);
         }
-        told(failed)?;
+        self.settle();
+        told_of(failed)?;
         Ok(counters.unwrap_or_default())
     }
 
@@ -290,10 +313,12 @@ impl<H: Hardware> Merger<H> {
         if changed {
             self.forget_sends(&[port], &mut failed);
         }
-        told(failed)
+        self.settle();
+        told_of(failed)
     }
 
-    /// A shared block's filters stand at a side of a port (`Hook::Ingress` or `Hook::Egress`) from now on.
+    /// A shared block's filters stand at a side of a port (`Hook::Ingress` or `Hook::Egress`) from now on. Those that are `skip_sw`
+    /// are installed there; what of them is not is told by [`displaced`](Merger::displaced).
     ///
     /// # Errors
     /// The hardware did not remove a merged filter that sends there.
@@ -303,7 +328,9 @@ impl<H: Hardware> Merger<H> {
         if let (Hook::Ingress(port) | Hook::Egress(port), true) = (side, self.table.chains.any(Hook::Block(block))) {
             self.forget_sends(&[port], &mut failed);
         }
-        told(failed)
+        self.alone_at(Hook::Block(block));
+        self.settle();
+        told_of(failed)
     }
 
     /// They no longer do. What goes through the block's filters leaves the hardware, at its other ports as well: a redirect may
@@ -316,9 +343,17 @@ impl<H: Hardware> Merger<H> {
         if let Some(blocks) = self.blocks.get_mut(&side) {
             blocks.remove(&block);
         }
-        let filters = self.table.filters().filter(|(_, e)| e.filter.id.hook == Hook::Block(block));
-        self.forget(filters.map(|(cookie, _)| cookie).collect(), &mut failed);
-        told(failed)
+        let alone = |c: &Cookie| self.table.filter(*c).is_some_and(|e| e.filter.skip_sw);
+        let (alone, others): (Vec<_>, Vec<_>) = self.table.chains.members(Hook::Block(block)).partition(alone);
+        self.forget(others, &mut failed);
+        if let Hook::Ingress(port) = side {
+            let there = |p: &PathId| self.table.path(*p).port == port;
+            let paths = alone.iter().flat_map(|&c| self.table.paths_through(c)).filter(there).collect::<Vec<_>>();
+            self.forget_paths(paths, &mut failed);
+        }
+        alone.into_iter().for_each(|cookie| self.alone.due(cookie));
+        self.settle();
+        told_of(failed)
     }
 
     /// Conntrack tells of a connection. Whatever rested on what it was leaves the hardware.
@@ -339,7 +374,7 @@ impl<H: Hardware> Merger<H> {
                 self.table.remove_connection(id);
             }
         }
-        told(failed)
+        told_of(failed)
     }
 
     /// A finished walk. It is merged by the next [`drain`](Merger::drain); `None` if the queue is full and it was dropped.
@@ -357,13 +392,16 @@ impl<H: Hardware> Merger<H> {
     /// Tries again what the hardware would not remove, then merges the walks handed in.
     pub fn drain(&mut self) -> Drained {
         self.remove_stuck();
+        self.alone.try_again();
+        self.settle();
         let mut walks = Vec::with_capacity(self.queue.len());
         while let Some((ticket, walk)) = self.queue.pop_front() {
             let outcome = self.merge(&walk);
             walks.push((ticket, outcome));
         }
         let removed = std::mem::take(&mut self.removed);
-        Drained { walks, removed }
+        let displaced = std::mem::take(&mut self.alone.displaced);
+        Drained { walks, removed, displaced }
     }
 
     /// All merged filters in hardware.
@@ -411,7 +449,7 @@ impl<H> Ports for Merger<H> {
     }
 }
 
-fn told(failed: Vec<HardwareError>) -> Result<(), NotRemoved> {
+fn told_of(failed: Vec<HardwareError>) -> Result<(), NotRemoved> {
     if failed.is_empty() { Ok(()) } else { Err(NotRemoved(failed)) }
 }
 

@@ -1,5 +1,7 @@
 //! The façade with the in-memory table: what derives from what, and that nothing stale stays.
 
+mod alone;
+mod shadows;
 mod stale;
 
 use super::*;

@@ -3,7 +3,7 @@
 use super::{Merge, Merger, Outcome};
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{Control, Counts, Filter, FilterId},
+    flower::{Cookie, Counts, FilterId},
     hardware::Hardware,
     merge::{self, Met, Order, Otherwise, Path, Refusal, Scene, Step, template::Template},
     table::{Connections, CtKey, Table, WayKey},
@@ -34,7 +34,8 @@ impl<H: Hardware> Merger<H> {
                     self.turned.merged_per_way += 1;
                     return Err(Refusal::TooMany { filter: last, limit: self.limits.merged_per_way });
                 }
-                let folded = merge::fold(&self.scene(walk, &connections), self);
+                let fronts = self.fronts(walk);
+                let folded = merge::fold(&self.scene(walk, &connections, &fronts), self);
                 let path = match folded {
                     Ok(path) => path,
                     Err(refused) => {
@@ -101,34 +102,31 @@ impl<H: Hardware> Merger<H> {
         Ok(())
     }
 
-    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections) -> Scene<'a> {
+    /// What stands in front of each hit.
+    fn fronts(&mut self, walk: &Walk) -> Vec<Vec<(Cookie, Order)>> {
+        let mut before = None;
+        let in_front = walk.hits.iter().map(|hit| {
+            let front = self.table.in_front(hit.filter, before);
+            before = Some(hit.filter);
+            front
+        });
+        in_front.collect()
+    }
+
+    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections, fronts: &[Vec<(Cookie, Order)>]) -> Scene<'a> {
         let mut steps = Vec::new();
-        let mut before: Option<&Filter> = None;
-        for hit in &walk.hits {
+        for (hit, front) in walk.hits.iter().zip(fronts) {
             let Some(entry) = self.table.filter(hit.filter) else {
                 continue;
             };
-            let id = entry.filter.id;
-            // After `continue` TC goes on behind the priority of the hit before; else it begins at the first.
-            let continued = before.is_some_and(|f| {
-                (f.id.hook, f.id.chain) == (id.hook, id.chain)
-                    && merge::sequence(&f.actions).is_some_and(|(_, end)| end == Control::Continue)
-            });
-            let from = if continued { before.map_or(0, |f| f.id.prio.saturating_add(1)) } else { 0 };
-            let in_front: Vec<(&Filter, Order)> = self
-                .table
-                .chains
-                .in_front(hit.filter, &entry.filter, from)
-                .into_iter()
-                .filter_map(|(c, order)| Some((&self.table.filter(c)?.filter, order)))
-                .collect();
+            let in_front =
+                front.iter().filter_map(|&(c, order)| Some((&self.table.filter(c)?.filter, order))).collect();
             let met = hit.found.iter().map(|f| {
                 let f = (*f)?;
                 let connection = self.table.connection(f.connection)?;
                 Some(Met { index: index(connections, f.connection), direction: f.direction, connection })
             });
             steps.push(Step { cookie: hit.filter, filter: &entry.filter, in_front, met: met.collect() });
-            before = Some(&entry.filter);
         }
         Scene {
             port: walk.port,

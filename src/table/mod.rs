@@ -11,8 +11,12 @@
 //! is gone is told.
 
 pub mod chain;
+mod overlap;
+mod stale;
 
-pub use chain::{Chains, Inserted};
+pub use chain::{Chains, Inserted, Neighbour};
+pub use overlap::overlap;
+pub use stale::Shadowed;
 
 use crate::{
     conntrack::{Connection, ConnectionId, Direction},
@@ -23,6 +27,7 @@ use crate::{
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -60,7 +65,7 @@ pub struct FilterEntry {
     pub filter: Filter,
     /// What its actions were given by merged filters.
     pub counters: Vec<Counters>,
-    ways: Vec<usize>,
+    ways: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +82,8 @@ const REFUSED: usize = 64;
 #[derive(Clone, Debug)]
 struct PathEntry {
     path: Path,
+    /// How many of its conditions keep out shadows that came later.
+    later: usize,
     way: usize,
     merged: Map<Connections, MergedId>,
 }
@@ -106,6 +113,7 @@ pub struct Merged {
 #[derive(Debug, Default)]
 pub struct Table {
     filters: Map<Cookie, FilterEntry>,
+    cookies: Map<FilterId, Cookie>,
     /// What filters had been given that were replaced and are not destroyed yet.
     retired: Map<Cookie, Vec<Counters>>,
     /// Order of classification.
@@ -115,12 +123,16 @@ pub struct Table {
     way_of: Map<WayKey, usize>,
     /// Ways that remember a refusal because of a filter in front of theirs.
     refused_for: Map<FilterId, HashSet<usize, foldhash::fast::RandomState>>,
+    /// Ways that remember a refusal and would send to a port, or into it.
+    refused_at: Map<Port, BTreeSet<usize>>,
     paths: Slab<PathEntry>,
+    /// The paths whose filters send to a port, or into it.
+    senders: Map<Port, BTreeSet<usize>>,
     merged: Map<MergedId, Merged>,
 }
 
 /// A path of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathId(usize);
 
 /// A way of the table.
@@ -138,16 +150,26 @@ impl Table {
         self.filters.iter().map(|(&c, e)| (c, e))
     }
 
-    /// Puts a filter in. What derived from one of this cookie, or from the one it replaces, must be gone.
-    pub fn insert_filter(&mut self, cookie: Cookie, filter: Filter, inserted: Inserted, instead: Option<Cookie>) {
-        if !filter.skip_sw {
-            self.chains.insert(cookie, &filter, inserted, instead);
-        } else if let Some(instead) = instead {
-            self.chains.remove(instead, &filter);
-        }
+    /// The filter of this identity.
+    pub fn cookie(&self, id: FilterId) -> Option<Cookie> {
+        self.cookies.get(&id).copied()
+    }
+
+    /// Puts a filter in. What derived from one of this cookie, or from the one it replaces, must be gone. Gives the other filters
+    /// whose place among each other that changes ([`Chains::insert`]).
+    pub fn insert_filter(
+        &mut self,
+        cookie: Cookie,
+        filter: Filter,
+        inserted: Inserted,
+        instead: Option<Cookie>,
+    ) -> Vec<Cookie> {
+        let reordered = self.chains.insert(cookie, &filter, inserted, instead);
         let counters = vec![Counters::default(); filter.actions.len()];
         self.retired.remove(&cookie);
-        self.filters.insert(cookie, FilterEntry { filter, counters, ways: Vec::new() });
+        self.cookies.insert(filter.id, cookie);
+        self.filters.insert(cookie, FilterEntry { filter, counters, ways: BTreeSet::new() });
+        reordered
     }
 
     /// Takes a filter out, with its ways. Their merged filters must be gone. `keep_place` leaves its place in the order of
@@ -158,21 +180,25 @@ impl Table {
             self.remove_way(way);
         }
         let entry = self.filters.remove(&cookie)?;
-        for way in self.refused_for.remove(&entry.filter.id).unwrap_or_default() {
-            if let Some(way) = self.ways.get_mut(way) {
-                way.refused.retain(|r| r.refusal.shadow() != Some(entry.filter.id));
-            }
+        self.forgive(entry.filter.id);
+        if self.cookie(entry.filter.id) == Some(cookie) {
+            self.cookies.remove(&entry.filter.id);
         }
         if !keep_place {
-            self.chains.remove(cookie, &entry.filter);
+            self.chains.remove(cookie);
         }
         Some(entry)
     }
 
-    /// Takes a filter out that another replaces, before TC destroys it: what it was given is kept until then.
-    pub fn retire_filter(&mut self, cookie: Cookie) {
-        if let Some(entry) = self.remove_filter(cookie, true) {
-            self.retired.insert(cookie, entry.counters);
+    /// Keeps what a filter had been given that another replaced, until TC destroys it.
+    pub fn retire(&mut self, cookie: Cookie, counters: Vec<Counters>) {
+        self.retired.insert(cookie, counters);
+    }
+
+    /// A filter that was put in again has what it had been given before.
+    pub fn restore(&mut self, cookie: Cookie, counters: Vec<Counters>) {
+        if let Some(entry) = self.filters.get_mut(&cookie) {
+            entry.counters = counters;
         }
     }
 
@@ -192,12 +218,11 @@ impl Table {
         };
         self.way_of.remove(&key);
         for path in paths {
-            let gone = self.paths.remove(path);
-            debug_assert!(gone.merged.is_empty(), "merged filters are removed before their way");
+            self.remove_path(path);
         }
         for (cookie, _) in &key.steps {
             if let Some(entry) = self.filters.get_mut(cookie) {
-                entry.ways.retain(|&w| w != way);
+                entry.ways.remove(&way);
             }
         }
     }
@@ -209,8 +234,8 @@ impl Table {
         }
         let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refused: Vec::new() });
         for (cookie, _) in &key.steps {
-            if let Some(entry) = self.filters.get_mut(cookie).filter(|e| !e.ways.contains(&way)) {
-                entry.ways.push(way);
+            if let Some(entry) = self.filters.get_mut(cookie) {
+                entry.ways.insert(way);
             }
         }
         self.way_of.insert(key, way);
@@ -238,11 +263,32 @@ impl Table {
         if let Some(shadow) = refused.refusal.shadow() {
             self.refused_for.entry(shadow).or_default().insert(way.0);
         }
+        for &port in &refused.targets {
+            self.refused_at.entry(port).or_default().insert(way.0);
+        }
         let all = &mut self.ways[way.0].refused;
         if all.len() == REFUSED {
             all.remove(0);
         }
         all.push(refused);
+    }
+
+    /// Forgets what was refused because this filter stands in front.
+    pub fn forgive(&mut self, shadow: FilterId) {
+        for way in self.refused_for.remove(&shadow).unwrap_or_default() {
+            if let Some(way) = self.ways.get_mut(way) {
+                way.refused.retain(|r| r.refusal.shadow() != Some(shadow));
+            }
+        }
+    }
+
+    /// Forgets what was refused of ways that would send to this port, or into it.
+    pub fn forgive_at(&mut self, port: Port) {
+        for way in self.refused_at.remove(&port).unwrap_or_default() {
+            if let Some(way) = self.ways.get_mut(way) {
+                way.refused.retain(|r| !r.targets.contains(&port));
+            }
+        }
     }
 
     /// The paths of a way.
@@ -252,15 +298,43 @@ impl Table {
 
     /// Adds a path to a way.
     pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
-        let id = self.paths.insert(PathEntry { path, way: way.0, merged: Map::default() });
+        let targets = path.targets.clone();
+        let id = self.paths.insert(PathEntry { path, later: 0, way: way.0, merged: Map::default() });
+        for port in targets {
+            self.senders.entry(port).or_default().insert(id);
+        }
         self.ways[way.0].paths.push(id);
         PathId(id)
     }
 
-    /// Drops a path that has no merged filters.
+    /// Drops a path, whose merged filters must be gone; and its way, if it was the last and nothing is remembered of the way.
     pub fn drop_path(&mut self, path: PathId) {
-        let PathEntry { way, .. } = self.paths.remove(path.0);
-        self.ways[way].paths.retain(|&p| p != path.0);
+        let Some(way) = self.remove_path(path.0) else { return };
+        if let Some(w) = self.ways.get_mut(way) {
+            w.paths.retain(|&p| p != path.0);
+            if w.paths.is_empty() && w.refused.is_empty() {
+                self.remove_way(way);
+            }
+        }
+    }
+
+    fn remove_path(&mut self, path: usize) -> Option<usize> {
+        let PathEntry { path: gone, way, merged, .. } = self.paths.try_remove(path)?;
+        debug_assert!(merged.is_empty(), "merged filters are removed before their path");
+        for port in gone.targets {
+            if let Some(senders) = self.senders.get_mut(&port) {
+                senders.remove(&path);
+                if senders.is_empty() {
+                    self.senders.remove(&port);
+                }
+            }
+        }
+        Some(way)
+    }
+
+    /// The merged filters of a path.
+    pub fn merged_of_path(&self, path: PathId) -> impl Iterator<Item = MergedId> {
+        self.paths.get(path.0).into_iter().flat_map(|p| p.merged.values().copied())
     }
 
     /// The path.
@@ -356,47 +430,20 @@ impl Table {
         ways.flat_map(|&w| &self.ways[w].paths).flat_map(|&p| self.paths[p].merged.values().copied()).collect()
     }
 
-    /// The filters with ways that a new filter stands in front of and does not contradict: their paths do not know the new
-    /// shadow.
-    pub fn shadowed_by(&self, cookie: Cookie) -> Vec<Cookie> {
-        let Some(new) = self.filters.get(&cookie) else {
-            return Vec::new();
-        };
-        let id = new.filter.id;
-        let mut behind = Vec::new();
-        for other in self.chains.members(id.hook, id.chain).filter(|&c| c != cookie) {
-            let Some(entry) = self.filters.get(&other).filter(|e| !e.ways.is_empty()) else {
-                continue;
-            };
-            // The cheap questions first: most filters of a chain contradict each other, or stand in front.
-            let filter = &entry.filter;
-            let may_shadow = id.prio <= filter.id.prio && overlap(&new.filter.matches, &filter.matches);
-            let in_front = || self.chains.in_front(other, filter, id.prio).iter().any(|(c, _)| *c == cookie);
-            if may_shadow && in_front() {
-                behind.push(other);
-            }
-        }
-        behind
+    /// The paths that go through a filter.
+    pub fn paths_through(&self, cookie: Cookie) -> impl Iterator<Item = PathId> {
+        let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
+        ways.flat_map(|&w| self.ways[w].paths.iter().map(|&p| PathId(p)))
     }
 
-    /// The ways whose filters send to one of these ports, or into it, and their merged filters.
-    pub fn sending_to(&self, ports: &[Port]) -> (Vec<MergedId>, Vec<WayId>) {
-        let sends = |path: &usize| self.paths[*path].path.targets.iter().any(|port| ports.contains(port));
-        let refused = |r: &Refused| r.targets.iter().any(|port| ports.contains(port));
-        let rests = |w: &Way| w.paths.iter().any(sends) || w.refused.iter().any(refused);
-        let ways: Vec<WayId> = self.ways.iter().filter(|(_, w)| rests(w)).map(|(id, _)| WayId(id)).collect();
-        let paths = ways.iter().flat_map(|w| &self.ways[w.0].paths);
-        (paths.flat_map(|&p| self.paths[p].merged.values().copied()).collect(), ways)
-    }
-
-    /// Forgets a way, whose merged filters must be gone.
-    pub fn forget_way(&mut self, way: WayId) {
-        self.remove_way(way.0);
+    /// The paths whose filters send to a port, or into it.
+    pub fn sending_to(&self, port: Port) -> impl Iterator<Item = PathId> {
+        self.senders.get(&port).into_iter().flatten().map(|&p| PathId(p))
     }
 
     /// Forgets the ways of a filter, whose merged filters must be gone.
     pub fn forget_ways(&mut self, cookie: Cookie) {
-        let ways = self.filters.get(&cookie).map(|e| e.ways.clone()).unwrap_or_default();
+        let ways = self.filters.get_mut(&cookie).map(|e| std::mem::take(&mut e.ways)).unwrap_or_default();
         for way in ways {
             self.remove_way(way);
         }
@@ -475,7 +522,5 @@ fn hand(
     }
 }
 
-/// Whether a packet could match both, by bits and port ranges.
-pub fn overlap(a: &Match, b: &Match) -> bool {
-    a.both(b).is_some()
-}
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ impl Merging {
 
     fn enter(&mut self, cookie: Cookie, filter: &Filter, inserted: Inserted) {
         match self.merger.replace(cookie, filter.clone(), inserted) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(ReplaceError::SkipSw(refusal)) => self.failures.push(format!("{}: {refusal}", filter.id)),
             Err(error) => self.failures.push(error.to_string()),
         }
@@ -218,6 +218,10 @@ impl Offload for Merging {
     fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
         self.marked.clear();
         let handled = self.merger.hardware().receive(port, frame, now)?;
+        if !self.records.contains_key(&handled.id.0) {
+            // A skip_sw filter at a port that came later, or again.
+            self.record(handled.id);
+        }
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));
         }

@@ -1,0 +1,178 @@
+//! `skip_sw` filters: software never hits them, so that no walk names them. They go into hardware at once and as they are, one merged
+//! filter at each port of their hook.
+//!
+//! Hardware has no priorities. So one is there only while no filter in front of it overlaps it; and what is merged of filters behind
+//! it is kept out of it, like out of any shadow, at the hit that the packet makes as it arrives. A filter that comes in
+//! front later *displaces* it: it leaves the hardware before that filter is entered, and waits.
+//!
+//! ```text
+//!              replace                      a filter in front comes, what it rests on changes
+//!   (refused) ◄─────── (none) ──► in hardware ───────────────────────────────► due ──► tried at once
+//!                                     ▲                                         ▲        │ refused
+//!                                     │ installed                               │        ▼
+//!                                     └───────── tried ◄─── that filter goes, or drain ── waiting
+//! ```
+
+use super::Merger;
+use crate::{
+    flower::{Cookie, Counts, Field, Filter, Hook, Port},
+    hardware::{Hardware, HardwareError},
+    merge::{self, Order, Otherwise, Parent, Refusal, Scene, Step},
+    table::{Connections, WayKey},
+};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A `skip_sw` filter that TC has and the hardware has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// The filter.
+    pub cookie: Cookie,
+    /// The side of a port at which it is missing.
+    pub side: Hook,
+    /// Why.
+    pub why: Refusal,
+}
+
+/// Which `skip_sw` filters are not where they should be.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    waiting: BTreeMap<(Cookie, Hook), Refusal>,
+    /// By the filter in front that keeps them out.
+    kept_out: BTreeMap<Cookie, BTreeSet<Cookie>>,
+    /// To be tried before the running call returns.
+    due: BTreeSet<Cookie>,
+    /// Those that were displaced and not told of yet.
+    pub(super) displaced: Vec<Displaced>,
+}
+
+impl Alone {
+    /// What was kept out by this filter, which goes or changes its place, is tried again.
+    pub(super) fn free(&mut self, cookie: Cookie) {
+        self.due.extend(self.kept_out.remove(&cookie).into_iter().flatten());
+    }
+
+    /// It is tried before the running call returns.
+    pub(super) fn due(&mut self, cookie: Cookie) {
+        self.due.insert(cookie);
+    }
+
+    /// All that no filter in front keeps out is tried again.
+    pub(super) fn try_again(&mut self) {
+        let kept_out = |why: &Refusal| matches!(why, Refusal::Stale { .. } | Refusal::Unordered { .. });
+        self.due.extend(self.waiting.iter().filter(|(_, why)| !kept_out(why)).map(|(&(cookie, _), _)| cookie));
+    }
+}
+
+impl<H> Merger<H> {
+    /// The `skip_sw` filters that are not in hardware, where and why. They are tried again when the filter in front of them goes,
+    /// and else with each [`drain`](Merger::drain).
+    pub fn displaced(&self) -> impl Iterator<Item = Displaced> + '_ {
+        self.alone.waiting.iter().map(|(&(cookie, side), why)| Displaced { cookie, side, why: why.clone() })
+    }
+
+    /// A merged filter with these parents was taken out: if it was a `skip_sw` filter's, that is tried again.
+    pub(super) fn alone_no_more(&mut self, parents: &[Parent]) {
+        if let [parent] = parents
+            && self.table.filter(parent.cookie).is_some_and(|e| e.filter.skip_sw)
+        {
+            self.alone.due(parent.cookie);
+        }
+    }
+
+    /// The `skip_sw` filters of a hook are tried where they are not.
+    pub(super) fn alone_at(&mut self, hook: Hook) {
+        let alone = |c: &Cookie| self.table.filter(*c).is_some_and(|e| e.filter.skip_sw);
+        self.alone.due.extend(self.table.chains.members(hook).filter(alone));
+    }
+}
+
+impl<H: Hardware> Merger<H> {
+    /// Tries what is due.
+    pub(super) fn settle(&mut self) {
+        while let Some(cookie) = self.alone.due.pop_first() {
+            let filter = self.table.filter(cookie).filter(|e| e.filter.skip_sw).map(|e| e.filter.clone());
+            let sides = filter.as_ref().map(|f| self.sides_of(f.id.hook)).unwrap_or_default();
+            let all = (cookie, Hook::Ingress(Port(0)))..=(cookie, Hook::Block(u32::MAX));
+            let was: Vec<Hook> = self.alone.waiting.range(all).map(|(k, _)| k.1).collect();
+            for &side in was.iter().filter(|side| !sides.contains(side)) {
+                self.alone.waiting.remove(&(cookie, side));
+            }
+            let Some(filter) = filter else { continue };
+            for side in sides {
+                match self.install_at(cookie, &filter, side) {
+                    Ok(()) => {
+                        self.alone.waiting.remove(&(cookie, side));
+                    }
+                    Err(why) => {
+                        self.alone.waiting.insert((cookie, side), why.clone());
+                        if !was.contains(&side) {
+                            self.alone.displaced.push(Displaced { cookie, side, why });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Installs a new `skip_sw` filter at all ports of its hook, or at none.
+    pub(super) fn install_alone(&mut self, cookie: Cookie, failed: &mut Vec<HardwareError>) -> Result<(), Refusal> {
+        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
+            return Ok(());
+        };
+        for side in self.sides_of(filter.id.hook) {
+            if let Err(refusal) = self.install_at(cookie, &filter, side) {
+                self.remove(self.table.derived_from_filter(cookie), failed);
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a `skip_sw` filter is in hardware at a port.
+    fn is_alone(&self, cookie: Cookie, port: Port) -> bool {
+        let mut paths = self.table.paths_through(cookie);
+        paths.any(|p| self.table.path(p).port == port && self.table.merged_of_path(p).next().is_some())
+    }
+
+    /// Installs a `skip_sw` filter at one side of a port, if it is not there.
+    fn install_at(&mut self, cookie: Cookie, filter: &Filter, side: Hook) -> Result<(), Refusal> {
+        let id = filter.id;
+        let port = match side {
+            Hook::Ingress(port) if self.is_alone(cookie, port) => return Ok(()),
+            Hook::Ingress(port) => port,
+            Hook::Egress(port) => return Err(Refusal::EgressFilters { filter: id, port }),
+            Hook::Block(_) => return Err(Refusal::Broken { filter: id }),
+        };
+        // A packet that is to have a filter in front of this one would be taken by the hardware first.
+        let in_front = self.table.in_front(cookie, None);
+        if let Some((other, order, shadow)) =
+            in_front.iter().find_map(|&(c, order)| Some((c, order, self.table.filter(c)?.filter.id)))
+        {
+            self.alone.kept_out.entry(other).or_default().insert(cookie);
+            return Err(match order {
+                Order::Before => Refusal::Stale { filter: id, shadow },
+                Order::Unknown => Refusal::Unordered { filter: id, other: shadow },
+            });
+        }
+        let mut key = filter.matches.key;
+        for (field, range) in filter.matches.ranges() {
+            key.set(field, range.min.into());
+        }
+        let step = Step { cookie, filter, in_front: Vec::new(), met: Vec::new() };
+        let tell_tag = self.counts == Counts::Frame;
+        let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag };
+        let path = merge::fold(&scene, self)?;
+        let matches = path.matches(&[]).ok_or(Refusal::Changed { filter: id, what: Otherwise::Connection })?;
+        // What depends on more of the packet than the filter matches would be in hardware for some of its packets only.
+        let more = |f: &Field| matches.mask.get(*f) & !filter.matches.mask.get(*f) != 0;
+        if let Some(&field) = Field::ALL.iter().find(|f| more(f)) {
+            let why = "a skip_sw filter has no software that takes the packets for which it is something else";
+            return Err(Refusal::Hidden { filter: id, field, why });
+        }
+        let way = self.table.way(WayKey { port, steps: vec![(cookie, SmallVec::new())] });
+        let path = self.table.add_path(way, path);
+        let installed = self.install(id, port, path, Connections::new(), matches);
+        installed.map(|_| ()).inspect_err(|_| self.table.drop_path(path))
+    }
+}
