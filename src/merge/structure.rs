@@ -194,7 +194,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
     };
     for &field in Field::ALL.iter().rev() {
         // What follows is that something is absent, or one of these.
-        let may_follow = asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | IpFlags);
+        let may_follow = asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | IpFlags);
         if asked.mask.get(field) == 0 || !may_follow || needed(asked, field) {
             continue;
         }
@@ -294,6 +294,10 @@ mod tests {
         spare(&mut least, &[]);
         assert_eq!(least, Match::default().with(IpFlags, ip_flags::FIRST, ip_flags::FIRST));
         // Asked for because addresses are: flower wants to be told.
+        let tagged = Match::default().exact(Protocol, 0x8100).exact(VlanEthType, 0x86dd);
+        let mut least = tagged.exact(NumOfVlans, 1);
+        spare(&mut least, &[]);
+        assert_eq!(least, tagged);
         let arp = Match::default().exact(VlanEthType, 0x806).exact(EthType, 0x806);
         let mut least = arp;
         spare(&mut least, &[]);
