@@ -3,7 +3,7 @@
 //! At the hit the shadow's match is carried back to the arrived packet and to parameters, through the writes before it. What
 //! is left is a list of *needs*: a packet that meets all of them is the shadow's. So a shadow is out as soon as one need is
 //! contradicted, by what the match asks of the packet anyway, by how headers follow from each other, by the connection's
-//! tuple, or by the [`cut`](super::cut).
+//! tuple, or by the cut.
 
 use super::{
     need::Needs,

@@ -8,7 +8,7 @@
 //! what is asked of fragments asks nothing of ports; but a match that asks for a port does not thereby keep fragments out
 //! ([`with_fragments`]).
 //!
-//! All of this is what the kernel's dissector does (`net/core/flow_dissector.c`, as [`crate::packet::dissect`] tells it), for
+//! All of this is what the kernel's dissector does (`net/core/flow_dissector.c`, as [`dissect`](mod@crate::packet::dissect) tells it), for
 //! packets as they arrive. A property holds it against that.
 
 use crate::flower::{

@@ -158,7 +158,8 @@ impl Chains {
         let mut left = Vec::new();
         let known = groups[mine].age_of(member.ranges);
         for before in [instead, Some(cookie)].into_iter().flatten() {
-            if self.places.get(&before).and_then(|&p| self.find(p)).is_some_and(|(_, m)| m.ranges != member.ranges) {
+            let found = self.places.get(&before).and_then(|&p| self.find(p));
+            if found.is_some_and(|(group, m)| group.age != place.group || m.ranges != member.ranges) {
                 older.extend(self.ordered_by(before));
             }
             let Some(old) = self.places.remove(&before) else { continue };
@@ -420,6 +421,19 @@ mod tests {
         }
         assert_eq!(in_front(&mut chains, Cookie(3), &c, 0), []);
         assert_eq!(in_front(&mut chains, Cookie(2), &b, 0), [(Cookie(3), Order::Before)], "A is of another protocol");
+    }
+
+    #[test]
+    fn what_stands_behind_more_than_before_is_told_when_the_first_of_a_range_leaves_its_mask() {
+        let mut chains = Chains::default();
+        let (wide, narrow) = (filter(1, ports(1, 3, 6)), filter(1, ports(0, 1, 6)));
+        for (cookie, f) in [(Cookie(1), &wide), (Cookie(2), &narrow), (Cookie(3), &wide)] {
+            chains.insert(cookie, f, Inserted::Observed, None);
+        }
+        assert_eq!(in_front(&mut chains, Cookie(3), &wide, 0), []);
+        let elsewhere = Filter { undecoded: vec!["TCA_FLOWER 99".into()], ..wide.clone() };
+        assert_eq!(chains.insert(Cookie(4), &elsewhere, Inserted::Observed, Some(Cookie(1))), [Cookie(3)]);
+        assert_eq!(in_front(&mut chains, Cookie(3), &wide, 0), [(Cookie(2), Order::Before)]);
     }
 
     #[test]

@@ -113,10 +113,10 @@ impl Plain {
 }
 
 fn filter() -> impl Strategy<Value = Filter> {
-    let range = || prop::option::weighted(0.4, (0u16..6, 0u16..4));
+    let range = |often| prop::option::weighted(often, (0u16..3, 0u16..3));
     let rarely = || prop::bool::weighted(0.15);
-    let bits = prop::sample::select(vec![0u128, 0, 3, 7, 31]);
-    (1u16..4, bits, any::<u8>(), range(), range(), any::<bool>(), rarely(), rarely()).prop_map(
+    let bits = prop::sample::select(vec![0u128, 0, 0, 3, 31]);
+    (1u16..3, bits, any::<u8>(), range(0.1), range(0.8), prop::bool::weighted(0.2), rarely(), rarely()).prop_map(
         |(prio, mask, value, src, dst, exact, skip_sw, undecoded)| {
             let range = |(min, wide)| Range { min, max: min + wide };
             let mut m = Match::default().exact(Field::Protocol, 0x800).with(Field::Ipv4Dst, value.into(), mask);
@@ -135,15 +135,16 @@ fn filter() -> impl Strategy<Value = Filter> {
 #[derive(Clone, Debug)]
 enum Step {
     Insert(Filter, bool),
-    /// In place of another, under its cookie or a new one, and perhaps with another match.
-    Replace(u8, Filter, bool),
+    /// In place of another, under its cookie or a new one; with the same mask, as in the kernel, or another.
+    Replace(u8, Filter, bool, bool),
     Remove(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (filter(), prop::bool::weighted(0.2)).prop_map(|(f, dumped)| Step::Insert(f, dumped)),
-        2 => (any::<u8>(), filter(), any::<bool>()).prop_map(|(i, f, same)| Step::Replace(i, f, same)),
+        3 => (any::<u8>(), filter(), any::<bool>(), prop::bool::weighted(0.8))
+            .prop_map(|(i, f, same, mask)| Step::Replace(i, f, same, mask)),
         2 => any::<u8>().prop_map(Step::Remove),
     ]
 }
@@ -171,9 +172,17 @@ proptest! {
                     new = Some(Cookie(next));
                     filters.insert(next, f);
                 }
-                Step::Replace(i, f, same) => {
+                Step::Replace(i, f, same, mask) => {
                     let Some(old) = pick(i) else { continue };
-                    let f = Filter { id: filters[&old].id, ..f };
+                    let mut f = Filter { id: filters[&old].id, ..f };
+                    if mask {
+                        let (old, new) = (filters[&old].matches, f.matches);
+                        let range = |old: Option<Range>, new: Option<Range>| old.and(new.or(old));
+                        let key = new.key.and(&old.mask);
+                        let (src_range, dst_range) =
+                            (range(old.src_range, new.src_range), range(old.dst_range, new.dst_range));
+                        f.matches = Match { key, mask: old.mask, src_range, dst_range };
+                    }
                     let now = if same { old } else { next };
                     told = chains.insert(Cookie(now), &f, Inserted::Observed, Some(Cookie(old)));
                     plain.insert(Cookie(now), &f, false, Some(Cookie(old)));

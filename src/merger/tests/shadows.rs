@@ -104,14 +104,45 @@ fn a_filter_that_is_not_understood_in_full_has_a_mask_of_its_own() {
 #[test]
 fn traps_12_a_dump_that_makes_a_mask_older_takes_out_what_rested_on_its_age() {
     let mut m = merger();
-    let tcp = Match::default().exact(Field::IpProto, 6);
-    let far = |ttl| Match::default().exact(Field::IpTtl, ttl);
-    m.replace(Cookie(1), filter(1, 0, 1, tcp, nothing(), Control::Pipe), Inserted::Observed).unwrap();
-    m.replace(Cookie(2), filter(2, 0, 1, far(1), nothing(), Control::Shot), Inserted::Observed).unwrap();
+    let tos = |tos| Match::default().exact(Field::IpTos, tos);
+    let far = |tos_| tos(tos_).exact(Field::IpTtl, 1);
+    m.replace(Cookie(1), filter(1, 0, 1, tos(0), nothing(), Control::Pipe), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), filter(2, 0, 1, far(0), nothing(), Control::Shot), Inserted::Observed).unwrap();
     merge(&mut m, over(&[1], key(7))).unwrap();
     assert!(m.hardware().receive(IN, &frame(7, 1), 1).is_some(), "the first mask comes first");
-    m.replace(Cookie(3), filter(3, 0, 1, far(2), nothing(), Control::Shot), Inserted::Dumped).unwrap();
-    assert!(m.hardware().is_empty(), "the second mask may have been there before");
+    // Of other packets; but now the second mask may have been there before, and with it the second filter.
+    m.replace(Cookie(3), filter(3, 0, 1, far(4), nothing(), Control::Shot), Inserted::Dumped).unwrap();
+    assert!(m.hardware().is_empty());
+}
+
+#[test]
+fn traps_12_a_range_that_takes_an_older_place_comes_in_front() {
+    let mut m = merger();
+    let ports = |min, max, dst: u128| {
+        let range = Match { src_range: Some(Range { min, max }), ..Match::default() };
+        range.exact(Field::IpProto, 6).exact(Field::DstPort, dst)
+    };
+    for (cookie, matches) in [(1, ports(1, 10, 79)), (2, ports(1, 5, 80)), (3, ports(3, 8, 80))] {
+        let f = filter(cookie as u32, 0, 1, matches, nothing(), Control::Pipe);
+        m.replace(Cookie(cookie), f, Inserted::Observed).unwrap();
+    }
+    merge(&mut m, over(&[2], key(4))).unwrap();
+    // Of other packets; but it is the first filter's place, and 3-8 is in front of 1-5 with it.
+    let moved = filter(1, 0, 1, ports(3, 8, 79), nothing(), Control::Pipe);
+    m.replace(Cookie(4), moved, Inserted::Observed).unwrap();
+    assert!(m.hardware().is_empty());
+    assert!(matches!(merge(&mut m, over(&[2], key(4))), Err(Refusal::Stale { .. })));
+    assert!(merge(&mut m, over(&[3], key(4))).is_ok());
+}
+
+#[test]
+fn a_path_that_goes_is_not_one_that_sends_any_more() {
+    let mut m = merger();
+    firewall(&mut m);
+    established(&mut m, 1000);
+    assert_eq!(m.table().sending_to(Port(2)).count(), 1);
+    m.replace(Cookie(3), filter(3, 1, 1, Match::default(), nothing(), Control::Shot), Inserted::Observed).unwrap();
+    assert_eq!((m.table().sending_to(Port(2)).count(), m.table().path_count()), (0, 0));
 }
 
 fn matches() -> impl Strategy<Value = Match> {
