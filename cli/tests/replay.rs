@@ -125,7 +125,7 @@ fn a_person_sees_filters_and_merged_filters() {
         "ct zone 3 nat, goto chain 1",
         "filter dev p1 ingress protocol ip",
         "pref 1 handle 0x1 ip  ",
-        "action order 3: mirred egress redirect dev p2",
+        "action order 2: mirred egress redirect dev p2",
         "    parents    p1 chain 0 pref 1 handle 0x1\n               p1 chain 1",
         "    handled    ",
         "walks: not-qualified\n",

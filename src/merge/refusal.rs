@@ -113,6 +113,22 @@ pub enum Refusal {
         /// The one in front.
         shadow: FilterId,
     },
+    /// A `skip_sw` filter behind another one that takes some of its packets: hardware knows no priorities.
+    #[error(
+        "{filter} is skip_sw and cannot be in hardware: {shadow} stands in front of it and takes some of its packets"
+    )]
+    Behind {
+        /// The filter.
+        filter: FilterId,
+        /// The one in front.
+        shadow: FilterId,
+    },
+    /// A `skip_sw` filter at an egress hook.
+    #[error("{filter} is skip_sw at an egress hook: hardware decides about packets as they arrive")]
+    AtEgress {
+        /// The filter.
+        filter: FilterId,
+    },
     /// A filter in front of the hit is not understood, so nobody can say which packets it takes.
     #[error("{filter} stands behind {shadow}, of which {what} is not understood")]
     ShadowUndecoded {
@@ -267,6 +283,8 @@ impl Refusal {
             Refusal::Impossible { .. } => "impossible",
             Refusal::Hidden { .. } => "hidden",
             Refusal::Stale { .. } => "stale",
+            Refusal::Behind { .. } => "behind",
+            Refusal::AtEgress { .. } => "at-egress",
             Refusal::ShadowUndecoded { .. } => "shadow-undecoded",
             Refusal::ShadowHidden { .. } => "shadow-hidden",
             Refusal::Unordered { .. } => "unordered",
@@ -312,6 +330,8 @@ impl Refusal {
             | Refusal::Broken { .. }
             | Refusal::Hardware { .. }
             | Refusal::Stale { .. }
+            | Refusal::Behind { .. }
+            | Refusal::AtEgress { .. }
             | Refusal::NotQualified { .. }
             | Refusal::ChangesConnection { .. }
             | Refusal::Changed { .. }

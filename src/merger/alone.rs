@@ -59,7 +59,7 @@ impl Alone {
 
     /// All that no filter in front keeps out is tried again.
     pub(super) fn try_again(&mut self) {
-        let kept_out = |why: &Refusal| matches!(why, Refusal::Stale { .. } | Refusal::Unordered { .. });
+        let kept_out = |why: &Refusal| matches!(why, Refusal::Behind { .. } | Refusal::Unordered { .. });
         self.due.extend(self.waiting.iter().filter(|(_, why)| !kept_out(why)).map(|(&(cookie, _), _)| cookie));
     }
 }
@@ -141,7 +141,7 @@ impl<H: Hardware> Merger<H> {
         let port = match side {
             Hook::Ingress(port) if self.is_alone(cookie, port) => return Ok(()),
             Hook::Ingress(port) => port,
-            Hook::Egress(port) => return Err(Refusal::EgressFilters { filter: id, port }),
+            Hook::Egress(_) => return Err(Refusal::AtEgress { filter: id }),
             Hook::Block(_) => return Err(Refusal::Broken { filter: id }),
         };
         // A packet that is to have a filter in front of this one would be taken by the hardware first.
@@ -151,7 +151,7 @@ impl<H: Hardware> Merger<H> {
         {
             self.alone.kept_out.entry(other).or_default().insert(cookie);
             return Err(match order {
-                Order::Before => Refusal::Stale { filter: id, shadow },
+                Order::Before => Refusal::Behind { filter: id, shadow },
                 Order::Unknown => Refusal::Unordered { filter: id, other: shadow },
             });
         }

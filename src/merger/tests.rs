@@ -267,7 +267,7 @@ fn traps_32_a_skip_sw_filter_is_installed_at_once_or_refused() {
     assert!(m.hardware().is_empty());
     m.replace(Cookie(2), drop(2, 1, Match::default().exact(Field::IpTtl, 1)), Inserted::Observed).unwrap();
     let refused = m.replace(Cookie(1), hard, Inserted::Observed).unwrap_err();
-    assert!(matches!(refused, ReplaceError::SkipSw(Refusal::Stale { .. })), "{refused}");
+    assert!(matches!(refused, ReplaceError::SkipSw(Refusal::Behind { .. })), "{refused}");
     let ct = ActionKind::Ct(Ct { zone: 5, ..Ct::default() });
     let recirculates = Filter { skip_sw: true, ..filter(3, 0, 1, tcp, ct, Control::Goto(1)) };
     assert!(m.replace(Cookie(3), recirculates, Inserted::Observed).is_err());

@@ -66,7 +66,7 @@ fn traps_32_a_filter_in_front_displaces_it_until_it_goes() {
     assert_eq!(m.replace(Cookie(3), drop(4, elsewhere), Inserted::Observed), Ok(vec![]), "of other packets");
     assert!(in_hardware(&mut m, IN, 64));
 
-    let why = Refusal::Stale { filter: hard(5, ttl(1)).id, shadow: drop(3, ttl(1)).id };
+    let why = Refusal::Behind { filter: hard(5, ttl(1)).id, shadow: drop(3, ttl(1)).id };
     let displaced = vec![Displaced { cookie: Cookie(1), side: Hook::Ingress(IN), why }];
     assert_eq!(m.replace(Cookie(4), drop(3, ttl(1)), Inserted::Observed), Ok(displaced.clone()));
     assert!(m.hardware().is_empty() && !in_hardware(&mut m, IN, 64), "it is out when replace returns");
