@@ -1,0 +1,166 @@
+//! The actions of random filters: each changes one of the few bits that filters compare, or sends, or decides.
+
+use crate::{
+    connections::ZONES,
+    rng::Rng,
+    universe::{PORT, Part, Universe, VID},
+};
+use flowmerge::flower::{
+    Action, ActionKind, Control, Port,
+    action::{CsumFlags, Ct, Mirred, Nat, Pedit, PeditHeader, PeditKey, Random, Skbedit, Vlan},
+};
+
+/// Where packets come in.
+pub const IN: Port = Port(1);
+/// Where most go out.
+pub const OUT: Port = Port(2);
+/// Another one.
+pub const OTHER: Port = Port(3);
+/// It has filters of its own.
+pub const INNER: Port = Port(4);
+/// It has filters at its egress hook.
+pub const GUARDED: Port = Port(5);
+/// It is down.
+pub const DOWN: Port = Port(6);
+
+/// One word: of the byte at `at` the bits of `bits` become `value`, or (`flip`) are flipped by it.
+fn byte(header: PeditHeader, at: i32, bits: u8, value: u8, flip: bool) -> PeditKey {
+    let mut key = PeditKey { header, offset: at & !3, mask: [0xff; 4], value: [0; 4], add: false, dynamic: None };
+    let i = (at & 3) as usize;
+    key.mask[i] = if flip { 0xff } else { !bits };
+    key.value[i] = value & bits;
+    key
+}
+
+fn added(key: PeditKey, n: u8) -> PeditKey {
+    let value = key.mask.map(|m| if m == 0xff { 0 } else { n });
+    PeditKey { value, add: true, ..key }
+}
+
+/// A rewrite of one of the fields.
+fn pedit(universe: &Universe, rng: &mut Rng) -> ActionKind {
+    let v6 = rng.pick(&universe.values(Part::EtherType)) == 0x86dd;
+    let tcp = rng.pick(&universe.values(Part::Proto)) == 6;
+    let network = match rng.below(8) {
+        0 => PeditHeader::Network,
+        _ if v6 => PeditHeader::Ipv6,
+        _ => PeditHeader::Ipv4,
+    };
+    let transport = if tcp { PeditHeader::Tcp } else { PeditHeader::Udp };
+    let v = rng.below(8) as u8;
+    let bits = rng.pick(&[0xff, 0xff, 3, 1, 2]);
+    let flip = rng.chance(20);
+    let ttl = if v6 { 7 } else { 8 };
+    let key = match rng.below(9) {
+        0 | 1 => byte(network, if v6 { 39 } else { 19 }, bits, v & 3, flip),
+        2 => byte(network, if v6 { 23 } else { 15 }, bits, v & 3, flip),
+        3 | 4 => {
+            let n = rng.pick(&[255, 255, 255, 254, 1, 2, 253]);
+            added(byte(network, ttl, 0xff, 0, false), n)
+        }
+        5 => byte(network, ttl, rng.pick(&[0xff, 7, 4, 3]), v, flip),
+        6 if !v6 => byte(network, 1, rng.pick(&[0xff, 5, 4, 1]), v & 5, flip),
+        6 => byte(network, 1, 0x10, v << 4, flip),
+        7 => byte(PeditHeader::Ethernet, 5, rng.pick(&[0xff, 1]), 2 | v & 1, flip && bits == 1),
+        _ => {
+            let at = rng.pick(&[1, 3]);
+            byte(transport, at, rng.pick(&[0xff, 7, 1, 4]), PORT as u8 | v, flip)
+        }
+    };
+    let mut keys = vec![key];
+    if rng.chance(10) {
+        keys.push(byte(network, ttl, 3, v, false));
+    }
+    ActionKind::Pedit(Pedit { keys, mend: false })
+}
+
+/// A `ct`, mostly plain or with `nat`.
+pub fn ct(rng: &mut Rng) -> ActionKind {
+    let what = rng.below(24);
+    ActionKind::Ct(Ct {
+        zone: rng.pick(&ZONES),
+        nat: rng.chance(60).then(Nat::default),
+        clear: what == 0,
+        force: what == 1,
+        commit: matches!(what, 2..=5),
+        mark: (what == 2).then(|| (rng.below(4), 3)),
+        labels: (what == 3).then(|| (u128::from(rng.below(4)) << 4, 0x30)),
+        ..Ct::default()
+    })
+}
+
+fn mirred(rng: &mut Rng, mirror: bool) -> ActionKind {
+    let (port, ingress) =
+        rng.pick(&[(OUT, false), (OUT, false), (OTHER, false), (OTHER, true), (INNER, true), (GUARDED, false), (DOWN, false)]);
+    ActionKind::Mirred(Mirred { port, ingress, mirror })
+}
+
+fn vlan(rng: &mut Rng) -> ActionKind {
+    let protocol = rng.pick(&[0x8100, 0x8100, 0x88a8]);
+    let (id, prio) = (VID | rng.below(4) as u16, rng.below(2) as u8);
+    ActionKind::Vlan(match rng.below(4) {
+        0 | 1 => Vlan::Pop,
+        2 => Vlan::Push { protocol, id, prio },
+        _ => Vlan::Modify { protocol, id, prio: rng.chance(50).then_some(prio) },
+    })
+}
+
+/// Some actions before the last: few of them where the filter is only a link of a line.
+pub fn middle(universe: &Universe, rng: &mut Rng, plain: bool, connections: bool) -> Vec<Action> {
+    let mut out = Vec::new();
+    if connections && rng.chance(if plain { 45 } else { 12 }) {
+        out.push(ct(rng));
+    }
+    for _ in 0..rng.below(if plain { 2 } else { 3 }) {
+        match rng.below(20) {
+            0..9 => {
+                out.push(pedit(universe, rng));
+                if rng.chance(70) {
+                    out.push(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP | CsumFlags::UDP));
+                }
+            }
+            9..12 => out.push(vlan(rng)),
+            12..15 => out.push(mirred(rng, true)),
+            15 => out.push(ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32)))),
+            16 => out.push(ActionKind::Skbedit(Skbedit { priority: Some(rng.below(3)), ..Skbedit::default() })),
+            17 if connections => out.push(ct(rng)),
+            18 => out.push(mirred(rng, false)),
+            _ => out.push(ActionKind::Gact { random: None }),
+        }
+    }
+    let many = out.len() as u32;
+    let control = |kind: &ActionKind, rng: &mut Rng| match kind {
+        ActionKind::Gact { .. } if rng.chance(60) => Control::Jump(1 + rng.below(many + 1)),
+        _ => Control::Pipe,
+    };
+    out.into_iter().map(|kind| (control(&kind, rng), kind)).map(|(control, kind)| Action::new(kind, control)).collect()
+}
+
+/// The last action, if there is one: where the packet goes, or where classification goes on.
+pub fn last(rng: &mut Rng, chain: u32, chains: u32, plain: bool) -> Option<Action> {
+    let on = |rng: &mut Rng| Action::gact(Control::Goto(chain + 1 + rng.below(chains - chain - 1)));
+    if chain + 1 < chains && rng.chance(if plain { 75 } else { 35 }) {
+        return Some(on(rng));
+    }
+    if plain || rng.chance(45) {
+        let out = if rng.chance(75) { mirred(&mut rng.clone(), false) } else { Action::redirect(OUT).kind };
+        rng.chance(1);
+        return Some(Action::new(out, Control::Stolen));
+    }
+    let random = Some(Random { kind: 1, value: 2, control: Control::Shot });
+    match rng.below(40) {
+        0..8 => Some(Action::gact(Control::Shot)),
+        8..14 => Some(Action::gact(Control::Ok)),
+        14..18 => Some(Action::gact(Control::Trap)),
+        18..28 => Some(Action::gact(Control::Continue)),
+        28 => Some(Action::gact(Control::Reclassify)),
+        29 => Some(Action::gact(Control::Goto(rng.below(chains + 1)))),
+        30 => Some(Action::gact(Control::Queued)),
+        31 => Some(Action::gact(Control::Repeat)),
+        32 => Some(Action::new(ActionKind::Gact { random }, Control::Ok)),
+        33 => Some(Action::new(mirred(rng, true), Control::Shot)),
+        34 => Some(Action::new(mirred(rng, true), Control::Goto(rng.below(chains)))),
+        35 => Some(Action::new(ct(rng), Control::Ok)),
+        _ => None,
+    }
+}

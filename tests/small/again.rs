@@ -1,0 +1,103 @@
+//! The same once more: a merged filter as a filter, and the packets in another order.
+
+use crate::{
+    actions::IN,
+    check::Failure,
+    connections::Tracker,
+    pipeline::{Case, ports},
+    report::Stats,
+    rng::Rng,
+    table::Table,
+    truth::{Seen, applied},
+};
+use flowmerge::{
+    flower::{ActionKind, Cookie, Field, Filter, FilterId, Hook, filter::PROTOCOL_ALL},
+    hardware::{Entry, Memory},
+    merger::Merger,
+    packet::apply::apply,
+    table::Inserted,
+    walk::{Hit, Walk},
+};
+use merge_model::{Model, PortState};
+
+/// A merged filter that is the only filter merges to itself.
+pub fn idempotent(
+    case: &Case,
+    entry: &Entry,
+    from: &Seen,
+    matched: &[&Seen],
+    stats: &mut Stats,
+) -> Result<(), Failure> {
+    let (key, mask) = (&entry.matches.key, &entry.matches.mask);
+    let protocol = match mask.get(Field::Protocol) {
+        0xffff => key.get(Field::Protocol) as u16,
+        _ => PROTOCOL_ALL,
+    };
+    let id = FilterId { hook: Hook::Ingress(IN), chain: 0, prio: 1, protocol, handle: 1 };
+    let filter = Filter::flower(id, entry.matches, entry.actions.clone());
+    let fail = |text: String| Err(Failure::of("idempotent", entry, from, &text));
+
+    let mut merger = Merger::new(Memory::default());
+    merger.replace(Cookie(1), filter.clone(), Inserted::Observed).expect("memory removes");
+    let walk = Walk { port: IN, key: from.key, hits: vec![Hit { filter: Cookie(1), found: Vec::new() }] };
+    merger.walk(walk).expect("the queue is long");
+    if let Err(refusal) = merger.drain().walks.pop().expect("one walk").1 {
+        return fail(format!("put in as a filter it is refused: {refusal}"));
+    }
+    let Some(again) = merger.hardware().entries().next().cloned() else { return Ok(()) };
+    if again.matches != entry.matches {
+        return fail(format!("put in as a filter it merges to {:?}", again.matches));
+    }
+    stats.count("merged filters that merge to themselves", 1);
+    // A translation mends checksums, which TC's own `pedit` does not.
+    let mends = |kind: &ActionKind| matches!(kind, ActionKind::Pedit(p) if p.mend);
+    let mut model = Model::new();
+    for (port, up) in ports() {
+        model.set_port(port, PortState { up, mtu: 1500 });
+    }
+    model.filters.replace(filter.clone());
+    let tracked = entry.actions.iter().any(|a| mends(&a.kind));
+    for packet in matched {
+        let done = apply(&again.actions, again.trim, &packet.frame).map(applied);
+        if done.as_ref().ok() != Some(&(packet.sent.clone(), packet.gone)) {
+            return fail(format!("put in as a filter it merges to {:?}", again.actions));
+        }
+        if !tracked && !packet.spec.is_fragment() {
+            let outcome = model.receive(IN, &packet.frame, 1, &mut Tracker(case.connections.clone()));
+            let sent = outcome.sent.into_iter().map(|s| (s.port, s.ingress, s.frame));
+            if !sent.eq(packet.sent.iter().cloned()) {
+                return fail("as a filter in software it sends other frames".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The packets that merged filters handle do not depend on the order in which they came.
+pub fn in_another_order(
+    case: &Case,
+    seen: &[Seen],
+    first: &mut Table,
+    rng: &mut Rng,
+    stats: &mut Stats,
+) -> Result<(), Failure> {
+    let mut order: Vec<usize> = (0..seen.len()).collect();
+    rng.shuffle(&mut order);
+    let mut second = Table::new(case);
+    second.offer(seen, &order, rng, &mut Stats::default())?;
+    if first.limited || second.limited {
+        return Ok(());
+    }
+    for packet in seen {
+        let handled = [&mut *first, &mut second].map(|t| t.merger.hardware().lookup(IN, &packet.key));
+        match handled {
+            [Some(_), Some(_)] | [None, None] => {}
+            [one, other] => {
+                let text = format!("{} is merged in one order and not in another: {one:?} {other:?}", crate::truth::told(packet));
+                return Err(Failure::new("order", text));
+            }
+        }
+    }
+    stats.count("packets handled alike in both orders", seen.len());
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! What a run covered, for a person to read, and for an assertion that it reached everything.
+
+use flowmerge::flower::{ActionKind, Control, Filter, action::Vlan};
+use std::{collections::BTreeMap, fmt};
+
+/// Counts by name.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(BTreeMap<String, u64>);
+
+impl Tally {
+    pub fn add(&mut self, name: impl Into<String>) {
+        *self.0.entry(name.into()).or_default() += 1;
+    }
+
+    fn join(&mut self, other: Tally) {
+        for (name, n) in other.0 {
+            *self.0.entry(name).or_default() += n;
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+/// What was covered.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Numbers of everything that has no other place.
+    pub counts: Tally,
+    /// Fields that filters hit by merged packets compare, actions and controls that they run, reasons of refusals.
+    pub fields: Tally,
+    pub actions: Tally,
+    pub controls: Tally,
+    pub refusals: Tally,
+    /// Fields that merged filters compare.
+    pub merged: Tally,
+}
+
+impl Stats {
+    pub fn join(&mut self, other: Stats) {
+        self.counts.join(other.counts);
+        self.fields.join(other.fields);
+        self.actions.join(other.actions);
+        self.controls.join(other.controls);
+        self.refusals.join(other.refusals);
+        self.merged.join(other.merged);
+    }
+
+    pub fn count(&mut self, what: &str, n: usize) {
+        *self.counts.0.entry(what.into()).or_default() += n as u64;
+    }
+
+    /// A filter of a merged walk, with the actions that ran.
+    pub fn filter(&mut self, filter: &Filter) {
+        for (field, _, mask) in filter.matches.terms() {
+            let part = if mask == field.ones() { "" } else { " masked" };
+            self.fields.add(format!("{field}{part}"));
+        }
+        filter.matches.ranges().for_each(|(field, _)| self.fields.add(format!("{field} range")));
+        for action in &filter.actions {
+            self.actions.add(name(&action.kind));
+            self.controls.add(control(action.control));
+        }
+        if filter.actions.last().is_none_or(|a| a.control == Control::Pipe) {
+            self.controls.add("end of list");
+        }
+    }
+}
+
+fn name(kind: &ActionKind) -> String {
+    match kind {
+        ActionKind::Mirred(m) => {
+            let what = if m.mirror { "mirror" } else { "redirect" };
+            format!("{what} {}", if m.ingress { "ingress" } else { "egress" })
+        }
+        ActionKind::Ct(ct) if ct.clear => "ct clear".into(),
+        ActionKind::Ct(ct) if ct.force => "ct force".into(),
+        ActionKind::Ct(ct) if ct.commit => "ct commit".into(),
+        ActionKind::Ct(ct) if ct.nat.is_some() => "ct nat".into(),
+        ActionKind::Ct(_) => "ct".into(),
+        ActionKind::Pedit(p) => {
+            let add = p.keys.iter().any(|k| k.add);
+            let masked = p.keys.iter().any(|k| k.mask.iter().any(|&m| m != 0 && m != 0xff));
+            let flip = p.keys.iter().any(|k| !k.add && std::iter::zip(k.mask, k.value).any(|(m, v)| m & v != 0));
+            format!("pedit {}", if add { "add" } else if flip { "xor" } else if masked { "masked" } else { "set" })
+        }
+        ActionKind::Vlan(Vlan::Pop) => "vlan pop".into(),
+        ActionKind::Vlan(Vlan::Push { .. }) => "vlan push".into(),
+        ActionKind::Vlan(_) => "vlan modify".into(),
+        ActionKind::Gact { .. } => "gact".into(),
+        ActionKind::Csum(_) => "csum".into(),
+        ActionKind::Skbedit(_) => "skbedit".into(),
+        ActionKind::Other(name) => name.clone(),
+    }
+}
+
+fn control(control: Control) -> &'static str {
+    match control {
+        Control::Ok => "pass",
+        Control::Reclassify => "reclassify",
+        Control::Shot => "drop",
+        Control::Pipe => "pipe",
+        Control::Stolen => "stolen",
+        Control::Queued => "queued",
+        Control::Repeat => "repeat",
+        Control::Trap => "trap",
+        Control::Continue => "continue",
+        Control::Goto(_) => "goto",
+        Control::Jump(_) => "jump",
+        Control::Other(_) => "other",
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), (*name).clone()));
+        let all: Vec<_> = all.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, n) in &self.counts.0 {
+            writeln!(f, "{n:>10}  {what}")?;
+        }
+        writeln!(f, "fields compared on merged walks: {}", self.fields)?;
+        writeln!(f, "actions: {}", self.actions)?;
+        writeln!(f, "controls: {}", self.controls)?;
+        writeln!(f, "refusals: {}", self.refusals)?;
+        write!(f, "fields of merged filters: {}", self.merged)
+    }
+}
+
