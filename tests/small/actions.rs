@@ -3,7 +3,7 @@
 use crate::{
     connections::ZONES,
     rng::Rng,
-    universe::{PORT, Part, Universe, VID},
+    universe::{PORT, VID},
 };
 use flowmerge::flower::{
     Action, ActionKind, Control, Port,
@@ -37,11 +37,19 @@ fn added(key: PeditKey, n: u8) -> PeditKey {
     PeditKey { value, add: true, ..key }
 }
 
+/// What most packets of a filter are, so that most of its rewrites find what they rewrite.
+#[derive(Clone, Copy, Debug)]
+pub struct Fits {
+    pub v6: bool,
+    pub ip: bool,
+    pub tcp: bool,
+}
+
 /// A rewrite of one of the fields.
-fn pedit(universe: &Universe, rng: &mut Rng) -> ActionKind {
-    let v6 = rng.pick(&universe.values(Part::EtherType)) == 0x86dd;
-    let tcp = rng.pick(&universe.values(Part::Proto)) == 6;
-    let network = match rng.below(8) {
+fn pedit(rng: &mut Rng, Fits { v6, ip, tcp }: Fits) -> ActionKind {
+    // Now and then what the filter's packets do not have.
+    let (v6, ip, tcp) = (v6 ^ rng.chance(3), ip || rng.chance(10), tcp ^ rng.chance(5));
+    let network = match rng.below(16) {
         0 => PeditHeader::Network,
         _ if v6 => PeditHeader::Ipv6,
         _ => PeditHeader::Ipv4,
@@ -51,7 +59,7 @@ fn pedit(universe: &Universe, rng: &mut Rng) -> ActionKind {
     let bits = rng.pick(&[0xff, 0xff, 3, 1, 2]);
     let flip = rng.chance(20);
     let ttl = if v6 { 7 } else { 8 };
-    let key = match rng.below(9) {
+    let key = match if ip { rng.below(9) } else { 7 } {
         0 | 1 => byte(network, if v6 { 39 } else { 19 }, bits, v & 3, flip),
         2 => byte(network, if v6 { 23 } else { 15 }, bits, v & 3, flip),
         3 | 4 => {
@@ -90,8 +98,14 @@ pub fn ct(rng: &mut Rng) -> ActionKind {
 }
 
 fn mirred(rng: &mut Rng, mirror: bool) -> ActionKind {
-    let (port, ingress) =
-        rng.pick(&[(OUT, false), (OUT, false), (OTHER, false), (OTHER, true), (INNER, true), (GUARDED, false), (DOWN, false)]);
+    let (port, ingress) = match rng.below(16) {
+        0..9 => (OUT, false),
+        9..11 => (OTHER, false),
+        11 => (OTHER, true),
+        12..14 => (INNER, true),
+        14 => (GUARDED, false),
+        _ => (DOWN, false),
+    };
     ActionKind::Mirred(Mirred { port, ingress, mirror })
 }
 
@@ -106,7 +120,7 @@ fn vlan(rng: &mut Rng) -> ActionKind {
 }
 
 /// Some actions before the last: few of them where the filter is only a link of a line.
-pub fn middle(universe: &Universe, rng: &mut Rng, plain: bool, connections: bool) -> Vec<Action> {
+pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<Action> {
     let mut out = Vec::new();
     if connections && rng.chance(if plain { 45 } else { 12 }) {
         out.push(ct(rng));
@@ -114,7 +128,7 @@ pub fn middle(universe: &Universe, rng: &mut Rng, plain: bool, connections: bool
     for _ in 0..rng.below(if plain { 2 } else { 3 }) {
         match rng.below(20) {
             0..9 => {
-                out.push(pedit(universe, rng));
+                out.push(pedit(rng, fits));
                 if rng.chance(70) {
                     out.push(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP | CsumFlags::UDP));
                 }
@@ -128,12 +142,15 @@ pub fn middle(universe: &Universe, rng: &mut Rng, plain: bool, connections: bool
             _ => out.push(ActionKind::Gact { random: None }),
         }
     }
-    let many = out.len() as u32;
-    let control = |kind: &ActionKind, rng: &mut Rng| match kind {
-        ActionKind::Gact { .. } if rng.chance(60) => Control::Jump(1 + rng.below(many + 1)),
-        _ => Control::Pipe,
+    // A jump starts again at the first action: over itself, or for ever.
+    let control = |(i, kind): (usize, ActionKind)| match kind {
+        ActionKind::Gact { .. } if rng.chance(60) => {
+            let back = rng.chance(8);
+            Action::new(kind, Control::Jump(if back { rng.below(2) } else { i as u32 + 1 + rng.below(2) }))
+        }
+        _ => Action::new(kind, Control::Pipe),
     };
-    out.into_iter().map(|kind| (control(&kind, rng), kind)).map(|(control, kind)| Action::new(kind, control)).collect()
+    out.into_iter().enumerate().map(control).collect()
 }
 
 /// The last action, if there is one: where the packet goes, or where classification goes on.
@@ -143,24 +160,23 @@ pub fn last(rng: &mut Rng, chain: u32, chains: u32, plain: bool) -> Option<Actio
         return Some(on(rng));
     }
     if plain || rng.chance(45) {
-        let out = if rng.chance(75) { mirred(&mut rng.clone(), false) } else { Action::redirect(OUT).kind };
-        rng.chance(1);
+        let out = if rng.chance(40) { mirred(rng, false) } else { Action::redirect(OUT).kind };
         return Some(Action::new(out, Control::Stolen));
     }
     let random = Some(Random { kind: 1, value: 2, control: Control::Shot });
-    match rng.below(40) {
-        0..8 => Some(Action::gact(Control::Shot)),
-        8..14 => Some(Action::gact(Control::Ok)),
-        14..18 => Some(Action::gact(Control::Trap)),
-        18..28 => Some(Action::gact(Control::Continue)),
-        28 => Some(Action::gact(Control::Reclassify)),
-        29 => Some(Action::gact(Control::Goto(rng.below(chains + 1)))),
-        30 => Some(Action::gact(Control::Queued)),
-        31 => Some(Action::gact(Control::Repeat)),
-        32 => Some(Action::new(ActionKind::Gact { random }, Control::Ok)),
-        33 => Some(Action::new(mirred(rng, true), Control::Shot)),
-        34 => Some(Action::new(mirred(rng, true), Control::Goto(rng.below(chains)))),
-        35 => Some(Action::new(ct(rng), Control::Ok)),
+    match rng.below(60) {
+        0..14 => Some(Action::gact(Control::Shot)),
+        14..22 => Some(Action::gact(Control::Ok)),
+        22..28 => Some(Action::gact(Control::Trap)),
+        28..44 => Some(Action::gact(Control::Continue)),
+        44 => Some(Action::gact(Control::Reclassify)),
+        45 => Some(Action::gact(Control::Goto(rng.below(chains + 1)))),
+        46 => Some(Action::gact(Control::Queued)),
+        47 => Some(Action::gact(Control::Repeat)),
+        48 => Some(Action::new(ActionKind::Gact { random }, Control::Ok)),
+        49 => Some(Action::new(mirred(rng, true), Control::Shot)),
+        50 => Some(Action::new(mirred(rng, true), Control::Goto(chain + 1))),
+        51 => Some(Action::new(ct(rng), Control::Ok)),
         _ => None,
     }
 }

@@ -93,7 +93,10 @@ pub fn in_another_order(
         match handled {
             [Some(_), Some(_)] | [None, None] => {}
             [one, other] => {
-                let text = format!("{} is merged in one order and not in another: {one:?} {other:?}", crate::truth::told(packet));
+                let text = format!(
+                    "{} is merged in one order and not in another: {one:?} {other:?}",
+                    crate::truth::told(packet)
+                );
                 return Err(Failure::new("order", text));
             }
         }

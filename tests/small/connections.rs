@@ -90,9 +90,8 @@ pub fn random(universe: &Universe, rng: &mut Rng, most: u32) -> Vec<Connection> 
         };
         let inside = if rng.chance(55) { translated(t, rng) } else { t };
         let (original, reply) = if rng.chance(60) { (t, inside.inverse()) } else { (inside.inverse(), t) };
-        let taken = |c: &Connection| {
-            c.zone == zone && [original, reply].iter().any(|t| [c.original, c.reply].contains(t))
-        };
+        let taken =
+            |c: &Connection| c.zone == zone && [original, reply].iter().any(|t| [c.original, c.reply].contains(t));
         if original == reply || all.iter().any(taken) {
             continue;
         }

@@ -2,10 +2,10 @@
 //! overlap or, now and then, without any.
 
 use crate::{
-    actions::{self, DOWN, GUARDED, IN, INNER},
+    actions::{self, DOWN, Fits, GUARDED, IN, INNER},
     connections,
     rng::Rng,
-    universe::{PORT, PARTS, Part, Universe, VID, tag},
+    universe::{PARTS, PORT, Part, Universe, VID, tag},
 };
 use flowmerge::{
     conntrack::Connection,
@@ -75,7 +75,9 @@ fn term(universe: &Universe, rng: &mut Rng, m: &mut Match, part: Part, v6: bool)
     match part {
         Part::Src => m.set(if v6 { Field::Ipv6Src } else { Field::Ipv4Src }, wide | value, mask),
         Part::Dst => m.set(if v6 { Field::Ipv6Dst } else { Field::Ipv4Dst }, wide | value, mask),
-        Part::Ttl if rng.chance(20) => m.set(Field::IpTtl, rng.pick(&[0, 0, 0xff, 8, 64]), rng.pick(&[0x80, 0xf0, 8, 0x48])),
+        Part::Ttl if rng.chance(20) => {
+            m.set(Field::IpTtl, rng.pick(&[0, 0, 0xff, 8, 64]), rng.pick(&[0x80, 0xf0, 8, 0x48]))
+        }
         Part::Ttl => m.set(Field::IpTtl, value, mask),
         Part::Tos => m.set(Field::IpTos, value, mask),
         Part::Proto => m.set(Field::IpProto, value, 0xff),
@@ -130,8 +132,14 @@ fn matches(universe: &Universe, rng: &mut Rng, chain: u32, protocol: u16, plain:
     let mut m = Match::default();
     if chain > 0 && rng.chance(if plain { 20 } else { 35 }) {
         let (trk, est, rpl) = (ct_state::TRACKED, ct_state::ESTABLISHED, ct_state::REPLY);
-        let (value, mask) =
-            rng.pick(&[(trk | est, trk | est), (trk | est, trk | est), (0, rpl), (rpl, rpl), (0, trk), (est, est | rpl)]);
+        let (value, mask) = rng.pick(&[
+            (trk | est, trk | est),
+            (trk | est, trk | est),
+            (0, rpl),
+            (rpl, rpl),
+            (0, trk),
+            (est, est | rpl),
+        ]);
         m.set(Field::CtState, value, mask);
     }
     if chain > 0 && !plain && rng.chance(20) {
@@ -163,11 +171,10 @@ fn matches(universe: &Universe, rng: &mut Rng, chain: u32, protocol: u16, plain:
         0x86dd => true,
         _ => return m,
     };
-    for _ in 0..rng.below(if plain { 2 } else { 4 }) {
-        let part = rng.pick(&PARTS);
-        if universe.is_free(part) || rng.chance(15) {
-            term(universe, rng, &mut m, part, v6);
-        }
+    let free: Vec<_> = PARTS.into_iter().filter(|&p| universe.is_free(p)).collect();
+    for _ in 0..if plain { u32::from(rng.chance(30)) } else { rng.pick(&[0, 1, 1, 1, 2, 2, 3]) } {
+        let part = if free.is_empty() || rng.chance(8) { rng.pick(&PARTS) } else { rng.pick(&free) };
+        term(universe, rng, &mut m, part, v6);
     }
     // As flower wants it: ports and flags need their protocol, addresses their kind.
     let asks = |m: &Match, fields: &[Field]| fields.iter().any(|&f| m.mask.get(f) != 0);
@@ -178,7 +185,8 @@ fn matches(universe: &Universe, rng: &mut Rng, chain: u32, protocol: u16, plain:
         }
     }
     if asks(&m, &[Field::SrcPort, Field::DstPort]) || m.ranges().next().is_some() {
-        let proto = if m.key.get(Field::IpProto) == 17 || !asks(&m, &[Field::IpProto]) && rng.chance(30) { 17 } else { 6 };
+        let proto =
+            if m.key.get(Field::IpProto) == 17 || !asks(&m, &[Field::IpProto]) && rng.chance(30) { 17 } else { 6 };
         m.set(Field::IpProto, proto, 0xff);
     }
     if asks(&m, &[Field::TcpFlags]) {
@@ -210,8 +218,7 @@ impl Case {
         let most = rng.pick(&[48, 96, 128, 192, 256, 256, 256, 384, 512, 768]);
         let most = if rng.chance(2) { 4096 } else { most };
         let universe = Universe::random(&mut rng, most);
-        let connections =
-            if rng.chance(60) { connections::random(&universe, &mut rng, 5) } else { Vec::new() };
+        let connections = if rng.chance(60) { connections::random(&universe, &mut rng, 8) } else { Vec::new() };
         let mut case = Case {
             seed,
             universe,
@@ -232,7 +239,7 @@ impl Case {
         }
         for (hook, chains) in hooks {
             let mut chain_of: Vec<u32> =
-                (0..chains).flat_map(|chain| vec![chain; rng.below(if chain < 2 { 4 } else { 3 }) as usize]).collect();
+                (0..chains).flat_map(|chain| vec![chain; rng.below(if chain < 2 { 6 } else { 3 }) as usize]).collect();
             rng.shuffle(&mut chain_of);
             for chain in chain_of {
                 let filter = case.filter(&mut rng, hook, chain, chains, false);
@@ -259,24 +266,41 @@ impl Case {
     }
 
     fn filter(&self, rng: &mut Rng, hook: Hook, chain: u32, chains: u32, plain: bool) -> Filter {
-        let prio = if plain { 5 + rng.below(2) } else { 1 + rng.below(6) } as u16;
+        // Whatever stands beside a filter that was not understood is undecidable to the model: it has its priorities alone.
+        let undecoded = !plain && rng.chance(2);
+        let prio = match (undecoded, plain) {
+            (true, _) => rng.pick(&[1, 9]),
+            (_, true) => 6 + rng.below(2) as u16,
+            _ => 2 + rng.below(6) as u16,
+        };
         let there = self.filters.iter().find(|f| (f.id.hook, f.id.chain, f.id.prio) == (hook, chain, prio));
         let known = protocols(&self.universe);
         let protocol = match there {
             Some(f) => f.id.protocol,
             None => match rng.below(20) {
                 0..4 => PROTOCOL_ALL,
+                4..10 if plain => PROTOCOL_ALL,
                 4 => 0x8100,
-                5 if chain > 0 => rng.pick(&self.universe.values(Part::EtherType)) as u16,
+                5..8 if chain > 0 => rng.pick(&self.universe.values(Part::EtherType)) as u16,
                 _ => rng.pick(&known),
             },
         };
         let matches = matches(&self.universe, rng, chain, protocol, plain);
-        let mut actions = actions::middle(&self.universe, rng, plain, !self.connections.is_empty());
+        let ethertype = match matches.mask.get(Field::EthType) {
+            0 => self.universe.base.get(Part::EtherType),
+            _ => matches.key.get(Field::EthType) as u32,
+        };
+        let proto = match matches.mask.get(Field::IpProto) {
+            0 => rng.pick(&self.universe.values(Part::Proto)),
+            _ => matches.key.get(Field::IpProto) as u32,
+        };
+        let fits = Fits { v6: ethertype == 0x86dd, ip: matches!(ethertype, 0x800 | 0x86dd), tcp: proto == 6 };
+        let connections = fits.ip && !self.connections.is_empty();
+        let mut actions = actions::middle(rng, fits, plain, connections);
         actions.extend(actions::last(rng, chain, chains, plain));
         let id = FilterId { hook, chain, prio, protocol, handle: 0 };
         let mut filter = Filter::flower(id, matches, actions);
-        if !plain && rng.chance(1) {
+        if undecoded {
             filter.undecoded.push("TCA_FLOWER 200".into());
         }
         filter
@@ -284,7 +308,8 @@ impl Case {
 
     /// The kernel takes no two filters of one priority and the same match, and one protocol in a priority.
     fn has_place(&self, filter: &Filter) -> bool {
-        let same = |f: &&Filter| (f.id.hook, f.id.chain, f.id.prio) == (filter.id.hook, filter.id.chain, filter.id.prio);
+        let same =
+            |f: &&Filter| (f.id.hook, f.id.chain, f.id.prio) == (filter.id.hook, filter.id.chain, filter.id.prio);
         self.filters.iter().filter(same).all(|f| f.matches != filter.matches && f.id.protocol == filter.id.protocol)
     }
 
@@ -314,7 +339,8 @@ fn may_overlap(a: &Match, b: &Match) -> bool {
         let both = a.mask.get(f) & b.mask.get(f);
         (a.key.get(f) ^ b.key.get(f)) & both == 0
     });
-    let apart = |x: Option<Range>, y: Option<Range>| matches!((x, y), (Some(x), Some(y)) if x.max < y.min || y.max < x.min);
+    let apart =
+        |x: Option<Range>, y: Option<Range>| matches!((x, y), (Some(x), Some(y)) if x.max < y.min || y.max < x.min);
     fields && !apart(a.src_range, b.src_range) && !apart(a.dst_range, b.dst_range)
 }
 

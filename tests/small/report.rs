@@ -83,7 +83,18 @@ fn name(kind: &ActionKind) -> String {
             let add = p.keys.iter().any(|k| k.add);
             let masked = p.keys.iter().any(|k| k.mask.iter().any(|&m| m != 0 && m != 0xff));
             let flip = p.keys.iter().any(|k| !k.add && std::iter::zip(k.mask, k.value).any(|(m, v)| m & v != 0));
-            format!("pedit {}", if add { "add" } else if flip { "xor" } else if masked { "masked" } else { "set" })
+            format!(
+                "pedit {}",
+                if add {
+                    "add"
+                } else if flip {
+                    "xor"
+                } else if masked {
+                    "masked"
+                } else {
+                    "set"
+                }
+            )
         }
         ActionKind::Vlan(Vlan::Pop) => "vlan pop".into(),
         ActionKind::Vlan(Vlan::Push { .. }) => "vlan push".into(),
@@ -133,4 +144,3 @@ impl fmt::Display for Stats {
         write!(f, "fields of merged filters: {}", self.merged)
     }
 }
-

@@ -58,7 +58,9 @@ fn smaller(case: &Case) -> Vec<Case> {
         });
         for value in 0..case.universe.dims[i].1.len() {
             if case.universe.dims[i].1.len() > 1 {
-                with(&|c| drop(c.universe.dims[i].1.remove(value)));
+                with(&|c| {
+                    c.universe.dims[i].1.remove(value);
+                });
             }
         }
     }
@@ -87,7 +89,9 @@ fn lesser(filter: &Filter) -> Vec<Filter> {
     }
     let m = &filter.matches;
     for (field, mask) in m.mask.fields() {
-        if m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(field)) || field == flowmerge::flower::Field::Protocol {
+        if m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(field))
+            || field == flowmerge::flower::Field::Protocol
+        {
             continue;
         }
         let lowest = mask & mask.wrapping_neg();

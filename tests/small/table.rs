@@ -19,16 +19,8 @@ use flowmerge::{
 use std::collections::HashMap;
 
 /// Reasons for which no packet of a true record may be refused.
-const JUNK: [&str; 8] = [
-    "unknown-filter",
-    "unknown-connection",
-    "broken",
-    "stale",
-    "changed",
-    "impossible",
-    "undecoded",
-    "hardware",
-];
+const JUNK: [&str; 8] =
+    ["unknown-filter", "unknown-connection", "broken", "stale", "changed", "impossible", "undecoded", "hardware"];
 
 /// The merger and what came of the packets.
 pub struct Table {
@@ -113,7 +105,9 @@ impl Table {
                 let reason = refusal.reason();
                 self.limited |= reason == "too-many";
                 let detail = match &refusal {
-                    Refusal::Action { action, why, .. } | Refusal::Unfit { action, why, .. } => format!("{reason} {action}: {why}"),
+                    Refusal::Action { action, why, .. } | Refusal::Unfit { action, why, .. } => {
+                        format!("{reason} {action}: {why}")
+                    }
                     Refusal::Hidden { why, .. } => format!("{reason}: {why}"),
                     _ => reason.to_string(),
                 };

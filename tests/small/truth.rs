@@ -113,9 +113,10 @@ impl Software {
         let mut hits = Vec::new();
         for hit in outcome.hits.iter().filter(|h| h.branch == 0) {
             way.push((hit.filter, hit.found.iter().map(|f| f.map(|f| (f.entry.0, f.direction))).collect()));
-            let found = hit.found.iter().map(|f| {
-                f.map(|f| Found { connection: ConnectionId(f.entry.0), direction: f.direction })
-            });
+            let found = hit
+                .found
+                .iter()
+                .map(|f| f.map(|f| Found { connection: ConnectionId(f.entry.0), direction: f.direction }));
             hits.push(Hit { filter: self.cookies[&hit.filter], found: found.collect() });
         }
         let number = self.ways.len();
@@ -177,7 +178,8 @@ pub fn applied(applied: Applied) -> (Vec<(Port, bool, Vec<u8>)>, Gone) {
 
 /// How a packet is called in reports.
 pub fn told(seen: &Seen) -> String {
-    let key: Vec<_> = seen.key.fields().filter(|(f, _)| *f != Field::Indev).map(|(f, v)| format!("{f} {v:#x}")).collect();
+    let key: Vec<_> =
+        seen.key.fields().filter(|(f, _)| *f != Field::Indev).map(|(f, v)| format!("{f} {v:#x}")).collect();
     let hits: Vec<_> = seen
         .walk
         .hits

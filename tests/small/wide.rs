@@ -13,10 +13,10 @@ use crate::{
     rng::Rng,
     truth::{Seen, Software, applied, told},
     unit::{Unit, sole, units},
-    universe::{PARTS, PORT, Part, Spec},
+    universe::{Part, Spec},
 };
 use flowmerge::{
-    flower::{Action, ActionKind, Field, Match},
+    flower::{Action, ActionKind, Field, Filter, Match},
     hardware::Entry,
     packet::{apply::apply, arrived},
 };
@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 enum Need {
     /// Only packets that do the same are let in.
     None,
-    /// Those that go the way with other headers.
+    /// Those that do the same with other headers: its way has another shape.
     Shape,
     /// Those that do not go the way.
     Way,
@@ -60,7 +60,7 @@ pub fn each_bit_is_needed(
         let need = packets.iter().map(|p| need(entry, from, p)).max();
         match need {
             Some(Need::Way) => stats.count("units needed", 1),
-            _ if is_needed_outside(entry, from, unit, packets, software, case.seed) => {
+            _ if is_needed_outside(entry, from, unit, packets, software, case) => {
                 stats.count("units needed for packets beside the universe", 1);
             }
             Some(Need::Shape) => {
@@ -68,7 +68,8 @@ pub fn each_bit_is_needed(
                 stats.merged.add(format!("{} for its shape alone", unit.field()));
             }
             _ => {
-                let text = format!("{unit} is not needed: without it {} others match, as {}", packets.len(), told(packets[0]));
+                let text =
+                    format!("{unit} is not needed: without it {} others match, as {}", packets.len(), told(packets[0]));
                 return Err(Failure::of("wide", entry, from, &text));
             }
         }
@@ -81,12 +82,10 @@ fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
         let done = apply(&entry.actions, entry.trim, &packet.frame).map(applied).ok();
         done == Some((packet.sent.clone(), packet.gone))
     };
-    if !takes(packet, from) || is_excluded(packet, from) {
+    if !takes(packet, from) || is_excluded(packet, from) || packet.guessed || !same() {
         Need::Way
     } else if packet.shape != from.shape {
         Need::Shape
-    } else if packet.guessed || !same() {
-        Need::Way
     } else {
         Need::None
     }
@@ -99,73 +98,97 @@ fn is_needed_outside(
     unit: Unit,
     packets: &[&Seen],
     software: &mut Software,
-    seed: u64,
+    case: &Case,
 ) -> bool {
-    let mut rng = Rng::new(seed ^ 0x51);
-    let mut tried = |spec: Spec, software: &mut Software| {
+    let mut rng = Rng::new(case.seed ^ 0x51);
+    let tried = |spec: Spec, software: &mut Software| {
         let key = arrived(&spec.frame()).with(Field::Indev, IN.0.into());
         sole(&entry.matches, &key) == Some(unit) && need(entry, from, &software.see(spec)) == Need::Way
     };
     for packet in packets.iter().take(4) {
-        for (part, values) in [(Part::Ttl, 256), (Part::Tos, 256), (Part::Src, 64), (Part::Dst, 64)] {
+        for (part, values) in [(Part::Ttl, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
             if (0..values).any(|v| tried(packet.spec.with(part, v), software)) {
                 return true;
             }
         }
-        for part in [Part::SrcPort, Part::DstPort] {
-            let ports = (0..256).chain((8..16).map(|b| 1 << b)).chain([u32::from(u16::MAX)]);
-            if ports.into_iter().any(|v| tried(packet.spec.with(part, v), software)) {
-                return true;
-            }
-        }
     }
-    (0..1500).any(|_| {
-        let spec = packets[rng.below(packets.len() as u32) as usize].spec;
-        tried(beside(spec, &mut rng), software)
+    (0..600).any(|_| {
+        let mut spec = packets[rng.below(packets.len() as u32) as usize].spec;
+        for _ in 0..1 + rng.below(2) {
+            spec = toward(spec, &case.filters[rng.below(case.filters.len() as u32) as usize], &mut rng);
+        }
+        if rng.chance(30) {
+            spec = spec.with(Part::Fragment, 0);
+        }
+        tried(spec.canonical(), software)
     })
 }
 
-/// A packet with some parts changed, also to what the universe does not have.
-fn beside(mut spec: Spec, rng: &mut Rng) -> Spec {
-    for part in PARTS {
-        if !rng.chance(30) {
-            continue;
+/// Sets some bits of a part.
+fn set(spec: &mut Spec, part: Part, value: u32, mask: u32) {
+    *spec = spec.with(part, spec.get(part) & !mask | value & mask);
+}
+
+/// The packet, made more like what a filter asks for; a sum may stand between them.
+fn toward(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
+    for (field, value, mask) in filter.matches.terms() {
+        let (value, mask) = (value as u32, mask as u32);
+        let outer = mask.min(1) * 0xff;
+        match field {
+            Field::EthDst => set(&mut spec, Part::Mac, value, mask & 1),
+            Field::EthType => set(&mut spec, Part::EtherType, value, 0xffff),
+            Field::Protocol | Field::VlanTpid if matches!(value, 0x8100 | 0x88a8) => {
+                if spec.get(Part::Tags) == 0 {
+                    spec = spec.with(Part::Tags, 1);
+                }
+                let tag = (spec.get(Part::Tags) & 0xff) - 1 & !4 | if value == 0x8100 { 0 } else { 4 };
+                spec = spec.with(Part::Tags, spec.get(Part::Tags) & !outer | (tag + 1));
+            }
+            Field::Protocol => spec = spec.with(Part::Tags, 0).with(Part::EtherType, value),
+            Field::VlanId | Field::VlanPrio if spec.get(Part::Tags) != 0 => {
+                let (value, mask) =
+                    if field == Field::VlanId { (value, mask & 3) } else { (value << 3, (mask & 1) << 3) };
+                let tag = (spec.get(Part::Tags) & 0xff) - 1 & !mask | value & mask;
+                spec = spec.with(Part::Tags, spec.get(Part::Tags) & !0xff | (tag + 1));
+            }
+            Field::Ipv4Src | Field::Ipv6Src => set(&mut spec, Part::Src, value, mask & 0xff),
+            Field::Ipv4Dst | Field::Ipv6Dst => set(&mut spec, Part::Dst, value, mask & 0xff),
+            Field::IpTtl => {
+                let before = value.wrapping_sub(rng.pick(&[0, 0, 255, 254, 253, 1, 2])) & 0xff;
+                let more = rng.below(256) & !mask;
+                spec = spec.with(Part::Ttl, before | if rng.chance(50) { more } else { spec.get(Part::Ttl) & !mask });
+            }
+            Field::IpTos => set(&mut spec, Part::Tos, value, mask),
+            Field::IpProto => {
+                let fits: Vec<u32> = [6, 17, 7, 16, 1].into_iter().filter(|p| (p ^ value) & mask == 0).collect();
+                if !fits.is_empty() {
+                    spec = spec.with(Part::Proto, rng.pick(&fits));
+                }
+            }
+            Field::SrcPort => set(&mut spec, Part::SrcPort, value, mask),
+            Field::DstPort => set(&mut spec, Part::DstPort, value, mask),
+            Field::TcpFlags => set(&mut spec, Part::Flags, value, mask),
+            Field::IpFlags => spec = spec.with(Part::Fragment, [0, 2, 1, 1][(value & 3) as usize]),
+            _ => {}
         }
-        let low = rng.below(8);
-        let value = match part {
-            Part::Tags => rng.pick(&[0, 1 + rng.clone().below(16), 0x0101 + rng.clone().below(16)]),
-            Part::EtherType => rng.pick(&[0x800, 0x800, 0x86dd, 0x806, 0x88cc]),
-            Part::Mac => low & 1,
-            Part::Src | Part::Dst => low & 3,
-            Part::Ttl => rng.pick(&[low, 64 + low, 0xf8 + low, rng.clone().below(256)]),
-            Part::Tos => rng.below(256),
-            Part::Proto => rng.pick(&[6, 6, 17, 17, 7, 16, 1]),
-            Part::SrcPort | Part::DstPort => u32::from(PORT) + low,
-            Part::Flags => 0x10 ^ rng.below(32),
-            Part::Fragment => rng.below(3),
-        };
-        spec = spec.with(part, value);
     }
-    spec.canonical()
+    for (field, range) in filter.matches.ranges() {
+        let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
+        let port = range.min + rng.below(u32::from(range.max - range.min) + 1).min(7) as u16;
+        spec = spec.with(part, rng.pick(&[port, range.max]).into());
+    }
+    spec
 }
 
 /// Without shadows, every packet of the way and of its shape that is not excluded is matched.
-pub fn whole_way(
-    case: &Case,
-    entry: &Entry,
-    from: &Seen,
-    seen: &[Seen],
-    stats: &mut Stats,
-) -> Result<(), Failure> {
+pub fn whole_way(case: &Case, entry: &Entry, from: &Seen, seen: &[Seen], stats: &mut Stats) -> Result<(), Failure> {
     if !case.is_disjoint() || !sums_are_told(case) {
         return Ok(());
     }
     stats.count("merged filters whose whole way is matched", 1);
     let of_way = |p: &&Seen| takes(p, from) && p.shape == from.shape && !is_excluded(p, from);
     match seen.iter().filter(of_way).find(|p| !entry.matches.fits(&p.key)) {
-        Some(left_out) => {
-            Err(Failure::of("whole-way", entry, from, &format!("it leaves out {}", told(left_out))))
-        }
+        Some(left_out) => Err(Failure::of("whole-way", entry, from, &format!("it leaves out {}", told(left_out)))),
         None => Ok(()),
     }
 }
