@@ -122,7 +122,7 @@ fn vlan(rng: &mut Rng) -> ActionKind {
 /// Some actions before the last: few of them where the filter is only a link of a line.
 pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<Action> {
     let mut out = Vec::new();
-    if connections && rng.chance(if plain { 45 } else { 12 }) {
+    if connections && rng.chance(if plain { 50 } else { 12 }) {
         out.push(ct(rng));
     }
     for _ in 0..rng.below(if plain { 2 } else { 3 }) {

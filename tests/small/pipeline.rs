@@ -218,7 +218,7 @@ impl Case {
         let most = rng.pick(&[48, 96, 128, 192, 256, 256, 256, 384, 512, 768]);
         let most = if rng.chance(2) { 4096 } else { most };
         let universe = Universe::random(&mut rng, most);
-        let connections = if rng.chance(60) { connections::random(&universe, &mut rng, 8) } else { Vec::new() };
+        let connections = if rng.chance(65) { connections::random(&universe, &mut rng, 12) } else { Vec::new() };
         let mut case = Case {
             seed,
             universe,
@@ -241,13 +241,14 @@ impl Case {
             let mut chain_of: Vec<u32> =
                 (0..chains).flat_map(|chain| vec![chain; rng.below(if chain < 2 { 6 } else { 3 }) as usize]).collect();
             rng.shuffle(&mut chain_of);
-            for chain in chain_of {
-                let filter = case.filter(&mut rng, hook, chain, chains, false);
-                case.add(filter, disjoint);
-            }
-            for chain in 0..chains {
-                let filter = case.filter(&mut rng, hook, chain, chains, true);
-                case.add(filter, disjoint);
+            let tries = if disjoint { 6 } else { 1 };
+            for (chain, plain) in chain_of.into_iter().map(|c| (c, false)).chain((0..chains).map(|c| (c, true))) {
+                let mut tries =
+                    (0..tries).map(|_| case.filter(&mut rng, hook, chain, chains, plain)).collect::<Vec<_>>();
+                tries.retain(|f| case.has_place(f) && !(disjoint && case.overlaps(f)));
+                if let Some(filter) = tries.into_iter().next() {
+                    case.add(filter);
+                }
             }
         }
         if rng.chance(60) {
@@ -269,9 +270,9 @@ impl Case {
         // Whatever stands beside a filter that was not understood is undecidable to the model: it has its priorities alone.
         let undecoded = !plain && rng.chance(2);
         let prio = match (undecoded, plain) {
-            (true, _) => rng.pick(&[1, 9]),
-            (_, true) => 6 + rng.below(2) as u16,
-            _ => 2 + rng.below(6) as u16,
+            (true, _) => rng.pick(&[1, 12]),
+            (_, true) => 8 + rng.below(2) as u16,
+            _ => 2 + rng.below(5) as u16,
         };
         let there = self.filters.iter().find(|f| (f.id.hook, f.id.chain, f.id.prio) == (hook, chain, prio));
         let known = protocols(&self.universe);
@@ -313,12 +314,12 @@ impl Case {
         self.filters.iter().filter(same).all(|f| f.matches != filter.matches && f.id.protocol == filter.id.protocol)
     }
 
-    fn add(&mut self, mut filter: Filter, disjoint: bool) {
-        let place = (filter.id.hook, filter.id.chain);
-        let overlaps = |f: &Filter| (f.id.hook, f.id.chain) == place && may_overlap(&f.matches, &filter.matches);
-        if !self.has_place(&filter) || disjoint && self.filters.iter().any(overlaps) {
-            return;
-        }
+    fn overlaps(&self, filter: &Filter) -> bool {
+        let place = |f: &Filter| (f.id.hook, f.id.chain);
+        self.filters.iter().any(|f| place(f) == place(filter) && may_overlap(&f.matches, &filter.matches))
+    }
+
+    fn add(&mut self, mut filter: Filter) {
         filter.id.handle = self.filters.len() as u32 + 1;
         self.filters.push(filter);
     }
