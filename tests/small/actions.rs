@@ -33,7 +33,7 @@ fn byte(header: PeditHeader, at: i32, bits: u8, value: u8, flip: bool) -> PeditK
 }
 
 fn added(key: PeditKey, n: u8) -> PeditKey {
-    let value = key.mask.map(|m| if m == 0xff { 0 } else { n });
+    let value = key.mask.map(|m| if m == 0xff { 0 } else { n & !m });
     PeditKey { value, add: true, ..key }
 }
 
@@ -43,10 +43,11 @@ pub struct Fits {
     pub v6: bool,
     pub ip: bool,
     pub tcp: bool,
+    pub tagged: bool,
 }
 
 /// A rewrite of one of the fields.
-fn pedit(rng: &mut Rng, Fits { v6, ip, tcp }: Fits) -> ActionKind {
+fn pedit(rng: &mut Rng, Fits { v6, ip, tcp, .. }: Fits) -> ActionKind {
     // Now and then what the filter's packets do not have.
     let (v6, ip, tcp) = (v6 ^ rng.chance(3), ip || rng.chance(10), tcp ^ rng.chance(5));
     let network = match rng.below(16) {
@@ -72,7 +73,9 @@ fn pedit(rng: &mut Rng, Fits { v6, ip, tcp }: Fits) -> ActionKind {
         7 => byte(PeditHeader::Ethernet, 5, rng.pick(&[0xff, 1]), 2 | v & 1, flip && bits == 1),
         _ => {
             let at = rng.pick(&[1, 3]);
-            byte(transport, at, rng.pick(&[0xff, 7, 1, 4]), PORT as u8 | v, flip)
+            let key = byte(transport, at, rng.pick(&[0xff, 7, 1, 4]), PORT as u8 | v, flip);
+            // Half of a port, which no mask of the arrived one tells.
+            if rng.chance(6) { added(key, 1) } else { key }
         }
     };
     let mut keys = vec![key];
@@ -134,6 +137,7 @@ pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<
                 }
             }
             9..12 => out.push(vlan(rng)),
+            12..14 if fits.tagged => out.push(vlan(rng)),
             12..15 => out.push(mirred(rng, true)),
             15 => out.push(ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32)))),
             16 => out.push(ActionKind::Skbedit(Skbedit { priority: Some(rng.below(3)), ..Skbedit::default() })),
@@ -168,8 +172,8 @@ pub fn last(rng: &mut Rng, chain: u32, chains: u32, plain: bool) -> Option<Actio
         0..14 => Some(Action::gact(Control::Shot)),
         14..22 => Some(Action::gact(Control::Ok)),
         22..28 => Some(Action::gact(Control::Trap)),
-        28..44 => Some(Action::gact(Control::Continue)),
-        44 => Some(Action::gact(Control::Reclassify)),
+        28..43 => Some(Action::gact(Control::Continue)),
+        43 | 44 => Some(Action::gact(Control::Reclassify)),
         45 => Some(Action::gact(Control::Goto(rng.below(chains + 1)))),
         46 => Some(Action::gact(Control::Queued)),
         47 => Some(Action::gact(Control::Repeat)),

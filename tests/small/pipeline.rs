@@ -106,7 +106,7 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
         m.set(own, tpid.into(), 0xffff);
         if rng.chance(45) {
             let mask = rng.pick(&[0xfff, 0xfff, 1, 2, 3]);
-            m.set(id, u128::from(VID) | u128::from(rng.below(4)), mask);
+            m.set(id, u128::from(VID | rng.below(4) as u16), mask);
         }
         if rng.chance(15) {
             m.set(prio, u128::from(rng.below(2)), rng.pick(&[7, 1]));
@@ -114,7 +114,8 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
         if rng.chance(40) {
             return None;
         }
-        let next = match rng.chance(30) {
+        let two = universe.values(Part::Tags).iter().any(|t| t >> 8 != 0);
+        let next = match rng.chance(if two { 55 } else { 10 }) {
             true => rng.pick(&[0x8100, 0x88a8]),
             false => rng.pick(&universe.values(Part::EtherType)) as u16,
         };
@@ -295,7 +296,12 @@ impl Case {
             0 => rng.pick(&self.universe.values(Part::Proto)),
             _ => matches.key.get(Field::IpProto) as u32,
         };
-        let fits = Fits { v6: ethertype == 0x86dd, ip: matches!(ethertype, 0x800 | 0x86dd), tcp: proto == 6 };
+        let fits = Fits {
+            v6: ethertype == 0x86dd,
+            ip: matches!(ethertype, 0x800 | 0x86dd),
+            tcp: proto == 6,
+            tagged: self.universe.is_free(Part::Tags),
+        };
         let connections = fits.ip && !self.connections.is_empty();
         let mut actions = actions::middle(rng, fits, plain, connections);
         actions.extend(actions::last(rng, chain, chains, plain));

@@ -4,6 +4,7 @@ use crate::{
     check::{Failure, run},
     pipeline::{Case, Later},
     report::Stats,
+    unit::is_whole,
 };
 use flowmerge::flower::{
     Filter,
@@ -96,7 +97,7 @@ fn lesser(filter: &Filter) -> Vec<Filter> {
         }
         let lowest = mask & mask.wrapping_neg();
         for bits in [mask, mask & !lowest, lowest] {
-            if bits == 0 || bits != mask && field.row().prerequisite.is_none() {
+            if bits == 0 || bits != mask && is_whole(field) {
                 continue;
             }
             let mut f = filter.clone();

@@ -15,7 +15,8 @@ pub enum Unit {
     Highest(Field),
 }
 
-fn is_whole(field: Field) -> bool {
+/// Whether a field names a header.
+pub fn is_whole(field: Field) -> bool {
     use Field::*;
     matches!(field, Protocol | EthType | VlanTpid | VlanEthType | CvlanTpid | CvlanEthType | AddrType)
 }

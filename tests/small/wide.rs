@@ -129,28 +129,38 @@ fn set(spec: &mut Spec, part: Part, value: u32, mask: u32) {
     *spec = spec.with(part, spec.get(part) & !mask | value & mask);
 }
 
+fn is_vlan(ethertype: u32) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8)
+}
+
+/// Sets some bits of a tag, which is put on if it is not there; an ethertype becomes its bit.
+fn tagged(spec: &mut Spec, shift: u32, value: u32, mask: u32) {
+    let value = match value {
+        0x8100 => 0,
+        0x88a8 => 4,
+        other => other,
+    };
+    let tags = spec.get(Part::Tags);
+    let tags = if tags & 0xff == 0 { tags | 1 } else { tags };
+    let tag = (tags >> shift & 0xff).saturating_sub(1) & !mask | value & mask;
+    *spec = spec.with(Part::Tags, tags & !(0xff << shift) | (tag + 1) << shift);
+}
+
 /// The packet, made more like what a filter asks for; a sum may stand between them.
 fn toward(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
     for (field, value, mask) in filter.matches.terms() {
         let (value, mask) = (value as u32, mask as u32);
-        let outer = mask.min(1) * 0xff;
         match field {
             Field::EthDst => set(&mut spec, Part::Mac, value, mask & 1),
             Field::EthType => set(&mut spec, Part::EtherType, value, 0xffff),
-            Field::Protocol | Field::VlanTpid if matches!(value, 0x8100 | 0x88a8) => {
-                if spec.get(Part::Tags) == 0 {
-                    spec = spec.with(Part::Tags, 1);
-                }
-                let tag = (spec.get(Part::Tags) & 0xff) - 1 & !4 | if value == 0x8100 { 0 } else { 4 };
-                spec = spec.with(Part::Tags, spec.get(Part::Tags) & !outer | (tag + 1));
-            }
+            Field::Protocol | Field::VlanTpid if is_vlan(value) => tagged(&mut spec, 0, value, 4),
+            Field::VlanEthType | Field::CvlanTpid if is_vlan(value) => tagged(&mut spec, 8, value, 4),
+            Field::VlanId => tagged(&mut spec, 0, value, mask & 3),
+            Field::CvlanId => tagged(&mut spec, 8, value, mask & 3),
+            Field::VlanPrio => tagged(&mut spec, 0, value << 3, mask << 3 & 8),
+            Field::CvlanPrio => tagged(&mut spec, 8, value << 3, mask << 3 & 8),
+            Field::NumOfVlans => spec = spec.with(Part::Tags, 0x01_01_01 & ((1 << (value.min(3) * 8)) - 1)),
             Field::Protocol => spec = spec.with(Part::Tags, 0).with(Part::EtherType, value),
-            Field::VlanId | Field::VlanPrio if spec.get(Part::Tags) != 0 => {
-                let (value, mask) =
-                    if field == Field::VlanId { (value, mask & 3) } else { (value << 3, (mask & 1) << 3) };
-                let tag = (spec.get(Part::Tags) & 0xff) - 1 & !mask | value & mask;
-                spec = spec.with(Part::Tags, spec.get(Part::Tags) & !0xff | (tag + 1));
-            }
             Field::Ipv4Src | Field::Ipv6Src => set(&mut spec, Part::Src, value, mask & 0xff),
             Field::Ipv4Dst | Field::Ipv6Dst => set(&mut spec, Part::Dst, value, mask & 0xff),
             Field::IpTtl => {
