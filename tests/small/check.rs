@@ -10,8 +10,10 @@ use crate::{
     wide,
 };
 use flowmerge::{
+    conntrack::ConnectionId,
     flower::print::{Numbers, printed},
     hardware::Entry,
+    merger::ConnectionEvent,
     packet::apply::apply,
     table::Inserted,
 };
@@ -138,7 +140,7 @@ fn one_way(seen: &[Seen], entries: &[Entry], stats: &mut Stats) -> Result<(), Fa
     Ok(())
 }
 
-/// A filter comes or goes: what is no longer right must be gone. Then the packets are merged once more.
+/// A filter or a connection comes, goes or changes: what is no longer right must be gone. Then the packets are merged once more.
 fn later(
     case: &Case,
     before: &[Seen],
@@ -163,6 +165,22 @@ fn later(
             software.remove(filter);
             table.merger.destroy(cookie(filter)).expect("memory removes");
             filters.retain(|f| f.id != filter.id);
+        }
+        Later::Mark(i, mark) => {
+            let Some(connection) = (*i < case.connections.len()).then(|| software.mark(*i, *mark)) else {
+                return Ok(());
+            };
+            stats.count("marks changed later", 1);
+            let is = ConnectionEvent::Is(ConnectionId(*i as u64), connection);
+            table.merger.connection(is).expect("memory removes");
+        }
+        Later::Gone(i) => {
+            if *i >= case.connections.len() {
+                return Ok(());
+            }
+            stats.count("connections gone later", 1);
+            software.gone(*i);
+            table.merger.connection(ConnectionEvent::Gone(ConnectionId(*i as u64))).expect("memory removes");
         }
     }
     let specs: Vec<_> = before.iter().map(|s| s.spec).collect();

@@ -24,6 +24,10 @@ pub enum Later {
     Add(Filter),
     /// The filter of that handle goes.
     Remove(u32),
+    /// A connection gets this mark.
+    Mark(usize, u32),
+    /// A connection goes.
+    Gone(usize),
 }
 
 /// A pipeline, and all that is tried with it.
@@ -258,10 +262,13 @@ impl Case {
             let chain = rng.below(chains);
             let mut filter = case.filter(&mut rng, hook, chain, chains, false);
             filter.id.handle = case.filters.len() as u32 + 1;
-            case.later = match rng.chance(25) {
-                true => Later::Remove(1 + rng.below(case.filters.len() as u32)),
-                false if case.has_place(&filter) => Later::Add(filter),
-                false => Later::Nothing,
+            let connection = |rng: &mut Rng| rng.below(case.connections.len() as u32) as usize;
+            case.later = match rng.below(10) {
+                0 | 1 => Later::Remove(1 + rng.below(case.filters.len() as u32)),
+                2 if !case.connections.is_empty() => Later::Mark(connection(&mut rng), rng.below(4)),
+                3 if !case.connections.is_empty() => Later::Gone(connection(&mut rng)),
+                _ if case.has_place(&filter) => Later::Add(filter),
+                _ => Later::Nothing,
             };
         }
         case

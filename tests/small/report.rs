@@ -18,8 +18,9 @@ impl Tally {
         }
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+    /// Those of these names that nothing begins with.
+    pub fn lacking<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
+        names.iter().copied().filter(|name| !self.0.keys().any(|k| k.starts_with(name))).collect()
     }
 }
 
@@ -37,7 +38,84 @@ pub struct Stats {
     pub merged: Tally,
 }
 
+/// What a run of the default length must have met.
+const REFUSALS: [&str; 16] = [
+    "no-hits",
+    "no-terminal",
+    "too-long",
+    "action gact",
+    "action mirred",
+    "unfit ct",
+    "unfit pedit",
+    "unfit csum",
+    "unordered",
+    "no-connection",
+    "not-qualified",
+    "changes-connection",
+    "excluded",
+    "egress-filters",
+    "forks",
+    "too-many",
+];
+const ACTIONS: [&str; 18] = [
+    "gact",
+    "redirect egress",
+    "redirect ingress",
+    "mirror egress",
+    "mirror ingress",
+    "pedit set",
+    "pedit masked",
+    "pedit xor",
+    "pedit add",
+    "csum",
+    "vlan push",
+    "vlan pop",
+    "vlan modify",
+    "skbedit",
+    "ct nat",
+    "ct commit",
+    "ct force",
+    "ct clear",
+];
+const CONTROLS: [&str; 11] =
+    ["pipe", "stolen", "goto", "drop", "pass", "continue", "jump", "trap", "queued", "reclassify", "end of list"];
+const FIELDS: [&str; 26] = [
+    "protocol",
+    "dst_mac",
+    "eth_type",
+    "num_of_vlans",
+    "vlan_id masked",
+    "vlan_prio",
+    "vlan_ethtype",
+    "cvlan_tpid",
+    "cvlan_id",
+    "cvlan_ethtype",
+    "ip_proto",
+    "ip_tos masked",
+    "ip_ttl masked",
+    "ip_flags",
+    "src_ip masked",
+    "dst_ip masked",
+    "src_ip6",
+    "dst_ip6",
+    "src_port range",
+    "src_port masked",
+    "dst_port range",
+    "dst_port masked",
+    "tcp_flags",
+    "ct_state",
+    "ct_mark",
+    "ct_label",
+];
+
 impl Stats {
+    /// What a run of the default length should have met and did not.
+    pub fn lacking(&self) -> Vec<&'static str> {
+        let refusals = self.refusals.lacking(&REFUSALS);
+        let (actions, controls) = (self.actions.lacking(&ACTIONS), self.controls.lacking(&CONTROLS));
+        [refusals, actions, controls, self.fields.lacking(&FIELDS)].concat()
+    }
+
     pub fn join(&mut self, other: Stats) {
         self.counts.join(other.counts);
         self.fields.join(other.fields);

@@ -129,6 +129,8 @@ pub fn told(case: &Case) -> String {
     let later = match &case.later {
         Later::Nothing => String::new(),
         Later::Add(f) => format!("later added:\n  {}\n", printed(f, &Numbers)),
+        Later::Mark(i, mark) => format!("later ct{i} has mark {mark}\n"),
+        Later::Gone(i) => format!("later ct{i} is gone\n"),
         Later::Remove(handle) => format!("later removed: handle {handle:#x}\n"),
     };
     let dumped = if case.dumped { " (dumped, order unknown)" } else { "" };

@@ -7,7 +7,7 @@ use crate::{
     universe::{Part, Spec},
 };
 use flowmerge::{
-    conntrack::{ConnectionId, Direction, is_excluded},
+    conntrack::{Connection, ConnectionId, Direction, is_excluded},
     flower::{Cookie, Field, Filter, FilterId, Key, Port},
     packet::apply::{Applied, End},
     walk::{Found, Hit, Walk},
@@ -99,6 +99,17 @@ impl Software {
     /// A filter goes.
     pub fn remove(&mut self, filter: &Filter) {
         self.model.filters.remove(filter.id);
+    }
+
+    /// A connection gets another mark.
+    pub fn mark(&mut self, connection: usize, mark: u32) -> Connection {
+        self.tracker.0[connection].mark = mark;
+        self.tracker.0[connection].clone()
+    }
+
+    /// A connection goes: to a zone that no filter names.
+    pub fn gone(&mut self, connection: usize) {
+        self.tracker.0[connection].zone = 0;
     }
 
     /// What software does with a packet.
