@@ -184,8 +184,8 @@ fn toward(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
     }
     for (field, range) in filter.matches.ranges() {
         let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
-        let port = range.min + rng.below(u32::from(range.max - range.min) + 1).min(7) as u16;
-        spec = spec.with(part, rng.pick(&[port, range.max]).into());
+        let near = rng.below(8).min(u32::from(range.max - range.min)) as u16;
+        spec = spec.with(part, rng.pick(&[range.min + near, range.min, range.max - near, range.max]).into());
     }
     spec
 }
