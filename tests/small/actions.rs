@@ -79,8 +79,10 @@ fn pedit(rng: &mut Rng, Fits { v6, ip, tcp, .. }: Fits) -> ActionKind {
         }
     };
     let mut keys = vec![key];
-    if rng.chance(10) {
-        keys.push(byte(network, ttl, 3, v, false));
+    match rng.below(20) {
+        0 | 1 => keys.push(byte(network, ttl, 3, v, false)),
+        2 if ip => keys = vec![byte(network, ttl, 3, v, false), added(byte(network, ttl, 0xff, 0, false), 255)],
+        _ => {}
     }
     ActionKind::Pedit(Pedit { keys, mend: false })
 }
