@@ -222,8 +222,9 @@ impl Case {
         let mut rng = Rng::new(seed);
         let most = rng.pick(&[48, 96, 128, 192, 256, 256, 256, 384, 512, 768]);
         let most = if rng.chance(2) { 4096 } else { most };
-        let universe = Universe::random(&mut rng, most);
-        let connections = if rng.chance(65) { connections::random(&universe, &mut rng, 12) } else { Vec::new() };
+        let connected = rng.chance(65);
+        let universe = Universe::random(&mut rng, most, connected);
+        let connections = if connected { connections::random(&universe, &mut rng, 16) } else { Vec::new() };
         let mut case = Case {
             seed,
             universe,

@@ -241,8 +241,8 @@ impl Spec {
 }
 
 impl Universe {
-    /// One of at most so many packets.
-    pub fn random(rng: &mut Rng, most: usize) -> Universe {
+    /// One of at most so many packets. `few`: of few tuples, so that many of them have a connection.
+    pub fn random(rng: &mut Rng, most: usize, few: bool) -> Universe {
         let base = Spec([0; PARTS.len()])
             .with(Part::EtherType, if rng.chance(80) { 0x800 } else { 0x86dd })
             .with(Part::Src, 1)
@@ -260,13 +260,17 @@ impl Universe {
             Part::Tags => 40,
             Part::EtherType | Part::Fragment | Part::Mac => 25,
             Part::Flags => 40,
+            Part::Src | Part::Dst | Part::SrcPort | Part::DstPort | Part::Proto if few => 55,
             _ => 100,
         };
         parts.retain(|part| rng.chance(often(part)));
         let mut universe = Universe { dims: Vec::new(), base };
         let mut size = 1;
         for part in parts {
-            let values = values(part, rng);
+            let mut values = values(part, rng);
+            if few && matches!(part, Part::Src | Part::Dst | Part::SrcPort | Part::DstPort) && rng.chance(70) {
+                values.truncate(2);
+            }
             if size * values.len() <= most {
                 size *= values.len();
                 universe.dims.push((part, values));
