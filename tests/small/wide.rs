@@ -95,12 +95,16 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
         Field::TcpFlags => (Part::Flags, 8),
         _ => return false,
     };
-    let misses_alone = |packet: &&Seen| {
-        let spec = packet.spec.with(part, packet.spec.get(part) ^ 1 << bit).canonical();
-        sole(of, &arrived(&spec.frame()).with(Field::Indev, IN.0.into())) == Some(unit)
+    let misses_alone = |spec: Spec| {
+        let key = arrived(&spec.canonical().frame()).with(Field::Indev, IN.0.into());
+        sole(of, &key) == Some(unit)
     };
-    let mut matched = seen.iter().filter(|p| of.fits(&p.key)).take(16);
-    bit < bits && !matched.any(|p| misses_alone(&p))
+    let matched: Vec<Spec> = seen.iter().filter(|p| of.fits(&p.key)).take(16).map(|p| p.spec).collect();
+    // Of a range, the ports that are matched need not be those with the bit turned over.
+    let ranged = of.ranges().any(|(f, _)| f == field);
+    let others = matched.iter().take(if ranged { 2 } else { 0 }).flat_map(|s| (0..256).map(|v| s.with(part, v)));
+    let mut tried = matched.iter().map(|s| s.with(part, s.get(part) ^ 1 << bit)).chain(others);
+    bit < bits && !tried.any(misses_alone)
 }
 
 fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
