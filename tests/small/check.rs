@@ -70,13 +70,8 @@ pub fn run(case: &Case, stats: &mut Stats) -> Result<(), Failure> {
     for entry in &entries {
         let from = &seen[table.sources[&entry.id]];
         let matched = sound(entry, from, &seen, true)?;
-        let skip = |kind: &str| std::env::var("FLOWMERGE_SMALL_SKIP").is_ok_and(|s| s.contains(kind));
-        if !skip("idempotent") {
-            again::idempotent(case, entry, from, &matched, stats)?;
-        }
-        if !skip("wide") {
-            wide::each_bit_is_needed(case, entry, from, &seen, &mut software, stats)?;
-        }
+        again::idempotent(case, entry, from, &matched, stats)?;
+        wide::each_bit_is_needed(case, entry, from, &seen, &mut software, stats)?;
         wide::whole_way(case, entry, from, &seen, stats)?;
     }
     one_way(&seen, &entries, stats)?;
