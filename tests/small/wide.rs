@@ -16,7 +16,7 @@ use crate::{
     universe::{Part, Spec},
 };
 use flowmerge::{
-    flower::{Action, ActionKind, Field, Filter, Match},
+    flower::{Action, ActionKind, Field, Filter, Key, Match},
     hardware::Entry,
     packet::{apply::apply, arrived},
 };
@@ -95,16 +95,24 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
         Field::TcpFlags => (Part::Flags, 8),
         _ => return false,
     };
-    let misses_alone = |spec: Spec| {
-        let key = arrived(&spec.canonical().frame()).with(Field::Indev, IN.0.into());
-        sole(of, &key) == Some(unit)
-    };
-    let matched: Vec<Spec> = seen.iter().filter(|p| of.fits(&p.key)).take(16).map(|p| p.spec).collect();
+    let misses_alone = |spec: Spec| sole(of, &key_of(spec)) == Some(unit);
+    // A fragment, or what is not IP, shows no ports whose bits could be turned over.
+    let whole = |s: Spec| [s, s.with(Part::Fragment, 0)];
+    let ip = |s: Spec| [s, s.with(Part::EtherType, 0x800), s.with(Part::EtherType, 0x86dd)];
+    let l4 = |s: Spec| [s, s.with(Part::Proto, 6), s.with(Part::Proto, 17)];
+    let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
+    let matched = seen.iter().filter(|p| of.fits(&p.key)).take(8).flat_map(|p| variants(p.spec));
+    let matched: Vec<Spec> = matched.collect();
     // Of a range, the ports that are matched need not be those with the bit turned over.
     let ranged = of.ranges().any(|(f, _)| f == field);
     let others = matched.iter().take(if ranged { 2 } else { 0 }).flat_map(|s| (0..256).map(|v| s.with(part, v)));
     let mut tried = matched.iter().map(|s| s.with(part, s.get(part) ^ 1 << bit)).chain(others);
     bit < bits && !tried.any(misses_alone)
+}
+
+/// How a packet arrives.
+fn key_of(spec: Spec) -> Key {
+    arrived(&spec.canonical().frame()).with(Field::Indev, IN.0.into())
 }
 
 fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
@@ -132,8 +140,7 @@ fn is_needed_outside(
 ) -> bool {
     let mut rng = Rng::new(case.seed ^ 0x51);
     let tried = |spec: Spec, software: &mut Software| {
-        let key = arrived(&spec.frame()).with(Field::Indev, IN.0.into());
-        sole(&entry.matches, &key) == Some(unit) && need(entry, from, &software.see(spec)) == Need::Way
+        sole(&entry.matches, &key_of(spec)) == Some(unit) && need(entry, from, &software.see(spec)) == Need::Way
     };
     for packet in packets.iter().take(4) {
         for (part, values) in [(Part::Ttl, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
@@ -171,7 +178,8 @@ fn tagged(spec: &mut Spec, shift: u32, value: u32, mask: u32) {
         other => other,
     };
     let tags = spec.get(Part::Tags);
-    let tags = if tags & 0xff == 0 { tags | 1 } else { tags };
+    // No tag without those in front of it.
+    let tags = (0..shift / 8).fold(tags, |t, i| if t >> (i * 8) & 0xff == 0 { t | 1 << (i * 8) } else { t });
     let tag = (tags >> shift & 0xff).saturating_sub(1) & !mask | value & mask;
     *spec = spec.with(Part::Tags, tags & !(0xff << shift) | (tag + 1) << shift);
 }
@@ -185,6 +193,7 @@ fn toward(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
             Field::EthType => set(&mut spec, Part::EtherType, value, 0xffff),
             Field::Protocol | Field::VlanTpid if is_vlan(value) => tagged(&mut spec, 0, value, 4),
             Field::VlanEthType | Field::CvlanTpid if is_vlan(value) => tagged(&mut spec, 8, value, 4),
+            Field::CvlanEthType if is_vlan(value) => tagged(&mut spec, 16, value, 4),
             Field::VlanId => tagged(&mut spec, 0, value, mask & 3),
             Field::CvlanId => tagged(&mut spec, 8, value, mask & 3),
             Field::VlanPrio => tagged(&mut spec, 0, value << 3, mask << 3 & 8),
