@@ -151,8 +151,8 @@ fn later(
         Later::Add(filter) => {
             stats.count("filters added later", 1);
             software.add(filter);
-            table.merger.replace(cookie(filter), filter.clone(), Inserted::Observed).expect("memory removes");
-            filters.push(filter.clone());
+            table.merger.replace(cookie(filter), (**filter).clone(), Inserted::Observed).expect("memory removes");
+            filters.push((**filter).clone());
         }
         Later::Remove(handle) => {
             let Some(filter) = case.filters.iter().find(|f| f.id.handle == *handle) else { return Ok(()) };

@@ -21,7 +21,7 @@ use flowmerge::{
 pub enum Later {
     Nothing,
     /// A filter is added.
-    Add(Filter),
+    Add(Box<Filter>),
     /// The filter of that handle goes.
     Remove(u32),
     /// A connection gets this mark.
@@ -55,7 +55,7 @@ fn some(universe: &Universe, rng: &mut Rng, part: Part, fixed: u32) -> (u128, u1
         0 | 1 => full,
         2 => u128::from(free),
         _ => {
-            let some = free & (1 + rng.below(7)) * 0x11;
+            let some = free & ((1 + rng.below(7)) * 0x11);
             u128::from(if some == 0 { free } else { some })
         }
     };
@@ -268,7 +268,7 @@ impl Case {
                 0 | 1 => Later::Remove(1 + rng.below(case.filters.len() as u32)),
                 2 if !case.connections.is_empty() => Later::Mark(connection(&mut rng), rng.below(4)),
                 3 if !case.connections.is_empty() => Later::Gone(connection(&mut rng)),
-                _ if case.has_place(&filter) => Later::Add(filter),
+                _ if case.has_place(&filter) => Later::Add(Box::new(filter)),
                 _ => Later::Nothing,
             };
         }

@@ -47,10 +47,14 @@ fn smaller(case: &Case) -> Vec<Case> {
         with(&|c| c.dumped = false);
     }
     for i in 0..case.filters.len() {
-        with(&|c| drop(c.filters.remove(i)));
+        with(&|c| {
+            c.filters.remove(i);
+        });
     }
     for i in 0..case.connections.len() {
-        with(&|c| drop(c.connections.remove(i)));
+        with(&|c| {
+            c.connections.remove(i);
+        });
     }
     for i in 0..case.universe.dims.len() {
         with(&|c| {
@@ -74,7 +78,7 @@ fn smaller(case: &Case) -> Vec<Case> {
     }
     if let Later::Add(filter) = &case.later {
         for f in lesser(filter) {
-            with(&|c| c.later = Later::Add(f.clone()));
+            with(&|c| c.later = Later::Add(Box::new(f.clone())));
         }
     }
     all
@@ -128,7 +132,7 @@ pub fn told(case: &Case) -> String {
     let dims: Vec<_> = case.universe.dims.iter().map(|(part, values)| format!("{part:?} {values:x?}")).collect();
     let later = match &case.later {
         Later::Nothing => String::new(),
-        Later::Add(f) => format!("later added:\n  {}\n", printed(f, &Numbers)),
+        Later::Add(f) => format!("later added:\n  {}\n", printed(&**f, &Numbers)),
         Later::Mark(i, mark) => format!("later ct{i} has mark {mark}\n"),
         Later::Gone(i) => format!("later ct{i} is gone\n"),
         Later::Remove(handle) => format!("later removed: handle {handle:#x}\n"),

@@ -61,9 +61,8 @@ impl Table {
     pub fn offer(&mut self, seen: &[Seen], order: &[usize], rng: &mut Rng, stats: &mut Stats) -> Result<(), Failure> {
         for &i in order {
             let packet = &seen[i];
-            if let Some(handled) = self.merger.hardware().receive(IN, &packet.frame, i as u64 + 1) {
+            if self.merger.hardware().receive(IN, &packet.frame, i as u64 + 1).is_some() {
                 stats.count("packets handled by merged filters", 1);
-                let _ = handled;
                 for &(filter, action, bytes) in &packet.counted {
                     let count = self.counted.entry((filter, action)).or_default();
                     *count = (count.0 + 1, count.1 + bytes);
