@@ -96,18 +96,20 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
         _ => return false,
     };
     let misses_alone = |spec: Spec| sole(of, &key_of(spec)) == Some(unit);
+    let turned = |spec: Spec| misses_alone(spec.with(part, spec.get(part) ^ 1 << bit));
+    let matched = || seen.iter().filter(|p| of.fits(&p.key)).map(|p| p.spec);
+    if bit >= bits || matched().take(4).any(turned) {
+        return false;
+    }
     // A fragment, or what is not IP, shows no ports whose bits could be turned over.
     let whole = |s: Spec| [s, s.with(Part::Fragment, 0)];
     let ip = |s: Spec| [s, s.with(Part::EtherType, 0x800), s.with(Part::EtherType, 0x86dd)];
     let l4 = |s: Spec| [s, s.with(Part::Proto, 6), s.with(Part::Proto, 17)];
     let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
-    let matched = seen.iter().filter(|p| of.fits(&p.key)).take(8).flat_map(|p| variants(p.spec));
-    let matched: Vec<Spec> = matched.collect();
     // Of a range, the ports that are matched need not be those with the bit turned over.
     let ranged = of.ranges().any(|(f, _)| f == field);
-    let others = matched.iter().take(if ranged { 2 } else { 0 }).flat_map(|s| (0..256).map(|v| s.with(part, v)));
-    let mut tried = matched.iter().map(|s| s.with(part, s.get(part) ^ 1 << bit)).chain(others);
-    bit < bits && !tried.any(misses_alone)
+    let mut others = matched().take(if ranged { 2 } else { 0 }).flat_map(|s| (0..256).map(move |v| s.with(part, v)));
+    !matched().take(16).flat_map(variants).any(turned) && !others.any(misses_alone)
 }
 
 /// How a packet arrives.
