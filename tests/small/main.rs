@@ -7,7 +7,7 @@
 //! still after a filter came or went.
 //!
 //! - `FLOWMERGE_SMALL=20000`: that many pipelines instead of the default. A long run is four times faster optimised:
-//!   `FLOWMERGE_SMALL=100000 CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --test small -- --nocapture`.
+//!   `FLOWMERGE_SMALL=100000 CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test -p flowmerge --test small -- --nocapture`.
 //! - `FLOWMERGE_SMALL_SEED=17`: this one alone, with all that is told of it. A failing pipeline tells its seed.
 //! - `FLOWMERGE_SMALL_FROM=100000`: from this seed on. `FLOWMERGE_SMALL_FAILURES=20`: stop after so many, not at the first.
 
