@@ -87,6 +87,12 @@ fn pedit(rng: &mut Rng, Fits { v6, ip, tcp, .. }: Fits) -> ActionKind {
     ActionKind::Pedit(Pedit { keys, mend: false })
 }
 
+/// Sets the last bit of the Ethernet destination.
+pub fn turn_mac(to: u8) -> Action {
+    let keys = vec![byte(PeditHeader::Ethernet, 5, 1, to, false)];
+    Action::new(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
+}
+
 /// A `ct`, mostly plain or with `nat`.
 pub fn ct(rng: &mut Rng) -> ActionKind {
     let what = rng.below(24);

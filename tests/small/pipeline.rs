@@ -10,7 +10,8 @@ use crate::{
 use flowmerge::{
     conntrack::Connection,
     flower::{
-        Field, Filter, FilterId, Hook, Match, Range,
+        Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Range,
+        action::Mirred,
         field::{addr_type, ct_state, ip_flags},
         filter::PROTOCOL_ALL,
     },
@@ -108,7 +109,7 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
     let mut tpid = outer;
     for [own, id, prio, behind] in levels {
         m.set(own, tpid.into(), 0xffff);
-        if rng.chance(45) {
+        if rng.chance(if own == Field::VlanTpid { 45 } else { 75 }) {
             let mask = rng.pick(&[0xfff, 0xfff, 1, 2, 3]);
             m.set(id, u128::from(VID | rng.below(4) as u16), mask);
         }
@@ -133,9 +134,15 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
 }
 
 /// A match as flower takes it. `plain`: it asks for little.
-fn matches(universe: &Universe, rng: &mut Rng, chain: u32, protocol: u16, plain: bool) -> Match {
+fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain: bool) -> Match {
     let mut m = Match::default();
-    if chain > 0 && rng.chance(if plain { 20 } else { 35 }) {
+    if rng.chance(if !later {
+        3
+    } else if plain {
+        20
+    } else {
+        35
+    }) {
         let (trk, est, rpl) = (ct_state::TRACKED, ct_state::ESTABLISHED, ct_state::REPLY);
         let (value, mask) = rng.pick(&[
             (trk | est, trk | est),
@@ -147,7 +154,7 @@ fn matches(universe: &Universe, rng: &mut Rng, chain: u32, protocol: u16, plain:
         ]);
         m.set(Field::CtState, value, mask);
     }
-    if chain > 0 && !plain && rng.chance(20) {
+    if later && !plain && rng.chance(20) {
         let v = u128::from(rng.below(4));
         match rng.below(3) {
             0 => m.set(Field::CtMark, v, rng.pick(&[3, 1, 2, 0xffff_ffff])),
@@ -236,13 +243,14 @@ impl Case {
         };
         let disjoint = rng.chance(35);
         let chains = 1 + rng.below(4);
-        let mut hooks = vec![(Hook::Ingress(IN), chains)];
-        if rng.chance(25) {
+        let mut hooks = Vec::new();
+        if rng.chance(35) {
             hooks.push((Hook::Ingress(INNER), 1 + rng.below(2)));
         }
         if rng.chance(8) {
             hooks.push((Hook::Egress(GUARDED), 1));
         }
+        hooks.push((Hook::Ingress(IN), chains));
         for (hook, chains) in hooks {
             let mut chain_of: Vec<u32> =
                 (0..chains).flat_map(|chain| vec![chain; rng.below(if chain < 2 { 6 } else { 3 }) as usize]).collect();
@@ -295,7 +303,8 @@ impl Case {
                 _ => rng.pick(&known),
             },
         };
-        let matches = matches(&self.universe, rng, chain, protocol, plain);
+        let outer = hook == Hook::Ingress(IN);
+        let mut matches = matches(&self.universe, rng, chain > 0 || !outer, protocol, plain);
         let ethertype = match matches.mask.get(Field::EthType) {
             0 => self.universe.base.get(Part::EtherType),
             _ => matches.key.get(Field::EthType) as u32,
@@ -312,7 +321,18 @@ impl Case {
         };
         let connections = fits.ip && !self.connections.is_empty();
         let mut actions = actions::middle(rng, fits, plain, connections);
-        actions.extend(actions::last(rng, chain, chains, plain));
+        if outer && self.filters.iter().any(|f| f.id.hook == Hook::Ingress(INNER)) && rng.chance(25) {
+            let inner = Mirred { port: INNER, ingress: true, mirror: false };
+            actions.push(Action::new(ActionKind::Mirred(inner), Control::Stolen));
+        } else {
+            actions.extend(actions::last(rng, chain, chains, plain));
+        }
+        if !plain && rng.chance(4) {
+            // Classified again, as something else.
+            let was = rng.pick(&self.universe.values(Part::Mac));
+            matches.set(Field::EthDst, was.into(), 1);
+            actions = vec![actions::turn_mac(was as u8 ^ 1), Action::gact(Control::Reclassify)];
+        }
         let id = FilterId { hook, chain, prio, protocol, handle: 0 };
         let mut filter = Filter::flower(id, matches, actions);
         if undecoded {

@@ -117,6 +117,13 @@ fn key_of(spec: Spec) -> Key {
     arrived(&spec.canonical().frame()).with(Field::Indev, IN.0.into())
 }
 
+/// How a first fragment with this packet's ports looks to hardware that reads them.
+fn shown(spec: Spec) -> Key {
+    let whole = key_of(spec.with(Part::Fragment, 0));
+    let l4 = [Field::SrcPort, Field::DstPort, Field::TcpFlags];
+    l4.iter().fold(key_of(spec.with(Part::Fragment, 1)), |key, &f| key.with(f, whole.get(f)))
+}
+
 fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
     let same = || {
         let done = apply(&entry.actions, entry.trim, &packet.frame).map(applied).ok();
@@ -142,7 +149,12 @@ fn is_needed_outside(
 ) -> bool {
     let mut rng = Rng::new(case.seed ^ 0x51);
     let tried = |spec: Spec, software: &mut Software| {
-        sole(&entry.matches, &key_of(spec)) == Some(unit) && need(entry, from, &software.see(spec)) == Need::Way
+        // A fragment shows no ports to flower. To much hardware the first one does, and a match must be right there, too.
+        let first = spec.with(Part::Fragment, 1);
+        let seen_so = spec.is_fragment() && sole(&entry.matches, &shown(spec)) == Some(unit);
+        let spec = if seen_so { first } else { spec }.canonical();
+        (seen_so || sole(&entry.matches, &key_of(spec)) == Some(unit))
+            && need(entry, from, &software.see(spec)) == Need::Way
     };
     for packet in packets.iter().take(4) {
         for (part, values) in [(Part::Ttl, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
@@ -159,7 +171,7 @@ fn is_needed_outside(
         if rng.chance(30) {
             spec = spec.with(Part::Fragment, 0);
         }
-        tried(spec.canonical(), software)
+        tried(spec, software)
     })
 }
 
