@@ -157,7 +157,7 @@ fn is_needed_outside(
             && need(entry, from, &software.see(spec)) == Need::Way
     };
     for packet in packets.iter().take(4) {
-        for (part, values) in [(Part::Ttl, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
+        for (part, values) in [(Part::Ttl, 256), (Part::Tos, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
             if (0..values).any(|v| tried(packet.spec.with(part, v), software)) {
                 return true;
             }
@@ -167,6 +167,12 @@ fn is_needed_outside(
         let mut spec = packets[rng.below(packets.len() as u32) as usize].spec;
         for _ in 0..1 + rng.below(2) {
             spec = toward(spec, &case.filters[rng.below(case.filters.len() as u32) as usize], &mut rng);
+        }
+        if rng.chance(40) {
+            // What a rewrite flips.
+            let part = rng.pick(&[Part::Ttl, Part::Tos, Part::Tos, Part::Src, Part::Dst, Part::SrcPort, Part::DstPort]);
+            let bit = rng.below(if matches!(part, Part::Tos | Part::Ttl) { 8 } else { 3 });
+            spec = spec.with(part, spec.get(part) ^ 1 << bit);
         }
         if rng.chance(30) {
             spec = spec.with(Part::Fragment, 0);
