@@ -1,0 +1,178 @@
+//! What is compared: ways, frames, connections, counts.
+
+use super::{Made, World, add};
+use crate::{
+    bytes::without_checksums,
+    packet::{Flaw, Packet},
+    tracker::Tracker,
+};
+use flowmerge::{
+    conntrack::{ConnectionId, Direction, is_excluded, proto},
+    flower::{Action, ActionKind, Field, FilterId, Key, Port, field::ip_flags},
+    hardware::{Entry, Handled},
+    table::overlap,
+    walk,
+};
+use merge_model::{
+    Verdict,
+    conntrack::Info,
+    outcome::{Found, Outcome},
+};
+use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
+
+/// A hit: the filter, and what its `ct`s found.
+pub type Step = (FilterId, Vec<Option<(ConnectionId, Direction)>>);
+
+/// What the packets of a merged filter share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub port: Port,
+    pub steps: Vec<Step>,
+    /// The shape of the header stack: tags, ethertype behind them, transport protocol, whether it is a fragment.
+    pub shape: [u128; 4],
+}
+
+impl Way {
+    pub fn of(port: Port, outcome: &Outcome) -> Way {
+        let steps = outcome.hits.iter().filter(|h| h.branch == 0).map(|hit| {
+            let found = hit.found.iter().map(|f| found(f, &outcome.key).map(|f| (f.connection, f.direction)));
+            (hit.filter, found.collect())
+        });
+        let key = &outcome.key;
+        let shape = [
+            key.get(Field::NumOfVlans),
+            key.get(Field::EthType),
+            key.get(Field::IpProto),
+            key.get(Field::IpFlags) & ip_flags::FRAG,
+        ];
+        Way { port, steps: steps.collect(), shape }
+    }
+
+    /// Whether a connection is part of it.
+    pub fn has_connection(&self) -> bool {
+        self.steps.iter().flat_map(|s| &s.1).any(Option::is_some)
+    }
+}
+
+/// What a driver records of a `ct`: neither a connection that is not committed, nor that which an ICMP error is about.
+pub fn found(found: &Option<Found>, key: &Key) -> Option<walk::Found> {
+    let icmp = matches!(key.get(Field::IpProto) as u8, proto::ICMP | proto::ICMPV6);
+    let is_error = |info| icmp && matches!(info, Info::Related | Info::RelatedReply);
+    let found = found.filter(|f| f.confirmed && !is_error(f.info))?;
+    Some(walk::Found { connection: ConnectionId(found.entry.0), direction: found.direction })
+}
+
+/// Whether a filter ended the packet's walk.
+pub fn decided(outcome: &Outcome) -> bool {
+    match outcome.verdict {
+        Verdict::Decided(_) => true,
+        Verdict::Passed(_) => !outcome.hits.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether such a packet stays in software on a way with a connection.
+pub fn excluded(way: &Way, key: &Key) -> bool {
+    way.has_connection() && is_excluded(key)
+}
+
+type Frames = Vec<(Port, bool, Vec<u8>)>;
+
+impl World {
+    /// The frames that the model sent.
+    pub fn sent(&self, outcome: &Outcome) -> Frames {
+        // The model also tells what is seen coming in at a port whose filters take it up.
+        let taken_up = |s: &&merge_model::outcome::Sent| s.ingress && self.model.filters.is_filtered(s.port);
+        let sent = outcome.sent.iter().filter(|s| !taken_up(s));
+        sent.map(|s| (s.port, s.ingress, s.frame.clone())).collect()
+    }
+
+    /// What a merged filter did with a packet is what the model did.
+    pub(super) fn compare(
+        &mut self,
+        packet: &Packet,
+        frame: &[u8],
+        handled: &Handled,
+        outcome: Outcome,
+        before: Tracker,
+    ) -> Result<(), TestCaseError> {
+        let made = self.made.get(&handled.id).cloned();
+        prop_assert!(made.is_some(), "{} was installed unseen", handled.id);
+        let Made { entry, way, .. } = made.expect("just looked");
+        let got: Frames = handled.sent.iter().map(|s| (s.port, s.ingress, s.frame.clone())).collect();
+        // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for.
+        let flawed = packet.is_flawed() && way.has_connection();
+        let (outcome, less) = match flawed {
+            false => (outcome, 0),
+            true => {
+                self.flawed += 1;
+                self.tracker = before.clone();
+                let flawless = packet.flawless().frame(self.setting.padded);
+                let less = flawless.len() - frame.len();
+                (self.software(packet.port, &flawless), less as u64)
+            }
+        };
+        add(&mut self.counted, &outcome, less);
+        prop_assert!(decided(&outcome), "{packet:?} handled by {entry:#?} but {outcome:#?}");
+        let went = Way::of(packet.port, &outcome);
+        prop_assert_eq!(&went.steps, &way.steps, "{:?} handled by {:#?}", packet, entry);
+        prop_assert!(!excluded(&way, &outcome.key), "{packet:?} is excluded, but handled by {entry:#?}");
+        prop_assert!(self.tracker.table() == before.table(), "{packet:?} changes a connection, handled by {entry:#?}");
+        let sent = self.sent(&outcome);
+        let cut = matches!(packet.flaw, Flaw::Cut(_));
+        if flawed && cut {
+            // Its end is missing, and `csum` drops it.
+            let sums = entry.actions.iter().any(|a| matches!(a.kind, ActionKind::Csum(_)));
+            let ports = |frames: &Frames| frames.iter().map(|f| (f.0, f.1)).collect::<Vec<_>>();
+            prop_assert!(sums || ports(&got) == ports(&sent), "{packet:?} {entry:#?} {got:?} {sent:?}");
+        } else if flawed || self.setting.no_mend && (!packet.sums_up() || self.mends_stale(&entry)) {
+            let plain = |frames: Frames| -> Frames {
+                frames.into_iter().map(|(port, into, frame)| (port, into, without_checksums(&frame))).collect()
+            };
+            prop_assert_eq!(plain(got), plain(sent), "{:?} {:#?} {:#?}", packet, entry, outcome.hits);
+        } else {
+            prop_assert_eq!(got, sent, "{:?} {:#?} {:#?}", packet, entry, outcome.hits);
+        }
+        Ok(())
+    }
+
+    /// Whether a merged filter without `mend` computes a checksum anew that a `pedit` before it has left stale, which `nat`
+    /// in software keeps.
+    fn mends_stale(&self, entry: &Entry) -> bool {
+        let translates = |a: &[Action]| matches!(a, [p, c] if p.name() == "pedit" && c.name() == "csum");
+        let pedits = entry.actions.iter().filter(|a| a.name() == "pedit").count();
+        pedits > 1 && entry.actions.windows(2).any(translates)
+    }
+
+    /// Without shadows, a packet that takes the way of a merged filter, and is not excluded, matches it.
+    pub(super) fn check_wide(&self, packet: &Packet, outcome: &Outcome, way: &Way) -> Result<(), TestCaseError> {
+        if !self.setting.apart || excluded(way, &outcome.key) || self.setting.lazy || self.has_sums() {
+            return Ok(());
+        }
+        let missed = self.made.values().find(|made| made.way == *way);
+        prop_assert!(missed.is_none(), "{packet:?} takes the way of {missed:#?}, and does not match it");
+        Ok(())
+    }
+
+    /// Whether a filter compares what another adds to: then several values of the arrived byte take one way, and no one mask
+    /// has them all.
+    fn has_sums(&self) -> bool {
+        let adds = |kind: &ActionKind| matches!(kind, ActionKind::Pedit(p) if p.keys.iter().any(|k| k.add));
+        self.filters.iter().any(|(rule, _)| rule.filter.actions.iter().any(|a| adds(&a.kind)))
+    }
+
+    /// Merged filters that overlap describe the same way.
+    pub(super) fn check_overlaps(&mut self) -> Result<(), TestCaseError> {
+        let overlaps = self.merger.hardware().overlaps();
+        prop_assert!(overlaps.is_empty(), "{overlaps:?}");
+        let all: Vec<&Made> = self.made.values().collect();
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[i + 1..] {
+                if a.entry.port == b.entry.port && overlap(&a.entry.matches, &b.entry.matches) {
+                    prop_assert_eq!(&a.way.steps, &b.way.steps, "{:#?} {:#?}", a.entry, b.entry);
+                }
+            }
+        }
+        Ok(())
+    }
+}
