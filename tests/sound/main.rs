@@ -7,6 +7,7 @@
 //!
 //! `PROPTEST_CASES` says how many runs each property gets.
 
+mod again;
 mod bytes;
 mod connections;
 mod coverage;
@@ -25,7 +26,7 @@ use proptest::prelude::*;
 use world::{Event, Setting, run, run_with};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(2000), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(2000), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_merged_filter_does_what_its_walk_did(case in case()) {
@@ -48,6 +49,19 @@ fn the_generators_reach_merged_filters() {
     });
     println!("{all} packets, {handled} handled by merged filters, {flawed} of them flawed\n{coverage}");
     assert!(handled * 6 > all, "{handled} of {all}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(200), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A merged filter is a walk of one. See [`again`].
+    #[test]
+    fn a_merged_filter_merges_to_itself(case in case()) {
+        let packets: Vec<_> = case.events.iter().filter_map(Event::packet).collect();
+        run_with(case.setting, &case.filters, &case.events, |world, made| {
+            again::check(world, made, &packets).map(drop)
+        })?;
+    }
 }
 
 /// No bit of a merged match can be freed. See [`wide`].

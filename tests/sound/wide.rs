@@ -13,7 +13,7 @@ use crate::{
     world::{Made, Way, World, decided, excluded},
 };
 use flowmerge::{
-    flower::{Field, Filter, Key, Match},
+    flower::{Field, Filter, Match},
     packet::apply::apply,
 };
 use merge_model::Model;
@@ -224,10 +224,10 @@ impl<'a> Search<'a> {
             Unit::Bits(field, bits) => {
                 set(field, key.get(field) ^ bits);
                 if field == Field::IpFlags {
-                    [0, 1, 3].map(|flags| set(field, flags));
+                    [0, 1, 3].into_iter().for_each(|flags| set(field, flags));
                 }
                 if field == Field::IpProto {
-                    [1, 6, 17, 58, 132, 47].map(|number| set(field, number));
+                    [1, 6, 17, 58, 132, 47].into_iter().for_each(|number| set(field, number));
                 }
                 if NAMES.contains(&field) {
                     out.extend(shapes(base));
@@ -240,7 +240,7 @@ impl<'a> Search<'a> {
                     Unit::Below(_) => [range.min - 1, 0, range.min / 2],
                     _ => [range.max + 1, u16::MAX, range.max / 2 + u16::MAX / 2],
                 };
-                ends.map(|port| set(field, port.into()));
+                ends.into_iter().for_each(|port| set(field, port.into()));
             }
         }
         out
@@ -331,9 +331,4 @@ fn shapes(base: &Packet) -> Vec<Packet> {
         }
     }
     out
-}
-
-/// A packet's key, for reports.
-pub fn brief(key: &Key) -> String {
-    format!("{key:?}")
 }

@@ -31,6 +31,16 @@ pub enum Event {
     Drain,
 }
 
+impl Event {
+    /// The packet, if it is one.
+    pub fn packet(&self) -> Option<&Packet> {
+        match self {
+            Event::Packet(packet) => Some(packet),
+            _ => None,
+        }
+    }
+}
+
 impl World {
     pub(super) fn bind(&mut self, bound: bool) {
         let side = Hook::Ingress(INNER);
