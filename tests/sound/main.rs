@@ -84,7 +84,10 @@ fn no_bit_of_a_merged_match_is_to_spare() {
                     Some((proof, _)) => *proofs.entry(proof).or_default() += 1,
                     None => {
                         let size = world.filters.len();
-                        let case = || format!("{unit} of {made:#?} {:#?}", world.filters);
+                        let rules =
+                            || world.filters.iter().map(|(r, _)| format!("  {:?}\n", r.told())).collect::<String>();
+                        let case =
+                            || format!("{unit} of {:?}\n{:?}\n{:?}\n{}", made.entry, made.packet, made.way, rules());
                         let name = format!("{:?} {}", unit.field(), unit);
                         let entry = spare.entry(name).or_insert_with(|| (0, usize::MAX, String::new()));
                         entry.0 += 1;

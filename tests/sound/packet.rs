@@ -57,6 +57,9 @@ pub enum Flaw {
     Cut(u8),
 }
 
+/// A tag of another kind (HSR, IEC 62439-3), two bytes longer, that the dissector reads on behind.
+pub const HSR: u16 = 0x892f;
+
 /// A packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -129,6 +132,7 @@ impl Packet {
         let mut out = [&self.eth_dst.to_be_bytes()[2..], &self.eth_src.to_be_bytes()[2..]].concat();
         for (tpid, tci) in &self.tags {
             out.extend([tpid.to_be_bytes(), tci.to_be_bytes()].concat());
+            out.extend([0; 2].iter().filter(|_| *tpid == HSR));
         }
         out.extend(self.l3.ethertype().to_be_bytes());
         match self.l3 {

@@ -9,7 +9,7 @@
 //! another one asked for are exempt, as flower wants them.
 
 use crate::{
-    packet::{L3, Packet},
+    packet::{Flaw, Fragment, HSR, L3, Packet},
     world::{Made, Way, World, decided, excluded},
 };
 use flowmerge::{
@@ -187,8 +187,13 @@ impl<'a> Search<'a> {
 
     /// Whether the packet matches but for what was freed, and why it should not.
     fn prove(&mut self, freed: &Match, packet: &Packet) -> Option<Proof> {
-        let key = packet.key();
+        let mut key = packet.key();
         let Made { entry, way, .. } = self.made;
+        if packet.fragment == Fragment::First {
+            // Much hardware shows the ports and flags of a first fragment, which flower does not.
+            let whole = Packet { fragment: Fragment::None, ..packet.clone() };
+            key = whole.key().with(Field::IpFlags, key.get(Field::IpFlags));
+        }
         if !freed.fits(&key) || entry.matches.fits(&key) {
             return None;
         }
@@ -229,7 +234,7 @@ impl<'a> Search<'a> {
                 if field == Field::IpProto {
                     [1, 6, 17, 58, 132, 47].into_iter().for_each(|number| set(field, number));
                 }
-                if NAMES.contains(&field) {
+                if NAMES.contains(&field) || field == Field::IpProto {
                     out.extend(shapes(base));
                 }
             }
@@ -330,5 +335,15 @@ fn shapes(base: &Packet) -> Vec<Packet> {
             }
         }
     }
+    // What is read on behind a tag of another kind; MPLS inside of IP; an IP header cut off.
+    out.extend([base.tags.clone(), Vec::new()].map(|tags| {
+        let tags = [vec![(HSR, 0)], tags].concat();
+        Packet { tags, ..base.clone() }
+    }));
+    out.push(Packet { proto: 137, ..base.clone() });
+    let whole = base.frame(false).len();
+    let l3 = 14 + 4 * base.tags.len();
+    let cuts = [l3, l3 + 8, l3 + 20, l3 + 24].map(|left| whole.saturating_sub(left) as u8);
+    out.extend(cuts.map(|n| Packet { flaw: Flaw::Cut(n), ..base.clone() }));
     out
 }
