@@ -11,6 +11,7 @@ mod again;
 mod bytes;
 mod connections;
 mod coverage;
+mod differences;
 mod events;
 mod generate;
 mod packet;
