@@ -44,7 +44,10 @@ pub fn check(world: &World, made: &Made, packets: &[&Packet]) -> Result<usize, T
     let entry = &made.entry;
     let again = merged_again(world.setting, made)?;
     prop_assert_eq!(again.matches, entry.matches, "{:#?} is merged again to {:#?}", entry, again);
-    prop_assert_eq!(&again.actions, &entry.actions, "{:#?}", entry);
+    // Without `mend`, a rewrite of addresses behind a `csum` may come out before it.
+    if !world.setting.no_mend {
+        prop_assert_eq!(&again.actions, &entry.actions, "{:#?}", entry);
+    }
     let mends = entry.actions.iter().any(|a| matches!(&a.kind, ActionKind::Pedit(p) if p.mend));
     let mut model = Model::new();
     for port in 1..5 {

@@ -16,7 +16,7 @@ use flowmerge::{
     conntrack::{Connection, Direction, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Port,
-        action::{Ct, Nat},
+        action::{CsumFlags, Ct, Nat},
         field::ct_state,
     },
     packet::apply::{Trim, apply},
@@ -292,4 +292,22 @@ fn known_difference_checksums_computed_rather_than_mended() {
         let expected = if v6 { &good } else { &software.sent[0].frame };
         assert_eq!(&sent, expected, "UDP over IPv6 gets one, all else is the same");
     }
+}
+
+/// `csum` drops a packet that is cut off, and so does the table. Software counts nothing for what stands behind it, though.
+#[test]
+fn known_difference_csum_of_a_packet_cut_off() {
+    let mut world = World::new(Setting::default());
+    let sums = Action::new(ActionKind::Csum(CsumFlags::TCP), Control::Pipe);
+    world.add(rule(0, 1, 0x800, 0, vec![sums, Action::redirect(OUT)]));
+    let right = packet(proto::TCP, false);
+    merged(&mut world, &right);
+    let cut = Packet { flaw: Flaw::Cut(3), ..right };
+    let frame = cut.frame(false);
+    let handled = world.merger.hardware().receive(IN, &frame, 1).expect("a merged filter matches");
+    let software = world.software(IN, &frame);
+    assert_eq!((handled.sent.len(), software.sent.len()), (0, 0));
+    assert_eq!(software.hits[0].ran, [0], "the redirect counts nothing");
+    let cookie = world.filters[0].1;
+    assert_eq!(world.merger.stats(cookie).iter().map(|c| c.packets).collect::<Vec<_>>(), [1, 1]);
 }

@@ -90,11 +90,16 @@ impl fmt::Display for Unit {
     }
 }
 
+/// The fields that flower wants asked for before this one, and before those.
+fn prerequisites(field: Field) -> Vec<Field> {
+    std::iter::successors(field.row().prerequisite, |f| f.row().prerequisite).collect()
+}
+
 /// The units of a match.
 pub fn units(m: &Match) -> Vec<Unit> {
     let ranged = |field| m.ranges().any(|r| r.0 == field);
     let asked = |field: Field| m.mask.get(field) != 0 || ranged(field);
-    let exempt = |field| Field::ALL.iter().any(|&f| f.row().prerequisite == Some(field) && asked(f));
+    let exempt = |field| Field::ALL.iter().any(|&f| asked(f) && prerequisites(f).contains(&field));
     let mut out = Vec::new();
     for (field, mask) in m.mask.fields().filter(|&(f, _)| !exempt(f)) {
         match NAMES.contains(&field) {
@@ -336,10 +341,11 @@ fn shapes(base: &Packet) -> Vec<Packet> {
         }
     }
     // What is read on behind a tag of another kind; MPLS inside of IP; an IP header cut off.
-    out.extend([base.tags.clone(), Vec::new()].map(|tags| {
-        let tags = [vec![(HSR, 0)], tags].concat();
-        Packet { tags, ..base.clone() }
-    }));
+    for i in 0..=base.tags.len() {
+        let mut tags = base.tags.clone();
+        tags.insert(i, (HSR, 0));
+        out.push(Packet { tags, ..base.clone() });
+    }
     out.push(Packet { proto: 137, ..base.clone() });
     let whole = base.frame(false).len();
     let l3 = 14 + 4 * base.tags.len();
