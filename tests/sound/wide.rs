@@ -298,6 +298,24 @@ impl<'a> Search<'a> {
     }
 }
 
+/// A packet that two merged filters match, made of one's packet and what the other asks for.
+pub fn in_both(one: &Made, other: &Made) -> Option<Packet> {
+    let (asked, wanted) = (&one.entry.matches, &other.entry.matches);
+    let shapes = [shapes(&one.packet), shapes(&other.packet)].concat();
+    shapes.into_iter().find_map(|mut packet| {
+        packet.port = one.packet.port;
+        for (field, value, mask) in asked.terms().chain(wanted.terms()).filter(|t| !NAMES.contains(&t.0)) {
+            give(&mut packet, &Match::default(), field, value, mask);
+        }
+        for (field, range) in asked.ranges().chain(wanted.ranges()) {
+            let port = (packet.key().get(field) as u16).clamp(range.min, range.max);
+            give(&mut packet, &Match::default(), field, port.into(), 0xffff);
+        }
+        let key = packet.key();
+        (asked.fits(&key) && wanted.fits(&key)).then_some(packet)
+    })
+}
+
 /// Sets bits of a field that the match leaves free.
 fn give(packet: &mut Packet, freed: &Match, field: Field, value: u128, mask: u128) {
     let now = packet.key().get(field);

@@ -5,11 +5,13 @@ use crate::{
     bytes::without_checksums,
     packet::{Flaw, Packet},
     tracker::Tracker,
+    wide,
 };
 use flowmerge::{
     conntrack::{ConnectionId, Direction, is_excluded, proto},
     flower::{ActionKind, Control, Field, FilterId, Key, Port, field::ip_flags},
     hardware::Handled,
+    merge::structure,
     table::overlap,
     walk,
 };
@@ -28,8 +30,8 @@ pub type Step = (FilterId, Vec<Option<(ConnectionId, Direction)>>);
 pub struct Way {
     pub port: Port,
     pub steps: Vec<Step>,
-    /// The shape of the header stack: tags, ethertype behind them, transport protocol, whether it is a fragment.
-    pub shape: [u128; 4],
+    /// The shape of the header stack: tags and their kinds, ethertype behind them, transport protocol, whether it is a fragment.
+    pub shape: [u128; 6],
 }
 
 impl Way {
@@ -41,6 +43,8 @@ impl Way {
         let key = &outcome.key;
         let shape = [
             key.get(Field::NumOfVlans),
+            key.get(Field::VlanTpid),
+            key.get(Field::CvlanTpid),
             key.get(Field::EthType),
             key.get(Field::IpProto),
             key.get(Field::IpFlags) & ip_flags::FRAG,
@@ -184,9 +188,14 @@ impl World {
         let all: Vec<&Made> = self.made.values().collect();
         for (i, a) in all.iter().enumerate() {
             for b in &all[i + 1..] {
-                if a.entry.port == b.entry.port && overlap(&a.entry.matches, &b.entry.matches) {
-                    prop_assert!(a.way.is(&b.way), "{a:#?} {b:#?}");
+                if a.entry.port != b.entry.port || !overlap(&a.entry.matches, &b.entry.matches) || a.way.is(&b.way) {
+                    continue;
                 }
+                // There may be no such packet: headers contradict what the two ask for together.
+                let both = a.entry.matches.both(&b.entry.matches).and_then(|both| structure::follows(&both));
+                prop_assert!(both.is_none(), "{a:#?} {b:#?}");
+                let packet = wide::in_both(a, b).or_else(|| wide::in_both(b, a));
+                prop_assert!(packet.is_none(), "{packet:?} {a:#?} {b:#?}");
             }
         }
         Ok(())
