@@ -325,7 +325,7 @@ impl<'a> Fold<'a> {
             let action = &actions[i];
             match &action.kind {
                 ActionKind::Gact { .. } => {}
-                ActionKind::Skbedit(edit) => self.state.program.edit(*edit),
+                ActionKind::Skbedit(edit) => self.state.edit(filter, *edit)?,
                 ActionKind::Vlan(vlan) => self.state.vlan(filter, *vlan)?,
                 ActionKind::Pedit(pedit) => self.state.pedit(filter, pedit)?,
                 ActionKind::Csum(flags) => self.state.checksum(filter, *flags)?,

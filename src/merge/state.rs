@@ -10,7 +10,7 @@ use super::{
 };
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
-    action::{CsumFlags, Pedit, PeditHeader, PeditKey, Vlan},
+    action::{CsumFlags, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
     ethertype,
     field::{Header, ip_flags},
 };
@@ -261,6 +261,17 @@ impl<'a> State<'a> {
             ethertype = self.decide_of(behind, filter, Field::VlanEthType)? as u16;
         }
         Ok(ethertype)
+    }
+
+    /// Runs a `skbedit` action. To inherit the priority it reads the IP header, and drops a packet that has not all of it.
+    pub fn edit(&mut self, filter: FilterId, edit: Skbedit) -> Result<(), Refusal> {
+        let ip = edit.inherit_dsfield && matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6);
+        if ip && self.decide(filter, Field::AddrType)? == 0 {
+            let why = "it drops a packet whose IP header is cut off";
+            return Err(Refusal::unfit(filter, "skbedit", why));
+        }
+        self.program.edit(edit);
+        Ok(())
     }
 
     /// By how many bytes the packet would count longer if it arrived again as it is now. TC counts from the network header on,

@@ -28,11 +28,11 @@ use merge_model::{
 };
 
 /// What is established goes out of here, translated.
-const OUT: Port = Port(2);
+pub const OUT: Port = Port(2);
 /// What is invalid goes out of here.
 const INVALID: Port = Port(4);
 
-fn rule(chain: u32, prio: u16, ethertype: u16, state: u128, actions: Vec<Action>) -> Rule {
+pub fn rule(chain: u32, prio: u16, ethertype: u16, state: u128, actions: Vec<Action>) -> Rule {
     let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: ethertype, handle: 0 };
     let ip = Match::default().exact(Field::Protocol, ethertype.into()).exact(Field::EthType, ethertype.into());
     Rule { filter: Filter::flower(id, ip.with(Field::CtState, state, state), actions), blind: None }
@@ -59,7 +59,7 @@ fn connection(number: u8, v6: bool) -> (usize, Connection) {
     fit.find(|(_, c)| c.reply != c.original.inverse()).expect("there is one")
 }
 
-fn packet(number: u8, v6: bool) -> Packet {
+pub fn packet(number: u8, v6: bool) -> Packet {
     let t = connection(number, v6).1.tuple(Direction::Original);
     Packet {
         port: IN,
@@ -85,7 +85,7 @@ fn packet(number: u8, v6: bool) -> Packet {
 }
 
 /// Merges what a flawless packet does.
-fn merged(world: &mut World, packet: &Packet) -> Made {
+pub fn merged(world: &mut World, packet: &Packet) -> Made {
     let mut made = world.packet(packet).expect("the property");
     assert_eq!(made.len(), 1, "{packet:?} is merged");
     made.remove(0)

@@ -13,6 +13,7 @@ mod connections;
 mod coverage;
 mod differences;
 mod events;
+mod found;
 mod generate;
 mod packet;
 mod packets;
