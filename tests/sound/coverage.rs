@@ -1,5 +1,7 @@
 //! What the runs have covered: fields compared and rewritten, actions and controls run inside merged ways, refusals met.
 
+mod reach;
+
 use crate::{rule::Rule, tracker::Tracker};
 use flowmerge::{
     flower::{
@@ -231,6 +233,24 @@ impl Coverage {
         for (to, from) in pairs {
             from.iter().for_each(|(name, n)| *to.entry(name.clone()).or_default() += n);
         }
+    }
+}
+
+impl Coverage {
+    /// What should have been reached, and was not.
+    pub fn missed(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut want = |counts: &Counts, title: &str, names: Vec<String>| {
+            out.extend(names.into_iter().filter(|n| !counts.contains_key(n)).map(|n| format!("{title}: {n}")));
+        };
+        let compared = reach::compared();
+        want(&self.matched, "compared", compared.iter().filter(|n| !reach::never_merged(n)).cloned().collect());
+        want(&self.shadowed, "in front", compared);
+        want(&self.shadowed, "in front", vec!["not decoded".into()]);
+        want(&self.rewritten, "rewritten", reach::rewritten());
+        want(&self.done, "done", reach::done());
+        want(&self.refused, "refused", reach::refused());
+        out
     }
 }
 

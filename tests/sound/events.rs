@@ -3,10 +3,14 @@
 use crate::{
     connections::connections,
     generate,
-    packet::Packet,
+    packet::{Fragment, L3, Packet},
     packets::packet,
     rule::Rule,
     world::{Event, Setting, setting},
+};
+use flowmerge::{
+    conntrack::proto,
+    flower::{Action, ActionKind, Port},
 };
 use proptest::prelude::*;
 
@@ -41,7 +45,7 @@ fn events_of(connections: Vec<usize>, pool: Vec<Packet>) -> BoxedStrategy<Vec<Ev
         1 => (any::<u8>(), generate::later(), any::<bool>()).prop_map(|(i, f, same)| Event::Replace(i, f, same)),
         1 => (connection.clone(), 1000u32..1003).prop_map(|(c, mark)| Event::Mark(c, mark)),
         1 => (connection.clone(), 0u128..4).prop_map(|(c, l)| Event::Labels(c, l << 4)),
-        2 => (connection, prop::bool::weighted(0.8)).prop_map(|(c, there)| Event::There(c, there)),
+        3 => (connection, prop::bool::weighted(0.8)).prop_map(|(c, there)| Event::There(c, there)),
         1 => (2u32..5, prop::bool::weighted(0.7)).prop_map(|(port, up)| Event::Port(port, up)),
         1 => prop::bool::weighted(0.7).prop_map(Event::Bound),
         3 => Just(Event::Drain),
@@ -49,10 +53,47 @@ fn events_of(connections: Vec<usize>, pool: Vec<Packet>) -> BoxedStrategy<Vec<Ev
     prop::collection::vec(event, 60).boxed()
 }
 
+/// Without conntrack, and with packets that have no place beside it: fragments, ICMP, two tags.
+fn untracked(filters: &mut [Rule], events: &mut [Event]) {
+    for rule in filters {
+        let actions = &mut rule.filter.actions;
+        actions.retain(|a| !matches!(a.kind, ActionKind::Ct(_)));
+        if actions.is_empty() {
+            actions.push(Action::redirect(Port(2)));
+        }
+    }
+    for event in events {
+        let Event::Packet(packet) = event else { continue };
+        // The same packet changes the same way.
+        match (packet.src_port ^ packet.dst_port ^ u16::from(packet.payload)) % 8 {
+            0 | 1 => packet.proto = if packet.l3 == L3::V6 { proto::ICMPV6 } else { proto::ICMP },
+            2 => packet.fragment = Fragment::First,
+            3 => packet.fragment = Fragment::Later,
+            4 | 5 => packet.tags = vec![(0x8100, 0x600a), (0x8100, 10)],
+            _ => {}
+        }
+    }
+}
+
 /// Any run.
 pub fn case() -> BoxedStrategy<Case> {
-    (generate::filters(), events(), setting())
-        .prop_map(|(filters, events, setting)| Case { filters, events, setting })
+    let index = any::<prop::sample::Index>;
+    let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..5);
+    let odd = prop::bool::weighted(0.1);
+    (generate::filters(), events(), setting(), narrow, odd)
+        .prop_map(|(mut filters, mut events, setting, narrow, odd)| {
+            if odd {
+                untracked(&mut filters, &mut events);
+            }
+            // Some filters ask for more of what packets of the run have.
+            let keys: Vec<_> = events.iter().filter_map(Event::packet).map(Packet::key).collect();
+            let possible = !filters.is_empty() && !keys.is_empty();
+            for (rule, key, pick) in narrow.into_iter().filter(|_| possible) {
+                let at = rule.index(filters.len());
+                generate::narrow(&mut filters[at].filter.matches, &keys[key.index(keys.len())], pick);
+            }
+            Case { filters, events, setting }
+        })
         .boxed()
 }
 

@@ -144,7 +144,10 @@ impl Packet {
             out.extend(vec![0; self.pad as usize]);
         }
         if let Flaw::Cut(n) = self.flaw {
-            out.truncate(out.len().saturating_sub(n as usize).max(14));
+            // The kernel drops what ends within a tag before TC sees it.
+            let tagged = 16 + self.tags.len() * 6;
+            let least = if self.tags.is_empty() { 14 } else { tagged };
+            out.truncate(out.len().saturating_sub(n as usize).max(least));
         }
         out
     }

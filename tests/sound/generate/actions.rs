@@ -54,7 +54,7 @@ fn network() -> BoxedStrategy<PeditKey> {
     any::<[u8; 3]>()
         .prop_map(|[v, w, what]| {
             let add = |key| PeditKey { add: true, ..key };
-            match what % 18 {
+            match what % 19 {
                 0 => word(Ipv4, 16, [0; 4], [10, 0, 0, v % 4]),
                 1 => word(Ipv4, 16, [0xff, 0xff, 0xff, 0xfc | v], [0, 0, 0, v & 3]),
                 2 => add(word(Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0])),
@@ -67,12 +67,13 @@ fn network() -> BoxedStrategy<PeditKey> {
                 9 => word(Ipv4, 12, [0; 4], [10, 0, 0, v % 4]),
                 10 => word(Ipv6, 20, [0xff, 0xff, 0xff, w], [0, 0, 0, v % 4]),
                 11 => word(Ethernet, 4, [v, 0xff, 0, w], [0, 0, w, v]),
-                12 => word(Ethernet, 8, [0xff, 0xff, 0xff, v], [0, 0, 0, w]),
+                12 => word(Ethernet, 8, [0xff, 0xff, 0xff, v], [0, 0, 0, w & !v]),
                 // Bits that stay are flipped.
                 13 => word(Ipv4, 0, [0xff, 0xff, 0xff, 0xff], [0, v & 4, 0, 0]),
                 14 => word(Ipv4, 12, [0xff; 4], [0, 0, 0, v % 4]),
                 15 => add(word(Ipv6, 4, [0xff, 0xff, 0xff, 0], [0, 0, 0, 255])),
                 16 => add(word(Ipv4, 16, [0xff, 0xff, 0, 0], [0, 0, v % 4, w % 4])),
+                17 => word(Network, 8, [0, 0xff, 0xff, 0xff], [v % 4, 0, 0, 0]),
                 _ => word(Ipv6, 0, [0xff, 0x0f | v, 0xff, 0xff], [0, v & 0x40, 0, 0]),
             }
         })
@@ -177,6 +178,7 @@ pub fn last(control: Control, to: u8, odd: u8) -> Action {
             let mirror = ActionKind::Mirred(Mirred { port: Port(2), ingress: false, mirror: true });
             Action::new(mirror, control_of_redirect)
         }
+        (Control::Stolen, 6) if odd & 1 == 1 => Action::gact(Control::Stolen),
         (Control::Stolen, 7) => Action::new(out(4, false), control_of_redirect),
         (Control::Stolen, _) => Action::new(out(2, false), control_of_redirect),
         _ => Action::gact(control),

@@ -2,14 +2,14 @@
 
 use super::Protocol;
 use flowmerge::flower::{
-    Field, Match, Range,
+    Field, Key, Match, Range,
     field::{addr_type, ct_state, ip_flags},
 };
 use proptest::prelude::*;
 
 /// What is random about a term: which value, which mask, and bits for either.
 #[derive(Clone, Copy, Debug)]
-struct Pick {
+pub struct Pick {
     value: u8,
     mask: u8,
     bits: u128,
@@ -99,9 +99,39 @@ const TERMS: [Term; 32] = [
     |m, p| m.set(Field::Indev, p.of(&[1, 1, 1, 3]), u128::MAX),
 ];
 
+/// Any.
+pub fn pick() -> impl Strategy<Value = Pick> {
+    (any::<u8>(), any::<u8>(), any::<u128>()).prop_map(|(value, mask, bits)| Pick { value, mask, bits })
+}
+
 fn term() -> impl Strategy<Value = (usize, Pick)> {
-    let pick = (any::<u8>(), any::<u8>(), any::<u128>()).prop_map(|(value, mask, bits)| Pick { value, mask, bits });
-    (0..TERMS.len(), pick)
+    (0..TERMS.len(), pick())
+}
+
+/// Adds a comparison that holds for a packet which matches so far, with what flower wants before it.
+pub fn narrow(m: &mut Match, key: &Key, pick: Pick) {
+    if !m.fits(key) {
+        return;
+    }
+    use Field::*;
+    let always = [EthDst, EthSrc, NumOfVlans, Indev, IpFlags];
+    let there = |f: &Field| key.get(*f) != 0 && f.row().prerequisite.is_some() && *f != AddrType;
+    let fields: Vec<Field> = always.into_iter().chain(Field::ALL.iter().copied().filter(there)).collect();
+    let field = fields[pick.value as usize % fields.len()];
+    if m.ranges().any(|r| r.0 == field) {
+        return;
+    }
+    let before = std::iter::successors(field.row().prerequisite, |f| f.row().prerequisite);
+    before.for_each(|f| m.set(f, key.get(f), u128::MAX));
+    let value = key.get(field);
+    if matches!(field, SrcPort | DstPort) && pick.mask & 0x30 == 0 && m.mask.get(field) == 0 {
+        let (below, above) = (pick.bits as u16 & 0x7f, (pick.bits >> 16) as u16 & 0x7f);
+        let range = Range { min: (value as u16).saturating_sub(below), max: (value as u16).saturating_add(above) };
+        *m.range_mut(field) = Some(range);
+    } else {
+        let mask = if matches!(field, NumOfVlans | Indev) { u128::MAX } else { pick.mask(field) };
+        m.set(field, value, mask);
+    }
 }
 
 /// State and mask: what pipelines ask for, and for others every bit set or not.
@@ -138,12 +168,13 @@ fn states(chain: u32, plain: bool) -> BoxedStrategy<(u128, u128)> {
 fn tag(m: &mut Match, tpid: u16, ethertype: u128, pick: Pick) {
     let compare = |m: &mut Match, field: Field, value: u128, bit: u8| {
         if pick.value >> bit & 1 == 0 {
-            m.set(field, value, Pick { mask: pick.mask >> bit, ..pick }.mask(field));
+            m.set(field, value, Pick { mask: pick.mask.rotate_right(bit.into()), ..pick }.mask(field));
         }
     };
     m.set(Field::VlanTpid, tpid.into(), 0xffff);
     if pick.value & 1 == 0 {
-        m.set(Field::VlanId, if pick.value & 2 == 0 { 10 } else { 20 }, 0xfff);
+        let mask = if pick.bits & 7 == 0 { pick.mask(Field::VlanId) } else { 0xfff };
+        m.set(Field::VlanId, if pick.value & 2 == 0 { 10 } else { 20 }, mask);
     }
     if pick.value & 0x38 == 0x38 {
         compare(m, Field::VlanPrio, pick.of(&[0, 3, 5]), 6);
@@ -168,8 +199,7 @@ fn tag(m: &mut Match, tpid: u16, ethertype: u128, pick: Pick) {
 /// A filter's match. `plain`: what links chains, and asks for little.
 pub fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool) -> BoxedStrategy<Match> {
     let terms = prop::collection::vec(term(), if plain { 0..=usize::from(rare) } else { 0..=2 });
-    let pick = (any::<u8>(), any::<u8>(), any::<u128>()).prop_map(|(value, mask, bits)| Pick { value, mask, bits });
-    (terms, states(chain, plain), pick, any::<bool>())
+    (terms, states(chain, plain), pick(), any::<bool>())
         .prop_map(move |(terms, state, pick, v6)| {
             let mut m = Match::default();
             let v6 = match protocol {

@@ -3,6 +3,8 @@
 mod actions;
 mod fields;
 
+pub use fields::{narrow, pick};
+
 use crate::{
     packets::{IN, INNER},
     rule::{Blind, Rule},

@@ -12,7 +12,14 @@ pub use changes::Event;
 pub use compare::{Way, decided, excluded};
 pub use setting::{Setting, setting};
 
-use crate::{connections::connections, coverage::Coverage, packet::Packet, packets::IN, rule::Rule, tracker::Tracker};
+use crate::{
+    connections::connections,
+    coverage::Coverage,
+    packet::{Flaw, Packet},
+    packets::IN,
+    rule::Rule,
+    tracker::Tracker,
+};
 use flowmerge::{
     conntrack::{Connection, ConnectionId},
     flower::{Cookie, Counters, FilterId, Hook, Port},
@@ -203,7 +210,9 @@ impl World {
                     let junk = ["unknown-filter", "unknown-connection", "broken", "stale"].contains(&refusal.reason());
                     let guessed = outcome.hits.iter().any(|h| h.guessed);
                     let killed = matches!(refusal, Refusal::UnknownConnection { .. });
-                    let excused = guessed || self.setting.lazy || killed || self.hides_order(&refusal);
+                    // What cannot be done to a packet that is cut off drops it, amid the actions.
+                    let cut = matches!(packet.flaw, Flaw::Cut(_));
+                    let excused = guessed || self.setting.lazy || killed || cut || self.hides_order(&refusal);
                     prop_assert!(!junk || excused, "{packet:?}: {refusal} {:#?} {:#?}", outcome.hits, self.filters);
                     self.coverage.refused(&refusal);
                 }

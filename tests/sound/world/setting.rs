@@ -45,7 +45,7 @@ impl Setting {
 
     pub fn limits(self) -> Limits {
         match self.tight {
-            true => Limits { hits: 8, merged_per_way: 2, merged: 12, ..Limits::default() },
+            true => Limits { hits: 8, merged_per_way: 1, merged: 12, ..Limits::default() },
             false => Limits::default(),
         }
     }
