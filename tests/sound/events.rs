@@ -6,11 +6,12 @@ use crate::{
     packet::{Fragment, L3, Packet},
     packets::packet,
     rule::Rule,
+    tracker::STRICT,
     world::{Event, Setting, setting},
 };
 use flowmerge::{
     conntrack::proto,
-    flower::{Action, ActionKind, Port},
+    flower::{Action, ActionKind, Filter, Port},
 };
 use proptest::prelude::*;
 
@@ -22,11 +23,12 @@ pub struct Case {
     pub setting: Setting,
 }
 
-/// What happens, mostly packets, many of them again and again, of few connections.
-fn events() -> BoxedStrategy<Vec<Event>> {
+/// What happens, mostly packets, many of them again and again, of few connections, most of them of this zone.
+fn events(zone: u16) -> BoxedStrategy<Vec<Event>> {
     // The last eight do not qualify.
     let all = connections().len();
-    let one = prop_oneof![20 => 0..all - 8, 1 => all - 8..all];
+    let of_zone: Vec<usize> = (0..all - 8).filter(|&i| connections()[i].zone == zone).collect();
+    let one = prop_oneof![30 => prop::sample::select(of_zone), 10 => 0..all - 8, 2 => all - 8..all];
     let some = prop::collection::vec(one, 1..5);
     some.prop_flat_map(|some| {
         let pool = prop::collection::vec(packet(some.clone()), 3..9);
@@ -51,6 +53,17 @@ fn events_of(connections: Vec<usize>, pool: Vec<Packet>) -> BoxedStrategy<Vec<Ev
         3 => Just(Event::Drain),
     ];
     prop::collection::vec(event, 60).boxed()
+}
+
+/// The first `ct` of a filter is of this zone.
+fn track_in(filter: &mut Filter, zone: u16) {
+    let first = filter.actions.iter_mut().find_map(|a| match &mut a.kind {
+        ActionKind::Ct(ct) => Some(ct),
+        _ => None,
+    });
+    if let Some(ct) = first.filter(|ct| ct.zone != STRICT && !ct.clear) {
+        ct.zone = zone;
+    }
 }
 
 /// Without conntrack, and with packets that have no place beside it: fragments, ICMP, two tags.
@@ -78,19 +91,25 @@ fn untracked(filters: &mut [Rule], events: &mut [Event]) {
 /// Any run.
 pub fn case() -> BoxedStrategy<Case> {
     let index = any::<prop::sample::Index>;
-    let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..5);
+    let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..3);
     let odd = prop::bool::weighted(0.1);
-    (generate::filters(), events(), setting(), narrow, odd)
-        .prop_map(|(mut filters, mut events, setting, narrow, odd)| {
+    let zoned = (5u16..7).prop_flat_map(|zone| (Just(zone), events(zone)));
+    (generate::filters(), zoned, setting(), narrow, odd)
+        .prop_map(|(mut filters, (zone, mut events), setting, narrow, odd)| {
+            filters.iter_mut().filter(|r| r.filter.id.chain == 0).for_each(|rule| track_in(&mut rule.filter, zone));
             if odd {
                 untracked(&mut filters, &mut events);
             }
             // Some filters ask for more of what packets of the run have.
             let keys: Vec<_> = events.iter().filter_map(Event::packet).map(Packet::key).collect();
-            let possible = !filters.is_empty() && !keys.is_empty();
-            for (rule, key, pick) in narrow.into_iter().filter(|_| possible) {
-                let at = rule.index(filters.len());
-                generate::narrow(&mut filters[at].filter.matches, &keys[key.index(keys.len())], pick);
+            for (rule, key, pick) in narrow.into_iter().filter(|_| !keys.is_empty()) {
+                let key = &keys[key.index(keys.len())];
+                let matches = filters.iter_mut().map(|rule| &mut rule.filter.matches);
+                let mut fit: Vec<_> = matches.filter(|m| m.fits(key)).collect();
+                if !fit.is_empty() {
+                    let at = rule.index(fit.len());
+                    generate::narrow(fit[at], key, pick, odd);
+                }
             }
             Case { filters, events, setting }
         })

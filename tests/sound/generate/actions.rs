@@ -147,7 +147,7 @@ pub fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
     prop_oneof![
         often => ct(),
         12 => network().prop_map(|key| pedit(vec![key])),
-        often => transport().prop_map(|key| pedit(vec![key])),
+        if plain { 3 } else { 16 } => transport().prop_map(|key| pedit(vec![key])),
         3 => several,
         8 => csum,
         4 => vlan(),

@@ -108,15 +108,18 @@ fn term() -> impl Strategy<Value = (usize, Pick)> {
     (0..TERMS.len(), pick())
 }
 
-/// Adds a comparison that holds for a packet which matches so far, with what flower wants before it.
-pub fn narrow(m: &mut Match, key: &Key, pick: Pick) {
-    if !m.fits(key) {
-        return;
-    }
+/// Adds a comparison that holds for a packet which matches so far, with what flower wants before it. `odd`: of what few packets
+/// have, if this one has it.
+pub fn narrow(m: &mut Match, key: &Key, pick: Pick, odd: bool) {
     use Field::*;
+    let tags = [CvlanId, CvlanPrio, CvlanEthType];
+    let mut rare: Vec<Field> = tags.into_iter().filter(|_| key.get(CvlanTpid) != 0).collect();
+    rare.extend([IcmpType, IcmpCode].into_iter().filter(|_| matches!(key.get(IpProto), 1 | 58)));
+    rare.extend((key.get(IpFlags) != 0).then_some(IpFlags));
     let always = [EthDst, EthSrc, NumOfVlans, Indev, IpFlags];
     let there = |f: &Field| key.get(*f) != 0 && f.row().prerequisite.is_some() && *f != AddrType;
     let fields: Vec<Field> = always.into_iter().chain(Field::ALL.iter().copied().filter(there)).collect();
+    let fields = if odd && !rare.is_empty() { rare } else { fields };
     let field = fields[pick.value as usize % fields.len()];
     if m.ranges().any(|r| r.0 == field) {
         return;
