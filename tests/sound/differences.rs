@@ -39,7 +39,7 @@ pub fn rule(chain: u32, prio: u16, ethertype: u16, state: u128, actions: Vec<Act
 }
 
 /// A world whose packets go through `ct nat` in zone 5, and then out: one port for established ones, another for invalid ones.
-fn world(setting: Setting) -> World {
+pub fn world(setting: Setting) -> World {
     let mut world = World::new(setting);
     for (prio, ethertype) in [(1, 0x800), (11, 0x86dd)] {
         let ct = ActionKind::Ct(Ct { zone: 5, nat: Some(Nat::default()), ..Ct::default() });

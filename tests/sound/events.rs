@@ -91,8 +91,8 @@ fn untracked(filters: &mut [Rule], events: &mut [Event]) {
 /// Any run.
 pub fn case() -> BoxedStrategy<Case> {
     let index = any::<prop::sample::Index>;
-    let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..3);
-    let odd = prop::bool::weighted(0.1);
+    let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..8);
+    let odd = prop::bool::weighted(0.13);
     let zoned = (5u16..7).prop_flat_map(|zone| (Just(zone), events(zone)));
     (generate::filters(), zoned, setting(), narrow, odd)
         .prop_map(|(mut filters, (zone, mut events), setting, narrow, odd)| {
@@ -102,7 +102,8 @@ pub fn case() -> BoxedStrategy<Case> {
             }
             // Some filters ask for more of what packets of the run have.
             let keys: Vec<_> = events.iter().filter_map(Event::packet).map(Packet::key).collect();
-            for (rule, key, pick) in narrow.into_iter().filter(|_| !keys.is_empty()) {
+            let most = if odd { 8 } else { 2 };
+            for (rule, key, pick) in narrow.into_iter().filter(|_| !keys.is_empty()).take(most) {
                 let key = &keys[key.index(keys.len())];
                 let matches = filters.iter_mut().map(|rule| &mut rule.filter.matches);
                 let mut fit: Vec<_> = matches.filter(|m| m.fits(key)).collect();

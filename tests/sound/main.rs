@@ -19,6 +19,7 @@ mod packet;
 mod packets;
 mod rule;
 mod tracker;
+mod traps;
 mod wide;
 mod world;
 
@@ -41,7 +42,7 @@ proptest! {
 fn the_generators_reach_all_that_can_be_reached() {
     let (mut handled, mut flawed, mut all) = (0, 0, 0);
     let mut coverage = Coverage::default();
-    fixed_cases(cases(2000), |case| {
+    fixed_cases(cases(3000).max(3000), |case| {
         let world = run(case.setting, &case.filters, &case.events).expect("the property");
         coverage.add(&world.coverage);
         flawed += world.flawed;

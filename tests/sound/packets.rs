@@ -22,7 +22,7 @@ pub fn tags() -> impl Strategy<Value = Vec<(u16, u16)>> {
         (prop_oneof![5 => Just(0x8100u16), 1 => Just(0x88a8)], tci)
     };
     prop_oneof![
-        16 => Just(vec![]),
+        28 => Just(vec![]),
         4 => tag().prop_map(|t| vec![t]),
         2 => (tag(), tag()).prop_map(|(a, b)| vec![a, b]),
         1 => (tag(), tag(), tag()).prop_map(|(a, b, c)| vec![a, b, c]),
@@ -142,5 +142,5 @@ pub fn packet(of: Vec<usize>) -> BoxedStrategy<Packet> {
             ..p
         }
     });
-    prop_oneof![10 => known, 1 => any_packet()].boxed()
+    prop_oneof![16 => known, 1 => any_packet()].boxed()
 }

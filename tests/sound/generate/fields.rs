@@ -158,6 +158,12 @@ fn states(chain: u32, plain: bool) -> BoxedStrategy<(u128, u128)> {
     };
     let usual = prop::sample::select(usual);
     match plain {
+        // Any bits of what an established packet has.
+        true if chain > 0 => prop_oneof![
+            14 => usual,
+            1 => (0u128..64).prop_map(|mask| ((TRACKED | ESTABLISHED) & mask, mask)),
+        ]
+        .boxed(),
         true => usual.boxed(),
         false => prop_oneof![
             4 => usual,

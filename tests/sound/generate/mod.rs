@@ -153,9 +153,9 @@ fn line(inner: bool, protocol: Protocol) -> BoxedStrategy<Vec<Rule>> {
 pub fn lines() -> BoxedStrategy<Vec<Rule>> {
     let maybe = |often, inner, protocol| prop::option::weighted(often, line(inner, protocol)).boxed();
     let outer = (
-        maybe(0.9, false, Protocol::V4),
-        maybe(0.7, false, Protocol::V6),
-        maybe(0.7, false, Protocol::Tagged),
+        maybe(0.95, false, Protocol::V4),
+        maybe(0.9, false, Protocol::V6),
+        maybe(0.85, false, Protocol::Tagged),
         maybe(0.2, false, Protocol::All),
         maybe(0.1, false, Protocol::QinQ),
         maybe(0.05, false, Protocol::Arp),
