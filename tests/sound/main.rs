@@ -26,6 +26,7 @@ mod world;
 use coverage::Coverage;
 use events::{case, cases, fixed_cases};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use world::{Event, Setting, run, run_with};
 
 proptest! {
@@ -70,12 +71,12 @@ proptest! {
     }
 }
 
-/// No bit of a merged match can be freed. See [`wide`].
+/// No bit of a merged match can be freed. See [`wide`]. With `SPARE=field` the smallest case of that field is printed.
 #[test]
 fn no_bit_of_a_merged_match_is_to_spare() {
-    use std::collections::BTreeMap;
-    let mut proofs = BTreeMap::<_, usize>::new();
-    let mut spare = BTreeMap::<_, (usize, usize, String)>::new();
+    let mut proofs = BTreeMap::<wide::Proof, usize>::new();
+    let mut explained = BTreeMap::<&str, usize>::new();
+    let mut spare = BTreeMap::<String, (usize, usize, String)>::new();
     let mut sampled = 0;
     fixed_cases(cases(300), |case| {
         let setting = Setting { padded: false, lazy: false, dumped: false, ..case.setting };
@@ -86,20 +87,17 @@ fn no_bit_of_a_merged_match_is_to_spare() {
             sampled += 1;
             let mut search = wide::Search::new(world, made);
             for unit in wide::units(&made.entry.matches) {
-                match search.witness(unit) {
-                    Some((proof, _)) => *proofs.entry(proof).or_default() += 1,
-                    None => {
-                        let size = world.filters.len();
-                        let rules =
-                            || world.filters.iter().map(|(r, _)| format!("  {:?}\n", r.told())).collect::<String>();
-                        let case =
-                            || format!("{unit} of {:?}\n{:?}\n{:?}\n{}", made.entry, made.packet, made.way, rules());
-                        let name = format!("{:?} {}", unit.field(), unit);
-                        let entry = spare.entry(name).or_insert_with(|| (0, usize::MAX, String::new()));
-                        entry.0 += 1;
-                        if size < entry.1 {
-                            (entry.1, entry.2) = (size, case());
-                        }
+                if let Some((proof, _)) = search.witness(unit) {
+                    *proofs.entry(proof).or_default() += 1;
+                } else if let Some(why) = wide::explained(unit, &made.entry.matches) {
+                    *explained.entry(why).or_default() += 1;
+                } else {
+                    let (n, size, smallest) = spare.entry(unit.to_string()).or_insert((0, usize::MAX, String::new()));
+                    *n += 1;
+                    if world.filters.len() < *size {
+                        let rules: String = world.filters.iter().map(|(r, _)| format!("  {:?}\n", r.told())).collect();
+                        *size = world.filters.len();
+                        *smallest = format!("{:?}\n{:?}\n{:?}\n{rules}", made.entry, made.packet, made.way);
                     }
                 }
             }
@@ -107,11 +105,12 @@ fn no_bit_of_a_merged_match_is_to_spare() {
         });
         searched.expect("the property");
     });
-    println!("{sampled} merged filters, proofs {proofs:?}");
-    for (name, (n, size, case)) in &spare {
-        println!("SPARE {n} {name} with {size} filters");
-        if std::env::var("SPARE").is_ok_and(|s| name.contains(&s)) {
-            println!("{case}");
+    println!("{sampled} merged filters, proofs {proofs:?}, explained {explained:?}");
+    let asked = std::env::var("SPARE").unwrap_or_else(|_| "no field".into());
+    for (unit, (n, size, smallest)) in &spare {
+        println!("SPARE {n} times {unit}, with {size} filters");
+        if unit.contains(&asked) {
+            println!("{smallest}");
         }
     }
     assert!(spare.is_empty(), "{} units are to spare", spare.len());

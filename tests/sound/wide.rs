@@ -13,7 +13,7 @@ use crate::{
     world::{Made, Way, World, decided, excluded},
 };
 use flowmerge::{
-    flower::{Field, Filter, Match},
+    flower::{Field, Filter, Match, field::ip_flags},
     packet::apply::apply,
 };
 use merge_model::Model;
@@ -112,6 +112,20 @@ pub fn units(m: &Match) -> Vec<Unit> {
         out.extend((range.max < u16::MAX).then_some(Unit::Above(field)));
     }
     out
+}
+
+/// Why a unit may be without a witness.
+pub fn explained(unit: Unit, m: &Match) -> Option<&'static str> {
+    let known = |field: Field| m.mask.get(field) == field.ones() && m.key.get(field) != 0;
+    let tagged = known(Field::Protocol) && (known(Field::VlanEthType) || known(Field::CvlanEthType));
+    let fragment = m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
+    match unit.field() {
+        Field::NumOfVlans if tagged => Some("how many tags there are follows from the ethertypes"),
+        Field::EthType if fragment => {
+            Some("of a fragment the ethertype follows from the protocol: nothing is read behind it")
+        }
+        _ => None,
+    }
 }
 
 /// Why a packet must not come in.
@@ -227,6 +241,11 @@ impl<'a> Search<'a> {
         let mut set = |field: Field, value: u128| {
             let mut packet = base.clone();
             if packet.set(field, value) {
+                out.push(packet.clone());
+            }
+            // What a fragment does not show, others do.
+            if base.fragment != Fragment::None && field != Field::IpFlags {
+                packet.fragment = Fragment::None;
                 out.push(packet);
             }
         };
@@ -364,7 +383,7 @@ fn shapes(base: &Packet) -> Vec<Packet> {
         tags.insert(i, (HSR, 0));
         out.push(Packet { tags, ..base.clone() });
     }
-    out.push(Packet { proto: 137, ..base.clone() });
+    out.push(Packet { proto: 137, fragment: Fragment::None, ..base.clone() });
     let whole = base.frame(false).len();
     let l3 = 14 + 4 * base.tags.len();
     let cuts = [l3, l3 + 8, l3 + 20, l3 + 24].map(|left| whole.saturating_sub(left) as u8);
