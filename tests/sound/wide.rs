@@ -13,7 +13,7 @@ use crate::{
     world::{Made, Way, World, decided, excluded},
 };
 use flowmerge::{
-    flower::{Field, Filter, Match, field::ip_flags},
+    flower::{Field, Filter, Match},
     packet::apply::apply,
 };
 use merge_model::Model;
@@ -116,16 +116,9 @@ pub fn units(m: &Match) -> Vec<Unit> {
 
 /// Why a unit may be without a witness.
 pub fn explained(unit: Unit, m: &Match) -> Option<&'static str> {
-    let known = |field: Field| m.mask.get(field) == field.ones() && m.key.get(field) != 0;
-    let tagged = known(Field::Protocol) && (known(Field::VlanEthType) || known(Field::CvlanEthType));
-    let fragment = m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
-    match unit.field() {
-        Field::NumOfVlans if tagged => Some("how many tags there are follows from the ethertypes"),
-        Field::EthType if fragment => {
-            Some("of a fragment the ethertype follows from the protocol: nothing is read behind it")
-        }
-        _ => None,
-    }
+    let fragment = m.key.get(Field::IpFlags) != 0;
+    let follows = unit.field() == Field::EthType && fragment;
+    follows.then_some("of a fragment the ethertype follows from the protocol: nothing is read behind it")
 }
 
 /// Why a packet must not come in.

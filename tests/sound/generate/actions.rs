@@ -90,7 +90,7 @@ fn transport() -> impl Strategy<Value = PeditKey> {
             2 | 3 => word(header, 0, [0xff, 0xff, 0, 0], [0, 0, port[0], port[1]]),
             4 => word(header, 0, [0, 0, 0, 0], [port[0], port[1], w, v]),
             5 => word(header, 0, [0xff, 0xff, 0xff, w], [0, 0, 0, v & 3]),
-            6 => word(PeditHeader::Tcp, 12, [0xff, 0xff & !(v & 8), 0xff, 0xff], [0, w & 8, 0, 0]),
+            6 => word(PeditHeader::Tcp, 12, [0xff, !(v & 8), 0xff, 0xff], [0, w & 8, 0, 0]),
             _ => PeditKey { add: true, ..word(header, 0, [0xff, 0xff, 0xff, 0], [0, 0, 0, v & 1]) },
         }
     })

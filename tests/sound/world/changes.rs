@@ -151,7 +151,7 @@ impl World {
         };
         let taken = self.tracker.entries.iter().enumerate().any(other);
         let entry = &mut self.tracker.entries[i];
-        let comes_back = there && !entry.alive || there && entry.connection.qualifies().is_err();
+        let comes_back = !entry.alive || entry.connection.qualifies().is_err();
         if !there {
             entry.alive = false;
         } else if comes_back && !taken {
