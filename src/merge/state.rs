@@ -5,6 +5,7 @@ use super::{
     need::Needs,
     program::{self, Builder},
     refusal::Refusal,
+    structure,
     symbol::{Param, Source, Value},
     template::{Condition, Is, Template},
 };
@@ -266,7 +267,10 @@ impl<'a> State<'a> {
     /// Runs a `skbedit` action. To inherit the priority it reads the IP header, and drops a packet that has not all of it.
     pub fn edit(&mut self, filter: FilterId, edit: Skbedit) -> Result<(), Refusal> {
         let ip = edit.inherit_dsfield && matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6);
-        if ip && self.decide(filter, Field::AddrType)? == 0 {
+        // What is asked already may tell that it is whole, also where it cannot be read any more.
+        let asked = structure::follows(&self.template.known);
+        let is_whole = asked.is_some_and(|asked| asked.key.get(Field::AddrType) != 0);
+        if ip && !is_whole && self.decide(filter, Field::AddrType)? == 0 {
             let why = "it drops a packet whose IP header is cut off";
             return Err(Refusal::unfit(filter, "skbedit", why));
         }
