@@ -79,6 +79,7 @@ recorded_runs! {
     tc_dnat "tc-dnat" 75;
     tc_frag "tc-frag" 15;
     tc_icmperr "tc-icmperr" 30;
+    tc_judged "tc-judged" 35;
     tc_length "tc-length" 70;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
@@ -91,6 +92,16 @@ recorded_runs! {
 #[test]
 fn a_walk_that_changes_its_own_mark_is_no_established_one() {
     assert_eq!(json("tc-remark.pcapng")["merged"]["refused"]["changed"], 3);
+}
+
+/// Conntrack and `csum` read more of a packet than a table does. Such packets are named, and left to software.
+#[test]
+fn packets_that_software_judges_by_more_than_their_headers_are_told() {
+    let known = &json("tc-judged.pcapng")["hardware"]["known"];
+    assert_eq!(*known, serde_json::json!({ "wrong checksum": 1, "wrong length": 3 }));
+    let output = replay(&[fixture("tc-judged.pcapng").to_str().unwrap()]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("\nknown     1 packet of a merged filter left to software: wrong checksum\n"), "{report}");
 }
 
 #[test]
