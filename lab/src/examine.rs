@@ -49,7 +49,7 @@ pub struct Examiner {
     pub merging: Merging,
     /// What was found so far.
     pub tally: Tally,
-    /// The merged filters of each list of filters.
+    /// The merged filters of each list of filters that nothing shadowed when they were made.
     ways: HashMap<Vec<Cookie>, Vec<u64>>,
     /// The current packet is left to software for a known difference.
     left: bool,
@@ -69,12 +69,17 @@ impl Examiner {
             there && is_same_way(&record.walk, walk) && shape(&record.walk.key) == shape(&walk.key)
         };
         let id = self.ways.get(&cookies(walk))?.iter().find(same)?;
-        let shadowed = walk.hits.iter().any(|hit| {
+        (!self.is_shadowed(walk)).then_some(*id)
+    }
+
+    /// Whether filters stand in front of those of a walk that packets of both could match.
+    fn is_shadowed(&self, walk: &Walk) -> bool {
+        let table = self.merging.merger().table();
+        walk.hits.iter().any(|hit| {
             let Some(filter) = table.filter(hit.filter).map(|entry| &entry.filter) else { return true };
             let in_front = table.chains.in_front(hit.filter, filter, 0);
             in_front.iter().any(|(c, _)| table.filter(*c).is_some_and(|o| overlap(&o.filter.matches, &filter.matches)))
-        });
-        (!shadowed).then_some(*id)
+        })
     }
 
     /// A merged filter was installed.
@@ -94,7 +99,9 @@ impl Examiner {
             }
         }
         found.extend(self.folded_again(record).err().map(|why| format!("not idempotent: merged filter {id} {why}")));
-        self.ways.entry(cookies(&record.walk)).or_default().push(id);
+        if !self.is_shadowed(&record.walk) {
+            self.ways.entry(cookies(&record.walk)).or_default().push(id);
+        }
         self.tally.merged += 1;
         self.tally.findings.extend(found);
     }

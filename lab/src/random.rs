@@ -97,10 +97,9 @@ pub fn compare(options: &Options) -> Result<bool> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("{}", sums.merged);
     println!(
         "{} pipelines ({} filters, {} refused by the kernel), {} packets ({} received at filters, {} decided) in {seconds:.1} s: \
-         {} frames and {} counters compared, seeds {} to {}; {}",
+         {} frames and {} counters compared; {}; seeds {} to {}; {}",
         sums.pipelines,
         sums.filters,
         sums.refused,
@@ -109,6 +108,7 @@ pub fn compare(options: &Options) -> Result<bool> {
         sums.decided,
         sums.frames,
         sums.counters,
+        sums.merged,
         options.seed,
         options.seed + sums.pipelines.max(1) - 1,
         if failed.is_empty() { "no difference".to_owned() } else { format!("DIFFERENT: seeds {failed:?}") }

@@ -55,10 +55,9 @@ impl Record {
 
     /// Why software made something else of a frame, if that is one of the known differences.
     fn why_not(&self, frame: &[u8], software: &Received) -> Option<Known> {
-        if self.met == software.met && self.parents == software.hits {
-            // `csum` drops what is too short to be summed up, and the actions behind it do not count.
-            let drops = software.ran < self.ran && has_wrong_length(frame);
-            return drops.then_some(Known::Length);
+        if self.parents.starts_with(&software.hits) && self.met.starts_with(&software.met) && software.ran < self.ran {
+            // `csum` drops what is too short to be summed up: nothing behind it runs, or counts.
+            return has_wrong_length(frame).then_some(Known::Length);
         }
         let first = self.met.iter().zip(&software.met).find(|(mine, found)| mine != found);
         // Conntrack found nothing where this rests on a connection.
