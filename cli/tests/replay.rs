@@ -75,18 +75,23 @@ recorded_runs! {
     ovs_vlan "ovs-vlan" 70;
     ovs_vlan_ct "ovs-vlan-ct" 70;
     tc_actions "tc-actions" 50;
+    tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;
+    tc_connections "tc-connections" 75;
     tc_dnat "tc-dnat" 75;
     tc_frag "tc-frag" 15;
     tc_icmperr "tc-icmperr" 30;
     tc_judged "tc-judged" 35;
     tc_length "tc-length" 70;
+    tc_nat66 "tc-nat66" 60;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
+    tc_passes "tc-passes" 70;
     tc_pedit "tc-pedit" 40;
     tc_qinq "tc-qinq" 50;
     tc_remark "tc-remark" 55;
     tc_rewrite "tc-rewrite" 35;
+    tc_verdicts "tc-verdicts" 70;
 }
 
 #[test]
