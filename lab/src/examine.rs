@@ -77,8 +77,14 @@ impl Examiner {
         let table = self.merging.merger().table();
         walk.hits.iter().any(|hit| {
             let Some(filter) = table.filter(hit.filter).map(|entry| &entry.filter) else { return true };
-            let in_front = table.chains.in_front(hit.filter, filter, 0);
-            in_front.iter().any(|(c, _)| table.filter(*c).is_some_and(|o| overlap(&o.filter.matches, &filter.matches)))
+            let is_shadow = |other: &Filter| {
+                other.id != filter.id
+                    && other.id.chain == filter.id.chain
+                    && other.id.prio <= filter.id.prio
+                    && overlap(&other.matches, &filter.matches)
+            };
+            let mut at_hook = table.chains.members(filter.id.hook);
+            at_hook.any(|c| table.filter(c).is_some_and(|entry| is_shadow(&entry.filter)))
         })
     }
 

@@ -121,13 +121,18 @@ impl Merging {
             // It went into hardware at once.
             let all = self.merger.merged().map(|(id, _)| id);
             let new: Vec<MergedId> = all.filter(|id| !self.records.contains_key(&id.0)).collect();
-            // No packet has taken its way yet.
-            let hits = vec![Hit { filter: cookie, found: Vec::new() }];
-            for id in new {
-                let port = self.merger.hardware().entry(id).map_or(Port(0), |entry| entry.port);
-                self.record(id, &Walk { port, key: filter.matches.key, hits: hits.clone() });
-            }
+            new.into_iter().for_each(|id| self.record_alone(id));
         }
+    }
+
+    /// Notes a merged filter that was installed without a walk: a `skip_sw` filter's. Its walk is the filter alone.
+    fn record_alone(&mut self, id: MergedId) {
+        let table = self.merger.table();
+        let Some(merged) = table.merged(id) else { return };
+        let path = table.path_of(merged);
+        let hits = path.parents.iter().map(|parent| Hit { filter: parent.cookie, found: Vec::new() });
+        let walk = Walk { port: path.port, key: merged.matches.key, hits: hits.collect() };
+        self.record(id, &walk);
     }
 
     /// Notes a merged filter that was installed for a walk.
@@ -299,7 +304,7 @@ impl Offload for Merging {
         let handled = self.merger.hardware().receive(port, frame, now)?;
         if !self.records.contains_key(&handled.id.0) {
             // A skip_sw filter at a port that came later, or again.
-            self.record(handled.id);
+            self.record_alone(handled.id);
         }
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));
