@@ -20,6 +20,8 @@ hosts() {
 }
 on() { h=$1; shift; ip netns exec "$h" "$@"; }
 filter() { d=$1; shift; tc filter add dev "$d" ingress "$@"; }
+# Where h1, h2 and h3 are is known without asking.
+neighbours() { for a in 1 2 3; do for b in 1 2 3; do [ $a = $b ] || ip -n "h$a" neigh replace "10.0.0.$b" lladdr "02:00:00:00:00:0$b" dev eth0; done; done; }
 
 # record PORT... [OPTION...] : begins to record; finish : ends it as Ctrl-C would. 1 means that something was lost on the way.
 record() {
@@ -36,8 +38,9 @@ finish() {
 
 # The system's, if it is there: another in front of it in PATH may be a script that starts dozens of processes, each 30 ms.
 python=/usr/bin/python3; [ -x $python ] || python=python3
-# Echo on TCP and UDP port 8000 of a host; a number of exchanges with it, some seconds apart. SIZE, PORT and SPORT may be set.
-serve() { on "$1" $python "$LAB/traffic.py" serve & until on "$1" sh -c 'cat /proc/net/udp' | grep -q ':1F40 '; do sleep 0.02; done; }
+# Echo on TCP and UDP port 8000 of a host; a number of exchanges with it, some seconds apart. SIZE, PORT and SPORT may be set, and
+# TOS and TTL, numbers with commas between that the exchanges take in turn.
+serve() { on "$1" $python "$LAB/traffic.py" serve & until on "$1" sh -c 'cat /proc/net/udp /proc/net/udp6' | grep -q ':1F40 '; do sleep 0.02; done; }
 tcp() { on "$1" $python "$LAB/traffic.py" tcp "$2" "$3" "${4:-0.01}"; }
 udp() { on "$1" $python "$LAB/traffic.py" udp "$2" "$3" "${4:-0.01}"; }
 

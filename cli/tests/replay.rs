@@ -75,22 +75,38 @@ recorded_runs! {
     ovs_vlan "ovs-vlan" 70;
     ovs_vlan_ct "ovs-vlan-ct" 70;
     tc_actions "tc-actions" 50;
+    tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;
+    tc_connections "tc-connections" 75;
     tc_dnat "tc-dnat" 75;
     tc_frag "tc-frag" 15;
     tc_icmperr "tc-icmperr" 30;
+    tc_judged "tc-judged" 35;
     tc_length "tc-length" 70;
+    tc_nat66 "tc-nat66" 60;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
+    tc_passes "tc-passes" 70;
     tc_pedit "tc-pedit" 40;
     tc_qinq "tc-qinq" 50;
     tc_remark "tc-remark" 55;
     tc_rewrite "tc-rewrite" 35;
+    tc_verdicts "tc-verdicts" 70;
 }
 
 #[test]
 fn a_walk_that_changes_its_own_mark_is_no_established_one() {
     assert_eq!(json("tc-remark.pcapng")["merged"]["refused"]["changed"], 3);
+}
+
+/// Conntrack and `csum` read more of a packet than a table does. Such packets are named, and left to software.
+#[test]
+fn packets_that_software_judges_by_more_than_their_headers_are_told() {
+    let known = &json("tc-judged.pcapng")["hardware"]["known"];
+    assert_eq!(*known, serde_json::json!({ "wrong checksum": 1, "wrong length": 3 }));
+    let output = replay(&[fixture("tc-judged.pcapng").to_str().unwrap()]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("\nknown     1 packet of a merged filter left to software: wrong checksum\n"), "{report}");
 }
 
 #[test]
@@ -125,6 +141,7 @@ fn a_person_sees_filters_and_merged_filters() {
         "ct zone 3 nat, goto chain 1",
         "filter dev p1 ingress protocol ip",
         "pref 1 handle 0x1 ip  ",
+        "action order 1: pedit ex mend munge eth dst set 02:00:00:00:00:02 munge ip dst set 10.0.0.2",
         "action order 2: mirred egress redirect dev p2",
         "    parents    p1 chain 0 pref 1 handle 0x1\n               p1 chain 1",
         "    handled    ",

@@ -1,12 +1,17 @@
-//! The judgement of a run: the record goes through the model, and whatever is not as in the kernel is told.
+//! The judgement of a run: the record goes through the model, and once more with merged filters that handle what they match;
+//! whatever is not as in the kernel is told.
 
+use crate::examine::{Examiner, Tally};
 use anyhow::{Context, Result};
-use flowmerge::trace;
+use flowmerge::{flower::ActionKind, netlink::Message, trace};
 use flowmerge_cli::replay::{
     engine::{Fate, Run},
+    hardware,
+    known::Known,
     report, software,
-    timeline::Timeline,
+    timeline::{Timeline, What},
 };
+use std::collections::BTreeMap;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default)]
@@ -19,12 +24,20 @@ pub struct Judgement {
     pub frames: u64,
     /// Filters' counters compared.
     pub counters: u64,
+    /// Whether some filter tracks connections.
+    pub has_ct: bool,
+    /// Packets that merged filters handled.
+    pub handled: u64,
+    /// Packets that merged filters match and conntrack judges otherwise, by why.
+    pub known: BTreeMap<Known, u64>,
+    /// What the merged filters came to.
+    pub tally: Tally,
     /// What differs, for a person to read; empty if nothing does.
     pub differences: String,
 }
 
 impl Judgement {
-    /// Whether the model did as the kernel.
+    /// Whether the model did as the kernel, and the merge as it promises.
     pub fn agrees(&self) -> bool {
         self.differences.is_empty()
     }
@@ -43,30 +56,79 @@ pub fn replay(trace: &[u8]) -> Result<(Timeline, Run)> {
     Ok((timeline, run))
 }
 
-/// Judges what the model made of a recorded run.
+/// Judges what the model made of a recorded run, and what the merge makes of it.
 pub fn judge_run(timeline: &Timeline, run: &Run) -> Result<Judgement> {
+    let mut differences = differences(timeline, "model", run)?;
+    let mut examiner = Examiner::default();
+    let merged = hardware(timeline, &mut examiner, run);
+    if differences.is_empty() {
+        // Where the model differs, so does what goes through it there.
+        differences = self::differences(timeline, "merged", &merged)?;
+    }
+    let mut findings = std::mem::take(&mut examiner.tally.findings);
+    findings.extend(examiner.merging.failures.iter().cloned());
+    findings.extend(otherwise(&examiner, run, &merged));
+    differences.extend(findings.iter().map(|finding| format!("DIFFERENCE (merged): {finding}\n")));
     Ok(Judgement {
         received: run.received.len() as u64,
         decided: run.count(Fate::Decided),
         frames: run.compared.frames,
         counters: run.compared.counters,
-        differences: differences(timeline, run)?,
+        has_ct: has_ct(timeline),
+        handled: merged.count(Fate::Handled),
+        known: examiner.merging.known.clone(),
+        tally: examiner.tally,
+        differences,
     })
 }
 
-fn differences(timeline: &Timeline, run: &Run) -> Result<String> {
+fn differences(timeline: &Timeline, name: &str, run: &Run) -> Result<String> {
     let mut text = Vec::new();
-    report::differences(&mut text, timeline, "model", run)?;
+    report::differences(&mut text, timeline, name, run)?;
     let mut text = String::from_utf8_lossy(&text).into_owned();
     // Nobody is there to send what TC missed, and the generator makes nothing that the model may not know.
     for number in &run.excused {
         text += &format!(
-            "DIFFERENCE (model): the kernel sent packet {number}, and the model only knows a frame like it that it missed\n"
+            "DIFFERENCE ({name}): the kernel sent packet {number}, and the model only knows a frame like it that it missed\n"
         );
     }
     for received in run.received.iter().filter(|r| r.doubt.is_some()) {
         let doubt = received.doubt.as_deref().unwrap_or_default();
-        text += &format!("DIFFERENCE (model): packet {} cannot be decided: {doubt}\n", received.number);
+        text += &format!("DIFFERENCE ({name}): packet {} cannot be decided: {doubt}\n", received.number);
     }
     Ok(text)
+}
+
+/// The packets that a merged filter handled, and that did not take its way in software.
+pub fn otherwise(examiner: &Examiner, software: &Run, merged: &Run) -> Vec<String> {
+    let both = software.received.iter().zip(&merged.received);
+    let found = both.filter_map(|(software, handled)| {
+        let record = examiner.merging.records.get(&handled.merged?)?;
+        let is_same = software.fate == Fate::Decided
+            && software.hits == record.parents
+            && software.met == record.met
+            && software.ran == record.ran;
+        (!is_same).then(|| {
+            let number = handled.number;
+            format!(
+                "not sound: packet {number} goes another way in software than merged filter {}",
+                record.filter.id.handle
+            )
+        })
+    });
+    found.collect()
+}
+
+/// Whether a filter of the record tracks connections.
+fn has_ct(timeline: &Timeline) -> bool {
+    let told = timeline.steps.iter().filter_map(|step| match &step.what {
+        What::Told(envelope) => Some(envelope),
+        _ => None,
+    });
+    timeline.start.iter().chain(told).any(|envelope| match &envelope.message {
+        Message::Filter(told) => {
+            told.filter.actions.iter().any(|action| matches!(&action.kind, ActionKind::Ct(ct) if !ct.clear))
+        }
+        _ => false,
+    })
 }

@@ -8,12 +8,14 @@
 //! | `ground`, `kernel` | ports, filters and frames in the kernel |
 //! | `run` | one case, recorded |
 //! | `mend` | fragments in the record, as they were sent |
-//! | `judge` | the record against the model |
+//! | `judge` | the record against the model, and against the merge |
+//! | `examine` | what must hold of each merged filter |
 //! | `shrink` | a case that fails, made small |
 //! | `recorded` | a recorded run as a case |
 //! | `random`, `own` | what the command does |
 
 mod case;
+mod examine;
 mod generate;
 mod ground;
 mod judge;

@@ -11,7 +11,8 @@ use crate::{
 use anyhow::{Context, Result};
 use clap::Args;
 use flowmerge::flower::{Port, print::printed};
-use std::{fs, path::PathBuf, time::Instant};
+use flowmerge_cli::replay::known::Known;
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf, time::Instant};
 
 /// Put random pipelines into the kernel, send random packets, and compare every frame and counter with the model's.
 ///
@@ -49,6 +50,21 @@ struct Sums {
     decided: u64,
     frames: u64,
     counters: u64,
+    merged: Merged,
+}
+
+/// The sums of what merged filters did.
+#[derive(Default)]
+struct Merged {
+    filters: u64,
+    handled: u64,
+    /// Of pipelines with `ct`: packets that filters decided, and those of them that merged filters handled.
+    ct_decided: u64,
+    ct_handled: u64,
+    known: BTreeMap<Known, u64>,
+    trailing: u64,
+    recomputed: u64,
+    excluded: u64,
 }
 
 /// Runs; whether nothing differs.
@@ -83,7 +99,7 @@ pub fn compare(options: &Options) -> Result<bool> {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{} pipelines ({} filters, {} refused by the kernel), {} packets ({} received at filters, {} decided) in {seconds:.1} s: \
-         {} frames and {} counters compared, seeds {} to {}; {}",
+         {} frames and {} counters compared; {}; seeds {} to {}; {}",
         sums.pipelines,
         sums.filters,
         sums.refused,
@@ -92,6 +108,7 @@ pub fn compare(options: &Options) -> Result<bool> {
         sums.decided,
         sums.frames,
         sums.counters,
+        sums.merged,
         options.seed,
         options.seed + sums.pipelines.max(1) - 1,
         if failed.is_empty() { "no difference".to_owned() } else { format!("DIFFERENT: seeds {failed:?}") }
@@ -109,6 +126,41 @@ impl Sums {
         self.decided += judgement.decided;
         self.frames += judgement.frames;
         self.counters += judgement.counters;
+        self.merged.add(judgement);
+    }
+}
+
+impl Merged {
+    fn add(&mut self, judgement: &Judgement) {
+        let Judgement { decided, handled, known, tally, .. } = judgement;
+        self.filters += tally.merged;
+        self.handled += handled;
+        if judgement.has_ct {
+            self.ct_decided += decided;
+            self.ct_handled += handled;
+        }
+        for (&known, count) in known {
+            *self.known.entry(known).or_default() += count;
+        }
+        self.trailing += tally.trailing;
+        self.recomputed += tally.recomputed;
+        self.excluded += tally.beside;
+    }
+}
+
+impl fmt::Display for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Merged { filters, handled, ct_decided, ct_handled, .. } = self;
+        let share = 100 * ct_handled / (*ct_decided).max(1);
+        write!(
+            f,
+            "{filters} merged filters handled {handled} packets, {share} % of those decided in pipelines with ct; "
+        )?;
+        write!(f, "{} excluded on a merged way; known differences:", self.excluded)?;
+        for known in [Known::Checksum, Known::Length, Known::Window] {
+            write!(f, " {} {known},", self.known.get(&known).unwrap_or(&0))?;
+        }
+        write!(f, " {} trailing bytes, {} checksums computed anew", self.trailing, self.recomputed)
     }
 }
 

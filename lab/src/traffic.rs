@@ -26,7 +26,11 @@ pub struct Traffic {
     unrest: usize,
     /// Of a hundred frames that arrive, so many are answered.
     talk: usize,
+    /// Of a hundred further packets, so many carry on a conversation.
+    chat: usize,
     sent: Vec<(Port, Vec<u8>)>,
+    /// Answers after which both sides have spoken, and go on.
+    spoken: Vec<(Port, Vec<u8>)>,
     /// How many frames that did not come in may be made up for.
     spare: usize,
     /// Whether there are fragments, which what the case began with decides.
@@ -38,7 +42,9 @@ impl Traffic {
     pub fn new(mut dice: Dice, universe: Universe, frames: usize) -> Traffic {
         let unrest = *dice.pick(&[0, 0, 0, 15]);
         let talk = *dice.pick(&[0, 60, 85, 95]);
-        Traffic { dice, universe, left: frames, unrest, talk, sent: Vec::new(), spare: 4 * frames, may_be_cut: None }
+        let chat = *dice.pick(&[0, 30, 60]);
+        let (sent, spoken) = (Vec::new(), Vec::new());
+        Traffic { dice, universe, left: frames, unrest, talk, chat, sent, spoken, spare: 4 * frames, may_be_cut: None }
     }
 
     /// What happens next, after these frames came out of ports. `None` when all is sent.
@@ -53,6 +59,11 @@ impl Traffic {
                 && let Some(spec) = hosts::answer(&mut self.dice, *port, frame)
             {
                 let frames = packets::frames(&mut self.dice, spec, may_be_cut);
+                if let [frame] = &frames[..]
+                    && hosts::goes_on(frame)
+                {
+                    keep(&mut self.spoken, &mut self.dice, (*port, frame.clone()));
+                }
                 round.extend(frames.into_iter().map(|frame| Step::Frame(*port, frame)));
             }
         }
@@ -64,11 +75,7 @@ impl Traffic {
         }
         for step in &round {
             if let Step::Frame(port, frame) = step {
-                let at = self.dice.below(KEPT);
-                match self.sent.len() < KEPT {
-                    true => self.sent.push((*port, frame.clone())),
-                    false => self.sent[at] = (*port, frame.clone()),
-                }
+                keep(&mut self.sent, &mut self.dice, (*port, frame.clone()));
             }
         }
         round.truncate(self.left);
@@ -89,8 +96,9 @@ impl Traffic {
 
     fn more(&mut self, case: &Case, may_be_cut: bool) -> (Port, Vec<Vec<u8>>) {
         let dice = &mut self.dice;
-        if !self.sent.is_empty() && dice.percent(45) {
-            let (port, frame) = dice.pick(&self.sent).clone();
+        let chats = !self.spoken.is_empty() && dice.percent(self.chat);
+        if chats || !self.sent.is_empty() && dice.percent(45) {
+            let (port, frame) = dice.pick(if chats { &self.spoken } else { &self.sent }).clone();
             if dice.percent(20) {
                 return (port, vec![frame]);
             }
@@ -121,6 +129,14 @@ impl Traffic {
             }
             _ => Planner::later(case, dice, &self.universe).filter(may_come).map(Step::Add),
         }
+    }
+}
+
+/// Keeps a frame to be sent again, in the place of another if there are many.
+fn keep(kept: &mut Vec<(Port, Vec<u8>)>, dice: &mut Dice, frame: (Port, Vec<u8>)) {
+    match kept.len() < KEPT {
+        true => kept.push(frame),
+        false => kept[dice.below(KEPT)] = frame,
     }
 }
 

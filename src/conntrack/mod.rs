@@ -84,6 +84,8 @@ pub enum NotQualified {
     Helper,
     /// Its sequence numbers are adjusted.
     SequenceAdjusted,
+    /// Its packets look alike in both directions.
+    OwnReply,
 }
 
 /// The TCP flags that decide whether a packet of an established connection may bypass conntrack, and their value where it may:
@@ -143,6 +145,10 @@ impl Connection {
         if self.seqadj {
             return Err(NotQualified::SequenceAdjusted);
         }
+        // In which direction conntrack finds a packet of such a tuple does not follow from the packet.
+        if self.original == self.reply {
+            return Err(NotQualified::OwnReply);
+        }
         match self.original.proto {
             proto::TCP if self.tcp != Some(TcpState::Established) => Err(NotQualified::NotEstablished),
             proto::TCP if !self.assured => Err(NotQualified::NotAssured),
@@ -175,7 +181,25 @@ impl fmt::Display for NotQualified {
             NotQualified::NotAssured => f.write_str("the TCP connection is not assured"),
             NotQualified::NoReply => f.write_str("no reply was seen on the UDP connection"),
             NotQualified::Helper => f.write_str("a conntrack helper reads the connection"),
+            NotQualified::OwnReply => f.write_str("the connection's packets look alike in both directions"),
             NotQualified::SequenceAdjusted => f.write_str("conntrack adjusts the connection's sequence numbers"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a packet from 10.0.0.1:80 to 10.0.0.1:80 Linux finds either direction: the flow table the original one, a lookup
+    /// the reply's.
+    #[test]
+    fn a_connection_that_is_its_own_reply_does_not_qualify() {
+        let host = "10.0.0.1".parse().expect("an address");
+        let tuple = Tuple { src: host, dst: host, proto: proto::UDP, src_port: 80, dst_port: 80 };
+        let own = Connection::established(5, tuple, tuple);
+        assert_eq!(own.qualifies(), Err(NotQualified::OwnReply));
+        let other = Tuple { dst_port: 81, ..tuple };
+        assert_eq!(Connection::established(5, other, other.inverse()).qualifies(), Ok(()));
     }
 }

@@ -111,6 +111,11 @@ impl Memory {
         self.slots.is_empty()
     }
 
+    /// An entry that is installed.
+    pub fn entry(&self, id: MergedId) -> Option<&Entry> {
+        Some(&self.slots.get(&id)?.entry)
+    }
+
     /// The entries that are installed, in no order.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.slots.values().map(|slot| &slot.entry)

@@ -8,12 +8,12 @@
 use super::{
     datapath::Datapath,
     ledger::{Identity, Ledger, Sent, Settled},
-    offload::Offload,
+    offload::{Arrival, Offload},
     timeline::{Step, Timeline, What},
     totals::Compared,
 };
 use flowmerge::{
-    conntrack::{ConnectionId, proto},
+    conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
     flower::{Counters, Field, FilterId, Key, Port},
     netlink::{FilterMessage, Message},
     walk::{Found, Hit, Walk},
@@ -21,7 +21,7 @@ use flowmerge::{
 use merge_model::{
     Outcome, Terminal, Verdict,
     conntrack::{
-        Info,
+        Conntrack, Info,
         observed::{Passage, Report, Reported, Tracker},
     },
 };
@@ -39,6 +39,24 @@ pub enum Fate {
     Handled,
 }
 
+/// A connection as a packet met it at a `ct`: the same one in every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// The zone.
+    pub zone: u16,
+    /// The tuple of the original direction.
+    pub original: Tuple,
+    /// The packet's direction.
+    pub direction: Direction,
+}
+
+impl Met {
+    /// A packet of this direction meets a connection.
+    pub fn new(connection: &Connection, direction: Direction) -> Met {
+        Met { zone: connection.zone, original: connection.original, direction }
+    }
+}
+
 /// A received frame and what the run made of it.
 pub struct Received {
     /// Number of the packet in the file.
@@ -49,6 +67,10 @@ pub struct Received {
     pub fate: Fate,
     /// The filters that it hit in software: hook, chain, priority, handle.
     pub hits: Vec<FilterId>,
+    /// What each `ct` of these filters found; nothing for a connection that is not in the table, or not yet.
+    pub met: Vec<Option<Met>>,
+    /// How many of their actions ran.
+    pub ran: usize,
     /// The merged filter that handled it.
     pub merged: Option<u64>,
     /// The frames sent.
@@ -135,17 +157,14 @@ struct Engine<'a> {
     arrived: Ledger<()>,
     /// Hardware's counters are read, and nothing has come in since.
     is_read: bool,
+    /// The run without hardware.
+    before: Option<&'a Run>,
     run: Run,
 }
 
-/// Runs a trace. `redirected` are the frames of which an earlier run without hardware found that they did not come from
-/// outside; `progress` is told each step's position.
-pub fn run(
-    timeline: &Timeline,
-    hardware: &mut dyn Offload,
-    redirected: BTreeSet<usize>,
-    progress: &dyn Fn(usize),
-) -> Run {
+/// Runs a trace. `before` is an earlier run without hardware, which knows what each frame is to come to, and which frames
+/// did not come from outside; `progress` is told each step's position.
+pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, before: Option<&Run>, progress: &dyn Fn(usize)) -> Run {
     let frames = |inbound: bool| {
         timeline.steps.iter().enumerate().filter_map(move |(at, step)| match &step.what {
             What::Received(port, bytes) if inbound => Some(sent(at, *port, bytes)),
@@ -169,7 +188,8 @@ pub fn run(
         sent: Ledger::new(frames(false)),
         arrived: Ledger::new(frames(true)),
         is_read: false,
-        run: Run { redirected, ..Run::default() },
+        before,
+        run: Run { redirected: before.map(|run| run.redirected.clone()).unwrap_or_default(), ..Run::default() },
     };
     for envelope in &timeline.start {
         engine.datapath.apply(&envelope.message, true, engine.hardware);
@@ -231,6 +251,8 @@ impl Engine<'_> {
             port,
             fate: Fate::Missed,
             hits: Vec::new(),
+            met: Vec::new(),
+            ran: 0,
             merged: None,
             sent: Vec::new(),
             doubt: None,
@@ -240,7 +262,15 @@ impl Engine<'_> {
         }
         // Before all is told nothing is merged.
         let ready = at >= self.timeline.ready;
-        let handled = ready.then(|| self.hardware.receive(port, bytes, step.time)).flatten();
+        // Each run receives the same frames, one by one.
+        let software = self.before.and_then(|run| run.received.get(self.run.received.len()));
+        let arrival = Arrival { port, frame: bytes, now: step.time, software };
+        let handled = ready.then(|| self.hardware.receive(arrival)).flatten();
+        self.tracker.begin(at, step.time, self.horizons[at]);
+        // What hardware handles is shown to conntrack all the same: it was, when the run was recorded, and a reset that comes
+        // later is judged by the data before it.
+        let Datapath { model, .. } = &mut self.datapath;
+        let outcome = model.receive(port, bytes, step.time, &mut self.tracker);
         if let Some(handled) = handled {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
@@ -248,14 +278,12 @@ impl Engine<'_> {
                 self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, None);
             }
             if handled.passes {
-                open.passage = self.timeline.has_ovs.then(Passage::default);
+                open.passage = self.timeline.has_ovs.then(|| self.tracker.missed());
                 self.sent.open(step.time, bytes, open);
             }
+            self.tell_changes();
             return self.run.received.push(received);
         }
-        self.tracker.begin(at, step.time, self.horizons[at]);
-        let Datapath { model, .. } = &mut self.datapath;
-        let outcome = model.receive(port, bytes, step.time, &mut self.tracker);
         for counted in &outcome.counted {
             let more = Counters::one(counted.bytes, step.time);
             self.datapath.count(counted.filter, counted.action, more);
@@ -264,6 +292,13 @@ impl Engine<'_> {
             self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, sent.random);
         }
         received.hits = outcome.hits.iter().map(|hit| hit.filter).collect();
+        let found = outcome.hits.iter().flat_map(|hit| &hit.found);
+        let met = found.map(|found| {
+            let found = found.filter(|f| f.confirmed)?;
+            Some(Met::new(self.tracker.connection(found.entry), found.direction))
+        });
+        received.met = met.collect();
+        received.ran = outcome.counted.len();
         let passes = match &outcome.verdict {
             Verdict::Decided(terminal) => {
                 received.fate = Fate::Decided;

@@ -2,7 +2,9 @@
 //! the record of what came of each walk, for the report.
 
 use super::{
-    offload::{Handled, Offload},
+    engine::{Met, Received},
+    known::{Known, has_wrong_length, known},
+    offload::{Arrival, Handled, Offload},
     totals,
 };
 use flowmerge::{
@@ -10,12 +12,15 @@ use flowmerge::{
     flower::{
         Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Kind, Port, filter::PROTOCOL_ALL,
     },
-    hardware::{Memory, MergedId},
+    hardware::{Entry, Memory, MergedId},
     merge::{Path, Refusal},
-    merger::{ConnectionEvent, Merger, NotRemoved, ReplaceError},
-    packet::apply::End,
+    merger::{ConnectionEvent, Merger, NotRemoved, Outcome, ReplaceError},
+    packet::{
+        self,
+        apply::{Applied, End, apply},
+    },
     table::Inserted,
-    walk::Walk,
+    walk::{Hit, Walk},
 };
 use merge_model::conntrack::observed::{Change, ChangeKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +35,34 @@ pub struct Record {
     pub connections: Vec<String>,
     /// What it handled.
     pub counters: Counters,
+    /// The walk that it came from.
+    pub walk: Walk,
+    /// What each `ct` of the walk found.
+    pub met: Vec<Option<Met>>,
+    /// How many actions of the parents run.
+    pub ran: usize,
+}
+
+impl Record {
+    /// Whether software took a packet the way that this describes, and sent these frames for it.
+    fn is_as_in(&self, software: &Received, applied: &Applied) -> bool {
+        let sent = applied.sent.iter().filter(|sent| !sent.ingress).map(|sent| (sent.port, &sent.frame));
+        self.parents == software.hits
+            && self.met == software.met
+            && self.ran == software.ran
+            && sent.eq(software.sent.iter().map(|(port, frame)| (*port, frame)))
+    }
+
+    /// Why software made something else of a frame, if that is one of the known differences.
+    fn why_not(&self, frame: &[u8], software: &Received) -> Option<Known> {
+        if self.parents.starts_with(&software.hits) && self.met.starts_with(&software.met) && software.ran < self.ran {
+            // `csum` drops what is too short to be summed up: nothing behind it runs, or counts.
+            return has_wrong_length(frame).then_some(Known::Length);
+        }
+        let first = self.met.iter().zip(&software.met).find(|(mine, found)| mine != found);
+        // Conntrack found nothing where this rests on a connection.
+        if matches!(first, Some((Some(_), None))) { known(frame) } else { None }
+    }
 }
 
 /// The merger, its hardware, and the record.
@@ -41,6 +74,10 @@ pub struct Merging {
     pub walks: totals::Walks,
     /// Merged filters and refusals, in numbers.
     pub merged: totals::Merged,
+    /// Packets that merged filters match and that software judges by more than a table looks at, left to it: by why.
+    pub known: BTreeMap<Known, u64>,
+    /// What became of the last walk.
+    pub last: Option<Outcome>,
     /// The refusals by reason, each in words with the number of walks.
     pub refusals: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// What hardware failed to do.
@@ -50,19 +87,28 @@ pub struct Merging {
     marked: BTreeSet<ConnectionId>,
 }
 
-impl Merging {
+impl Default for Merging {
     /// Nothing merged yet.
-    pub fn new() -> Merging {
+    fn default() -> Merging {
         Merging {
             merger: Merger::new(Memory::default()),
             records: BTreeMap::new(),
             walks: totals::Walks::default(),
             merged: totals::Merged::default(),
+            known: BTreeMap::new(),
+            last: None,
             refusals: BTreeMap::new(),
             failures: Vec::new(),
             paths: HashMap::new(),
             marked: BTreeSet::new(),
         }
+    }
+}
+
+impl Merging {
+    /// The library's own state.
+    pub fn merger(&self) -> &Merger<Memory> {
+        &self.merger
     }
 
     fn enter(&mut self, cookie: Cookie, filter: &Filter, inserted: Inserted) {
@@ -75,23 +121,38 @@ impl Merging {
             // It went into hardware at once.
             let all = self.merger.merged().map(|(id, _)| id);
             let new: Vec<MergedId> = all.filter(|id| !self.records.contains_key(&id.0)).collect();
-            new.into_iter().for_each(|id| self.record(id));
+            new.into_iter().for_each(|id| self.record_alone(id));
         }
     }
 
-    /// Notes a merged filter that was installed.
-    fn record(&mut self, id: MergedId) {
+    /// Notes a merged filter that was installed without a walk: a `skip_sw` filter's. Its walk is the filter alone.
+    fn record_alone(&mut self, id: MergedId) {
+        let table = self.merger.table();
+        let Some(merged) = table.merged(id) else { return };
+        let path = table.path_of(merged);
+        let hits = path.parents.iter().map(|parent| Hit { filter: parent.cookie, found: Vec::new() });
+        let walk = Walk { port: path.port, key: merged.matches.key, hits: hits.collect() };
+        self.record(id, &walk);
+    }
+
+    /// Notes a merged filter that was installed for a walk.
+    fn record(&mut self, id: MergedId, walk: &Walk) {
         let table = self.merger.table();
         let Some(merged) = table.merged(id) else { return };
         let path = table.path_of(merged);
         let cookies: Vec<Cookie> = path.parents.iter().map(|p| p.cookie).collect();
         let filter = |cookie: &Cookie| Some(table.filter(*cookie)?.filter.id);
         let connection = |c| table.connection(c).map(ToString::to_string);
+        let found = walk.hits.iter().flat_map(|hit| &hit.found);
+        let met = found.map(|found| found.and_then(|f| Some(Met::new(table.connection(f.connection)?, f.direction))));
         let record = Record {
             filter: as_filter(id, path.port, merged.matches, &merged.actions),
             parents: cookies.iter().filter_map(filter).collect(),
             connections: merged.connections.iter().filter_map(|&c| connection(c)).collect(),
             counters: Counters::default(),
+            walk: walk.clone(),
+            met: met.collect(),
+            ran: path.parents.iter().map(|parent| parent.ran.count_ones() as usize).sum(),
         };
         let paths = self.paths.entry(cookies).or_default();
         if !paths.contains(path) {
@@ -130,6 +191,23 @@ impl Merging {
             }
         }
         found_any && !is_excluded(&walk.key)
+    }
+
+    /// The merged filter that would take a frame, and what it would make of it; nothing is counted.
+    pub fn peek(&mut self, port: Port, frame: &[u8]) -> Option<(&Entry, Applied)> {
+        let key = packet::arrived(frame).with(Field::Indev, port.0.into());
+        let table = self.merger.hardware();
+        let entry = table.entry(table.lookup(port, &key)?)?;
+        let applied = apply(&entry.actions, entry.trim, frame).ok()?;
+        Some((entry, applied))
+    }
+
+    /// Why software made something else of a frame than the merged filter that matches it, for a reason that is known.
+    fn judged_otherwise(&mut self, port: Port, frame: &[u8], software: &Received) -> Option<Known> {
+        let (entry, applied) = self.peek(port, frame)?;
+        let id = entry.id.0;
+        let record = self.records.get(&id)?;
+        if record.is_as_in(software, &applied) { None } else { record.why_not(frame, software) }
     }
 
     fn failed(&mut self, done: Result<(), NotRemoved>) {
@@ -196,31 +274,37 @@ impl Offload for Merging {
         let changes_itself = self.changes_itself(&walk);
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
-        self.merger.walk(walk);
+        self.merger.walk(walk.clone());
         for (_, outcome) in self.merger.drain().walks {
-            match outcome {
+            match &outcome {
                 Ok(merge) => {
                     self.walks.established_merged += u64::from(established);
                     if merge.installed {
-                        self.record(merge.id);
+                        self.record(merge.id, &walk);
                     }
                 }
                 Err(refusal) => {
                     // The connection that it was a walk of is no more.
                     let is_over = changes_itself && matches!(refusal, Refusal::Changed { .. });
                     self.walks.established -= u64::from(established && is_over);
-                    self.refused(&refusal);
+                    self.refused(refusal);
                 }
             }
+            self.last = Some(outcome);
         }
     }
 
-    fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
+    fn receive(&mut self, arrival: Arrival) -> Option<Handled> {
         self.marked.clear();
+        let Arrival { port, frame, now, software } = arrival;
+        if let Some(known) = software.and_then(|software| self.judged_otherwise(port, frame, software)) {
+            *self.known.entry(known).or_default() += 1;
+            return None;
+        }
         let handled = self.merger.hardware().receive(port, frame, now)?;
         if !self.records.contains_key(&handled.id.0) {
             // A skip_sw filter at a port that came later, or again.
-            self.record(handled.id);
+            self.record_alone(handled.id);
         }
         if let Some(record) = self.records.get_mut(&handled.id.0) {
             record.counters.add(Counters::one(Counts::Ingress.bytes(frame), now));

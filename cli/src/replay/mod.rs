@@ -2,15 +2,17 @@
 //!
 //! First in software: every received frame through a model of TC (`engine`). Then with merged filters in hardware that take
 //! what they match, as they arise from the walks of the rest. Each time the frames sent and the filters' counters are
-//! held against the trace, in which the kernel's own are.
+//! held against the trace, in which the kernel's own are. Packets that hardware would take and that conntrack judges by more
+//! than their headers (`known`) are named, and go to software.
 
 mod counters;
 mod datapath;
 pub mod engine;
 mod frames;
+pub mod known;
 mod ledger;
 mod mended;
-mod merging;
+pub mod merging;
 pub mod offload;
 pub mod report;
 pub mod timeline;
@@ -24,7 +26,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merging::Merging;
 use offload::Offload;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
@@ -73,10 +75,10 @@ pub fn run(options: &Options) -> Result<bool> {
         Some(path) => Some((path, File::create(path).with_context(|| cannot_write(path))?)),
         None => None,
     };
-    let replayed = |name, hardware: &mut dyn Offload, redirected| {
+    let replayed = |name, hardware: &mut dyn Offload, before: Option<&Run>| {
         let bar = progress(name);
         bar.set_length(timeline.steps.len() as u64);
-        let run = engine::run(&timeline, hardware, redirected, &|at| {
+        let run = engine::run(&timeline, hardware, before, &|at| {
             // A terminal is not faster than that.
             if at % 256 == 0 {
                 bar.set_position(at as u64);
@@ -86,9 +88,9 @@ pub fn run(options: &Options) -> Result<bool> {
         run
     };
     bar.finish_and_clear();
-    let mut merging = Merging::new();
-    let software = replayed("software", &mut offload::Nothing, BTreeSet::new());
-    let hardware = replayed("hardware", &mut merging, software.redirected.clone());
+    let mut merging = Merging::default();
+    let software = replayed("software", &mut offload::Nothing, None);
+    let hardware = replayed("hardware", &mut merging, Some(&software));
 
     if let Some((path, file)) = lines {
         let write = || {
@@ -118,7 +120,12 @@ pub fn run(options: &Options) -> Result<bool> {
 
 /// The first run alone: every frame through the model.
 pub fn software(timeline: &Timeline) -> Run {
-    engine::run(timeline, &mut offload::Nothing, BTreeSet::new(), &|_| {})
+    engine::run(timeline, &mut offload::Nothing, None, &|_| {})
+}
+
+/// The second run: what hardware matches it handles alone, the rest goes through the model. `software` is the first.
+pub fn hardware(timeline: &Timeline, hardware: &mut dyn Offload, software: &Run) -> Run {
+    engine::run(timeline, hardware, Some(software), &|_| {})
 }
 
 fn sums(timeline: &Timeline, software: &Run, hardware: &Run, merging: &Merging) -> Totals {
@@ -137,6 +144,7 @@ fn sums(timeline: &Timeline, software: &Run, hardware: &Run, merging: &Merging) 
             handled: hardware.count(Fate::Handled),
             software: hardware.received.len() as u64 - hardware.count(Fate::Handled),
             result: hardware.compared,
+            known: merging.known.iter().map(|(known, count)| (known.to_string(), *count)).collect(),
         },
     }
 }

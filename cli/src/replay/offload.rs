@@ -1,11 +1,25 @@
 //! What stands in front of the software: nothing, or merged filters.
 
+use super::engine::Received;
 use flowmerge::{
     flower::{Cookie, Counters, Filter, Hook, Port},
     hardware::Sent,
     walk::Walk,
 };
 use merge_model::conntrack::observed::Change;
+
+/// A frame that arrives.
+#[derive(Clone, Copy)]
+pub struct Arrival<'a> {
+    /// The port.
+    pub port: Port,
+    /// The frame.
+    pub frame: &'a [u8],
+    /// Nanoseconds.
+    pub now: u64,
+    /// What an earlier run without hardware made of it.
+    pub software: Option<&'a Received>,
+}
 
 /// A frame that hardware handled alone.
 pub struct Handled {
@@ -35,8 +49,8 @@ pub trait Offload {
     fn connection(&mut self, change: &Change);
     /// A packet went through software.
     fn walk(&mut self, walk: Walk);
-    /// A frame arrives.
-    fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled>;
+    /// A frame arrives. `None` if it goes to software.
+    fn receive(&mut self, arrival: Arrival) -> Option<Handled>;
     /// What merged filters counted for each action of a filter.
     fn stats(&mut self, cookie: Cookie) -> Vec<Counters>;
 }
@@ -57,7 +71,7 @@ impl Offload for Nothing {
     fn port(&mut self, _: Port, _: bool) {}
     fn connection(&mut self, _: &Change) {}
     fn walk(&mut self, _: Walk) {}
-    fn receive(&mut self, _: Port, _: &[u8], _: u64) -> Option<Handled> {
+    fn receive(&mut self, _: Arrival) -> Option<Handled> {
         None
     }
     fn stats(&mut self, _: Cookie) -> Vec<Counters> {

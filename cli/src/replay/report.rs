@@ -197,7 +197,12 @@ pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
         hardware.handled,
         hardware.software,
         compared(&hardware.result)
-    )
+    )?;
+    for (why, count) in &hardware.known {
+        // Conntrack and `csum` read more of a packet than a table does.
+        writeln!(out, "known     {} of a merged filter left to software: {why}", many(*count, "packet"))?;
+    }
+    Ok(())
 }
 
 fn compared(c: &Compared) -> String {

@@ -76,6 +76,8 @@ pub struct Hardware {
     /// What came out and should have.
     #[serde(flatten)]
     pub result: Compared,
+    /// Those of the rest that a merged filter matches and that software judges by more than headers, by why.
+    pub known: BTreeMap<String, u64>,
 }
 
 /// Frames and counters compared with the kernel's.
@@ -112,7 +114,7 @@ mod tests {
                 r#""software":{"received":0,"decided":0,"missed":0,"frames":0,"identical":0,"counters":0,"counters_identical":0},"#,
                 r#""walks":{"recorded":0,"paths":0,"established":0,"established_merged":0},"#,
                 r#""merged":{"installed":0,"refused":{}},"#,
-                r#""hardware":{"handled":0,"software":0,"frames":0,"identical":0,"counters":0,"counters_identical":0}}"#
+                r#""hardware":{"handled":0,"software":0,"frames":0,"identical":0,"counters":0,"counters_identical":0,"known":{}}}"#
             )
         );
     }

@@ -46,6 +46,17 @@ pub fn answer(dice: &mut Dice, port: Port, frame: &[u8]) -> Option<Spec> {
     Some(spec)
 }
 
+/// Whether an answer leaves both sides free to go on: UDP, or TCP that neither opens nor closes.
+pub fn goes_on(frame: &[u8]) -> bool {
+    let key = arrived(frame);
+    let flags = key.get(Field::TcpFlags) as u16;
+    match key.get(Field::IpProto) as u8 {
+        ip::TCP => flags & (flag::ACK | flag::SYN | flag::FIN | flag::RST) == flag::ACK,
+        ip::UDP => true,
+        _ => false,
+    }
+}
+
 /// The next packet of the one who sent this frame into `port`.
 pub fn again(dice: &mut Dice, port: Port, frame: &[u8]) -> Option<Spec> {
     let mut spec = mirrored(port, frame)?;
@@ -144,9 +155,9 @@ fn tcp(spec: &mut Spec, dice: &mut Dice, segment: &[u8]) -> Option<()> {
         _ => {
             (spec.seq, spec.ack) = (ack, next);
             match dice.below(100) {
-                0..80 => flag::ACK | if spec.payload.is_empty() { 0 } else { flag::PSH },
-                80..92 => flag::FIN | flag::ACK,
-                92..95 => flag::RST,
+                0..86 => flag::ACK | if spec.payload.is_empty() { 0 } else { flag::PSH },
+                86..94 => flag::FIN | flag::ACK,
+                94..96 => flag::RST,
                 _ => flag::ACK,
             }
         }
