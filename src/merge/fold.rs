@@ -99,6 +99,17 @@ pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
     Some((ran, Control::Ok))
 }
 
+/// The action that makes it impossible to say which actions a packet runs: one that chooses, or goes back; else one that jumps.
+fn unforeseen(actions: &[Action]) -> &str {
+    let goes_back = |a: &&Action| {
+        matches!(a.kind, ActionKind::Gact { random: Some(_) })
+            || matches!(a.control, Control::Repeat | Control::Other(_))
+    };
+    let jumps = |a: &&Action| matches!(a.control, Control::Jump(_));
+    let action = actions.iter().find(goes_back).or_else(|| actions.iter().find(jumps));
+    action.or(actions.last()).map_or("none", Action::name)
+}
+
 /// A walk that cannot be merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -314,8 +325,7 @@ impl<'a> Fold<'a> {
     fn act(&mut self, step: &Step<'a>, filter: FilterId, port: Port, actions: &'a [Action]) -> Result<(), Refusal> {
         let Some((ran, mut end)) = sequence(actions) else {
             let why = "where it goes on does not follow from the packet alone";
-            let last = actions.last().map_or("none", Action::name);
-            return Err(Refusal::action(filter, last, why));
+            return Err(Refusal::action(filter, unforeseen(actions), why));
         };
         let mut mask = 0u32;
         let mut met = step.met.iter();
@@ -476,7 +486,10 @@ impl<'a> Fold<'a> {
         let l4 = met.connection.original.proto;
         known(&mut self.state, Field::EthType, 0xffff, parts.family as u128)?;
         known(&mut self.state, Field::AddrType, 0xffff, parts.addr_type)?;
-        known(&mut self.state, Field::IpProto, 0xff, l4 as u128)?;
+        if self.state.decide(filter, Field::IpProto)? != u128::from(l4) {
+            let why = "flower does not see the header that conntrack sees (an authentication header stands before it)";
+            return Err(Refusal::unfit(filter, "ct", why));
+        }
         self.state.exclude(filter, Field::IpFlags, ip_flags::FRAG, 0)?;
         if l4 == proto::TCP {
             let (mask, value) = TCP_BYPASS;

@@ -116,6 +116,16 @@ fn traps_11_a_fragment_that_meets_a_rewrite_of_ports_is_excluded() {
 }
 
 #[test]
+fn traps_11_conntrack_sees_behind_an_authentication_header_and_flower_does_not() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection::established(5, t, t.inverse());
+    let a = filter(0, 1, ip(), &[ct(5, false), output()]);
+    let behind = packet(t).with(Field::IpProto, 51).with(Field::TcpFlags, 0);
+    let refusal = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).merged(&behind).unwrap_err();
+    assert!(matches!(&refusal, Refusal::Unfit { action, .. } if action == "ct"), "{refusal}");
+}
+
+#[test]
 fn traps_11_what_is_asked_of_fragments_asks_nothing_of_ports() {
     let port = filter(0, 1, ip().exact(Field::IpProto, 6).exact(Field::DstPort, 80), &[drop()]);
     let fragments = filter(0, 2, ip().with(Field::IpFlags, 1, 1), &[output()]);
