@@ -3,15 +3,14 @@
 /// A mask of few bits, none of which can be spared, for which `enough` holds. `asked` are bits that cost nothing. If all bits are
 /// not enough, all. High bits are spared first, and low ones first: the smaller result counts.
 pub fn fewest(bits: u32, asked: u128, enough: impl Fn(u128) -> bool) -> u128 {
-    let ones = u128::MAX >> (128 - bits);
     let spare = |order: &mut dyn Iterator<Item = u32>| {
-        order.fold(ones & !asked, |mask, bit| {
+        order.fold(u128::MAX >> (128 - bits), |mask, bit| {
             let less = mask & !(1 << bit);
-            if less != mask && enough(less | asked) { less } else { mask }
+            if asked & 1 << bit == 0 && enough(less) { less } else { mask }
         })
     };
-    let (high_first, low_first) = (spare(&mut (0..bits).rev()), spare(&mut (0..bits)));
-    if low_first.count_ones() < high_first.count_ones() { low_first } else { high_first }
+    let both = [spare(&mut (0..bits).rev()), spare(&mut (0..bits))];
+    both.map(|mask| mask & !asked).into_iter().min_by_key(|mask| mask.count_ones()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -31,5 +30,14 @@ mod tests {
         assert!(sum(fewest(8, 0, sum)));
         assert_eq!(fewest(8, 0, sum).count_ones(), 5);
         assert_eq!(fewest(8, 0, |_| true), 0);
+        // Now the one order needs fewer, now the other; of two that need as many the first counts.
+        let above = |mask: u128| !Range { min: 130, max: 137 }.meets(mask as u16, 253 & mask as u16);
+        assert_eq!(fewest(16, 0, above), 0x40);
+        let sum = |mask: u128| {
+            !(0..256u128).any(|x| (x ^ 188) & mask == 0 && u128::from((x as u8).wrapping_add(169)) & 0x45 == 4)
+        };
+        assert_eq!(fewest(8, 0, sum), 1);
+        let below = |mask: u128| !Range { min: 15, max: 16 }.meets(mask as u16, 13 & mask as u16);
+        assert_eq!(fewest(16, 0, below), 0b11);
     }
 }

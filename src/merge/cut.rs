@@ -77,7 +77,7 @@ pub fn keep_out(
             for need in &shadow.needs {
                 let Some(field) = need.field() else { continue };
                 let mask = if let Needs::Bits { mask, .. } = *need { mask } else { field.ones() };
-                template.require(field, mask, packet.get(field) & mask);
+                template.require(field, mask, packet.get(field));
             }
             return Err(why(shadow));
         }
@@ -87,10 +87,11 @@ pub fn keep_out(
     // Connections that keep such a shadow out by themselves have a path of their own, without that cut.
     template.conditions.extend(conditions);
     let mut asked = template.known;
-    for Cut { field, mask } in choose(&left) {
+    let chosen = choose(&left);
+    for &Cut { field, mask } in &chosen {
         asked.set(field, packet.get(field), mask);
     }
-    give_back(&mut asked, template, &left);
+    give_back(&mut asked, &chosen, &left);
     for (field, mask) in asked.mask.fields() {
         let possible = template.require(field, mask, asked.key.get(field));
         debug_assert!(possible, "the packet meets its own template");
@@ -140,12 +141,9 @@ fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
 }
 
 /// Gives each bit of the cut back without which all shadows still stay out.
-fn give_back(asked: &mut Match, template: &Template, left: &[(&Shadow, Vec<Cut>)]) {
-    for &field in Field::ALL {
-        let mut cut = asked.mask.get(field) & !template.known.mask.get(field);
-        while cut != 0 {
-            let bit = 1 << cut.trailing_zeros();
-            cut &= !bit;
+fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)]) {
+    for &Cut { field, mask } in chosen {
+        for bit in (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0) {
             let mut less = *asked;
             less.mask.set(field, asked.mask.get(field) & !bit);
             less.key.set(field, asked.key.get(field) & !bit);

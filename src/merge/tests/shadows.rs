@@ -87,6 +87,29 @@ fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
     assert!(path.matches(&[&Connection::established(5, t22, t22.inverse())]).is_none());
 }
 
+/// The bits of the destination that a packet of 10.0.0.0/8 needs, for which these, as value and mask, are in front.
+fn cut_of(front: &[u128]) -> u128 {
+    let dst = |bits| ip().with(Field::Ipv4Dst, bits, bits);
+    let front: Vec<Filter> = front.iter().enumerate().map(|(i, &b)| filter(0, i as u16, dst(b), &[drop()])).collect();
+    let hit = filter(0, 99, ip().with(Field::Ipv4Dst, 0x0a000000, 0xff000000), &[output()]);
+    let case = Case::default().hit_with(&hit, &front.iter().collect::<Vec<_>>(), &[]);
+    let (matches, _) = case.merged(&packet(tcp(H1, 1, [10, 0, 0, 0], 2))).unwrap();
+    assert_eq!(matches.mask.get(Field::Ipv4Dst) & 0xff000000, 0xff000000, "what the filter asks for stays");
+    matches.mask.get(Field::Ipv4Dst) & 0x00ffffff
+}
+
+#[test]
+fn a_bit_that_keeps_out_several_shadows_is_taken_for_all_of_them() {
+    assert_eq!(cut_of(&[0b101, 0b110]), 0b100);
+    assert_eq!(cut_of(&[0b101, 0b011]), 0b001);
+}
+
+#[test]
+fn a_bit_that_others_make_spare_is_given_back() {
+    // Bit 0 keeps out most, and is taken first; those that need bits 1 and 2 make it spare.
+    assert_eq!(cut_of(&[0b011, 0b1011, 0b101, 0b1101, 0b010, 0b100]), 0b110);
+}
+
 #[test]
 fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
     let connection = |port| {
