@@ -225,38 +225,30 @@ impl<'a> Fold<'a> {
         cut::keep_out(&self.shadows, template, scene.key, &scene.connections)?;
         // The cut may leave a range that its bits tell, or bits that the range does.
         template.settle_ranges();
-        let kept: Vec<_> = self.state.excluded.iter().map(|&(_, field, mask)| (field, mask)).collect();
-        structure::spare(&mut template.known, &kept);
+        structure::spare(&mut template.known, &self.state.excluded);
         Ok(end)
     }
 
     /// What about the packet or its connections is not what has been asked for so far.
     fn otherwise(&mut self, scene: &Scene<'a>) -> Option<Otherwise> {
-        let settled = self.state.settle_asks() & self.state.template.settle_ranges();
+        // What cannot be settled this packet does not have.
+        self.state.settle_asks();
+        self.state.template.settle_ranges();
         let Some(filled) = self.state.template.fill(&scene.connections) else {
             return Some(Otherwise::Connection);
         };
         let differs = |f: Field| (filled.key.get(f) ^ scene.key.get(f)) & filled.mask.get(f) != 0;
         let field = Field::ALL.iter().copied().find(|&f| differs(f));
-        let ranges = filled.ranges().find(|(f, range)| !range.contains(scene.key.get(*f) as u16));
-        let ports = (!settled).then_some(Field::DstPort);
-        field.or(ranges.map(|r| r.0)).or(ports).map(Otherwise::Field)
+        let range = filled.ranges().find(|(f, range)| !range.contains(scene.key.get(*f) as u16));
+        field.or(range.map(|r| r.0)).map(Otherwise::Field)
     }
 
-    /// The packet does not match what its own walk asks: software must go on seeing such packets, or the record does not fit.
+    /// The packet does not match what its own walk asks: since which filter.
     fn off_its_own_way(&self, scene: &Scene<'a>, what: Otherwise) -> Refusal {
-        let mut excluded = self.state.excluded.iter();
-        if let Otherwise::Field(field) = what
-            && let Some(&(filter, field, _)) = excluded.find(|e| e.1 == field)
-        {
-            return Refusal::Excluded { filter, field };
-        }
-        // The first filter with which it no longer matches.
         let mut again = Fold::new(scene, self.ports);
         for step in &scene.steps {
-            if again.hit(step).is_err() {
-                break;
-            }
+            // The walk came by here before.
+            let _ = again.hit(step);
             if let Some(what) = again.otherwise(scene) {
                 return Refusal::Changed { filter: step.filter.id, what };
             }

@@ -62,8 +62,8 @@ pub struct State<'a> {
     pub template: Template,
     /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
     asks: Vec<Needs>,
-    /// What was asked for because software must go on seeing the other packets: by which filter, of which bits.
-    pub excluded: Vec<(FilterId, Field, u128)>,
+    /// What was asked for because software must go on seeing the other packets.
+    pub excluded: Vec<(Field, u128)>,
     /// Where an ethertype of the arrived packet must not be a tag's.
     pub untagged: Vec<(FilterId, Field)>,
     /// What was done.
@@ -174,7 +174,7 @@ impl<'a> State<'a> {
 
     /// Asks that `field & mask == value`, as software must go on seeing the others.
     pub fn exclude(&mut self, filter: FilterId, field: Field, mask: u128, value: u128) -> Result<(), Refusal> {
-        self.excluded.push((filter, field, mask));
+        self.excluded.push((field, mask));
         let excluded = Refusal::Excluded { filter, field };
         let meets = (self.now(self.view(field)) ^ value) & mask == 0;
         match self.require(filter, field, mask, Want::Known(value)) {
