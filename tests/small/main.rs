@@ -10,6 +10,7 @@
 //!   `FLOWMERGE_SMALL=100000 CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test -p flowmerge --test small -- --nocapture`.
 //! - `FLOWMERGE_SMALL_SEED=17`: this one alone, with all that is told of it. A failing pipeline tells its seed.
 //! - `FLOWMERGE_SMALL_FROM=100000`: from this seed on. `FLOWMERGE_SMALL_FAILURES=20`: stop after so many, not at the first.
+//! - `FLOWMERGE_SMALL_SHRINK=0`: a failing pipeline is not made smaller.
 
 mod actions;
 mod again;
@@ -44,6 +45,9 @@ fn failing(seed: u64, stats: &mut Stats) -> Option<String> {
         return None;
     }
     let failure = shrink::fails(&case)?;
+    if told("FLOWMERGE_SMALL_SHRINK") == Some(0) {
+        return Some(format!("{}: seed {seed}", failure.kind));
+    }
     let (small, failure) = shrink::shrunk(&case, failure);
     Some(format!(
         "{}: run it alone with FLOWMERGE_SMALL_SEED={seed}\n{}{}\n",
