@@ -1,6 +1,7 @@
 //! The merge by hand-made walks. A case is a list of filters that a packet hits, and what comes of it.
 
 mod checksums;
+mod others;
 mod shadows;
 
 use super::*;
@@ -106,6 +107,9 @@ impl<'a> Case<'a> {
         self
     }
     fn fold(&self, key: &Key) -> Result<(Path, Vec<&'a Connection>), Refusal> {
+        self.folded(key).map_err(Refusal::from)
+    }
+    fn folded(&self, key: &Key) -> Result<(Path, Vec<&'a Connection>), Box<Refused>> {
         let mut connections: Vec<&Connection> = Vec::new();
         let mut steps = Vec::new();
         for (i, CaseHit { filter, front, met }) in self.hits.iter().enumerate() {
