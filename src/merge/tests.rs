@@ -2,6 +2,7 @@
 
 mod checksums;
 mod others;
+mod ports;
 mod shadows;
 
 use super::*;
@@ -17,19 +18,26 @@ use crate::{
 const IN: Port = Port(1);
 const OUT: Port = Port(2);
 
-struct NoFilters;
-impl Ports for NoFilters {
-    fn is_down(&self, _: Port) -> bool {
-        false
+/// What there is at ports; nothing by default.
+#[derive(Clone, Default)]
+struct Around {
+    down: Vec<Port>,
+    egress: Vec<Port>,
+    ingress: Vec<Port>,
+    bound: Vec<(Port, u32)>,
+}
+impl Ports for Around {
+    fn is_down(&self, port: Port) -> bool {
+        self.down.contains(&port)
     }
-    fn has_egress_filters(&self, _: Port) -> bool {
-        false
+    fn has_egress_filters(&self, port: Port) -> bool {
+        self.egress.contains(&port)
     }
-    fn has_ingress_filters(&self, _: Port) -> bool {
-        false
+    fn has_ingress_filters(&self, port: Port) -> bool {
+        self.ingress.contains(&port)
     }
-    fn is_bound(&self, _: Port, _: u32) -> bool {
-        false
+    fn is_bound(&self, port: Port, block: u32) -> bool {
+        self.bound.contains(&(port, block))
     }
 }
 
@@ -89,6 +97,7 @@ fn packet(t: Tuple) -> Key {
 #[derive(Default)]
 struct Case<'a> {
     hits: Vec<CaseHit<'a>>,
+    around: Around,
 }
 
 /// A filter, the filters in front of it, and the connections that its `ct`s found.
@@ -125,7 +134,7 @@ impl<'a> Case<'a> {
             steps.push(Step { cookie: Cookie(i as u64), filter, in_front, met });
         }
         let scene = Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false };
-        Ok((fold(&scene, &NoFilters)?, connections))
+        Ok((fold(&scene, &self.around)?, connections))
     }
     fn merged(&self, key: &Key) -> Result<(Match, Vec<Action>), Refusal> {
         let (path, connections) = self.fold(key)?;
