@@ -57,6 +57,10 @@ fn pedit(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> Act
     let keys = vec![PeditKey { header, offset, mask, value, add: false, dynamic: None }];
     Action::new(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
 }
+fn add(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> Action {
+    let keys = vec![PeditKey { header, offset, mask, value, add: true, dynamic: None }];
+    Action::new(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe)
+}
 fn vlan(vlan: Vlan) -> Action {
     Action::new(ActionKind::Vlan(vlan), Control::Pipe)
 }
@@ -180,23 +184,14 @@ fn traps_2_a_masked_rewrite_leaves_and_may_flip_the_other_bits() {
 
 #[test]
 fn traps_2_add_is_told_where_it_is_one_whole_byte() {
-    let key = PeditKey {
-        header: PeditHeader::Ipv4,
-        offset: 8,
-        mask: [0, 0xff, 0xff, 0xff],
-        value: [255, 0, 0, 0],
-        add: true,
-        dynamic: None,
-    };
-    let add = Action::new(ActionKind::Pedit(Pedit { keys: vec![key], mend: false }), Control::Pipe);
-    let a = filter(0, 1, ip(), &[add.clone(), goto(1)]);
+    let ttl = add(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]);
+    let a = filter(0, 1, ip(), &[ttl, goto(1)]);
     let b = filter(1, 1, ip().exact(Field::IpTtl, 63), &[output()]);
     let (matches, _) = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
     assert_eq!(matches, ip().exact(Field::IpTtl, 64));
     // Two bytes at once carry the wrong way round: not told.
-    let ports = PeditKey { header: PeditHeader::Tcp, offset: 0, mask: [0, 0, 0xff, 0xff], value: [0, 1, 0, 0], ..key };
-    let add = Action::new(ActionKind::Pedit(Pedit { keys: vec![ports], mend: false }), Control::Pipe);
-    let a = filter(0, 1, ip(), &[add, goto(1)]);
+    let ports = add(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 1, 0, 0]);
+    let a = filter(0, 1, ip(), &[ports, goto(1)]);
     let b = filter(1, 1, ip().exact(Field::SrcPort, 2), &[output()]);
     let refusal = Case::default().hit(&a).hit(&b).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
     assert!(matches!(refusal, Refusal::Hidden { field: Field::SrcPort, .. }), "{refusal}");

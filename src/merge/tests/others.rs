@@ -23,15 +23,7 @@ fn the_bit_that_keeps_a_packet_in_software_keeps_others_there() {
 fn what_was_asked_until_then_tells_others() {
     let udp_port = pedit(PeditHeader::Tcp, 0, [0, 0, 0xff, 0xff], [0, 80, 0, 0]);
     let modify = vlan(Vlan::Modify { protocol: 0x8100, id: 5, prio: None });
-    let down = PeditKey {
-        header: PeditHeader::Ipv4,
-        offset: 8,
-        mask: [0, 0xff, 0xff, 0xff],
-        value: [255, 0, 0, 0],
-        add: true,
-        dynamic: None,
-    };
-    let down = Action::new(ActionKind::Pedit(Pedit { keys: vec![down], mend: false }), Control::Pipe);
+    let down = add(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]);
     let a = filter(0, 1, Match::default().exact(Field::IpTos, 4), &[modify, down, goto(1)]);
     let b = filter(1, 1, Match::default().with(Field::IpTtl, 0x30, 0xf0), &[udp_port, output()]);
     let key = packet(tcp(H1, 1, H2, 2)).with(Field::IpProto, 17).with(Field::IpTos, 4).with(Field::IpTtl, 0x38);
