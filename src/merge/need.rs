@@ -57,12 +57,8 @@ impl Needs {
     pub fn denied(&self, key: u128, known: u128) -> bool {
         match *self {
             Needs::Bits { mask, value, .. } => (key ^ value) & mask & known != 0,
-            Needs::Sum { add, mask, value, .. } => {
-                known != 0
-                    && !(0..256u128).any(|x| {
-                        (x ^ key) & known == 0 && (u128::from((x as u8).wrapping_add(add)) ^ value) & mask == 0
-                    })
-            }
+            Needs::Sum { add, mask, value, .. } => !(0..256u128)
+                .any(|x| (x ^ key) & known == 0 && (u128::from((x as u8).wrapping_add(add)) ^ value) & mask == 0),
             Needs::Range { kept, flip, range, .. } => {
                 let known = known as u16 & kept;
                 !range.meets(known | !kept, key as u16 & known ^ flip)
@@ -83,5 +79,53 @@ impl Needs {
             }
             Needs::Param(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a packet with this value of the field meets the need, as it is defined.
+    fn meets(need: &Needs, x: u128) -> bool {
+        match *need {
+            Needs::Bits { mask, value, .. } => x & mask == value,
+            Needs::Sum { add, mask, value, .. } => (x + u128::from(add)) % 256 & mask == value,
+            Needs::Range { kept, flip, range, .. } => range.contains(x as u16 & kept ^ flip),
+            Needs::Param(_) => false,
+        }
+    }
+
+    /// Denied and granted are what all packets with some bits have in common, tried one by one.
+    #[test]
+    fn what_no_packet_meets_is_denied_and_what_all_meet_is_granted() {
+        let mut state = 7u32;
+        let mut dice = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            u128::from(state >> 24)
+        };
+        let (mut denied, mut granted) = ([0; 3], [0; 3]);
+        for i in 0..6000 {
+            let (mask, key) = (dice(), dice());
+            let known = if i & 1 == 0 { dice() } else { dice() | dice() };
+            let port = Field::DstPort;
+            let (kind, need) = match i % 3 {
+                0 => (0, Needs::Bits { field: Field::IpTtl, mask, value: dice() & mask }),
+                1 => (1, Needs::Sum { field: Field::IpTtl, add: dice() as u8, mask, value: dice() & mask }),
+                _ => {
+                    let (a, b) = (dice() as u16, dice() as u16);
+                    let (kept, flip) = (mask as u16, dice() as u16);
+                    (2, Needs::Range { field: port, kept, flip, range: Range { min: a.min(b), max: a.max(b) } })
+                }
+            };
+            // Of a port only the low bits are free here.
+            let known = if kind == 2 { known | 0xff00 } else { known };
+            let packets: Vec<u128> = (0..256u128).filter(|x| (x ^ key) & known == 0).collect();
+            let (none, all) = (!packets.iter().any(|&x| meets(&need, x)), packets.iter().all(|&x| meets(&need, x)));
+            assert_eq!((need.denied(key, known), need.granted(key, known)), (none, all), "{need:?} {key:x} {known:x}");
+            denied[kind] += u32::from(none);
+            granted[kind] += u32::from(all);
+        }
+        assert!(denied.iter().chain(&granted).all(|&n| n > 50), "{denied:?} {granted:?}");
     }
 }
