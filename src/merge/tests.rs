@@ -1,6 +1,7 @@
 //! The merge by hand-made walks. A case is a list of filters that a packet hits, and what comes of it.
 
 mod checksums;
+mod connections;
 mod others;
 mod ports;
 mod shadows;
