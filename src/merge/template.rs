@@ -178,3 +178,139 @@ impl Template {
         filled.settle_ranges().then_some(filled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        conntrack::{Direction, Tuple, proto},
+        flower::Key,
+        merge::symbol::Part,
+    };
+    use proptest::prelude::*;
+
+    /// One thing that is asked, as it is defined.
+    #[derive(Clone, Copy, Debug)]
+    enum Ask {
+        Known(Field, u128, u128),
+        Param(Field, u128, Param, u128),
+        Range(Field, Range),
+        Is(Is),
+    }
+
+    impl Ask {
+        fn of(self, template: &mut Template) -> bool {
+            match self {
+                Ask::Known(field, mask, value) => template.require(field, mask, value & mask),
+                Ask::Param(field, mask, param, flip) => {
+                    template.require_param(field, mask, param, flip & mask);
+                    true
+                }
+                Ask::Range(field, range) => template.require_range(field, range),
+                Ask::Is(is) => {
+                    template.conditions.push(Condition::Holds(is));
+                    true
+                }
+            }
+        }
+        fn holds(self, packet: &Key, connections: &[&Connection]) -> bool {
+            match self {
+                Ask::Known(field, mask, value) => (packet.get(field) ^ value) & mask == 0,
+                Ask::Param(field, mask, param, flip) => {
+                    (packet.get(field) ^ param.value(connections) ^ flip) & mask == 0
+                }
+                Ask::Range(field, range) => range.contains(packet.get(field) as u16),
+                Ask::Is(Is::Bits { param, mask, value }) => param.value(connections) & mask == value,
+                Ask::Is(Is::Within { param, kept, flip, range }) => {
+                    range.contains(param.value(connections) as u16 & kept ^ flip)
+                }
+            }
+        }
+    }
+
+    fn port() -> impl Strategy<Value = Field> {
+        prop::sample::select(vec![Field::SrcPort, Field::DstPort])
+    }
+
+    fn param() -> impl Strategy<Value = Param> {
+        let parts = vec![Part::SrcPort, Part::DstPort, Part::NewSrcPort, Part::NewDstPort];
+        (0u8..2, any::<bool>(), prop::sample::select(parts)).prop_map(|(connection, reply, part)| {
+            let direction = if reply { Direction::Reply } else { Direction::Original };
+            Param { connection, direction, part }
+        })
+    }
+
+    fn mask() -> impl Strategy<Value = u128> {
+        prop_oneof![Just(0xffffu128), 0u128..8, Just(0xfffe)]
+    }
+
+    fn range() -> impl Strategy<Value = Range> {
+        (0u16..8, 0u16..8).prop_map(|(a, b)| Range { min: a.min(b), max: a.max(b) })
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        prop_oneof![
+            (port(), mask(), 0u128..8).prop_map(|(f, m, v)| Ask::Known(f, m, v)),
+            (port(), mask(), param(), prop_oneof![Just(0u128), 0u128..8])
+                .prop_map(|(f, m, p, x)| Ask::Param(f, m, p, x)),
+            (port(), range()).prop_map(|(f, r)| Ask::Range(f, r)),
+            (param(), mask(), 0u128..8).prop_map(|(param, mask, v)| Ask::Is(Is::Bits { param, mask, value: v & mask })),
+            (param(), 0u16..8, 0u16..8, range()).prop_map(|(param, kept, flip, range)| Ask::Is(Is::Within {
+                param,
+                kept,
+                flip,
+                range
+            })),
+        ]
+    }
+
+    fn connection() -> impl Strategy<Value = Connection> {
+        [0u16..4, 0..4, 0..4, 0..4].prop_map(|[a, b, c, d]| {
+            let tuple = |src_port, dst_port| Tuple {
+                src: [10, 0, 0, 1].into(),
+                dst: [10, 0, 0, 2].into(),
+                proto: proto::UDP,
+                src_port,
+                dst_port,
+            };
+            Connection::new(0, tuple(a, b), tuple(c, d))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn a_template_asks_for_all_that_was_asked_and_nothing_else(
+            asks in prop::collection::vec(ask(), 1..5),
+            connections in [connection(), connection()],
+            settled in any::<bool>(),
+        ) {
+            let connections = [&connections[0], &connections[1]];
+            let mut template = Template::default();
+            let mut possible = asks.iter().all(|ask| ask.of(&mut template));
+            if settled {
+                possible &= template.settle_ranges();
+            }
+            let filled = template.fill(&connections).filter(|_| possible);
+            for (src, dst) in (0..8u128).flat_map(|s| (0..8u128).map(move |d| (s, d))) {
+                let packet = Key::ZERO.with(Field::SrcPort, src).with(Field::DstPort, dst);
+                let want = asks.iter().all(|ask| ask.holds(&packet, &connections));
+                let got = filled.is_some_and(|m| m.fits(&packet));
+                prop_assert_eq!(got, want, "{} {} {:?}", src, dst, template);
+            }
+        }
+    }
+
+    #[test]
+    fn not_all_keeps_out_only_what_all_say() {
+        let is = |n| Is::Bits {
+            param: Param { connection: 0, direction: Direction::Original, part: Part::Mark },
+            mask: n,
+            value: n,
+        };
+        let not_all = Template { conditions: vec![Condition::NotAll(vec![is(1), is(2)])], ..Template::default() };
+        let t = Tuple { src: [1; 4].into(), dst: [2; 4].into(), proto: proto::UDP, src_port: 1, dst_port: 2 };
+        let fits = |mark| not_all.fill(&[&Connection { mark, ..Connection::new(0, t, t.inverse()) }]).is_some();
+        assert_eq!([0, 1, 2, 3].map(fits), [true, true, true, false]);
+    }
+}
