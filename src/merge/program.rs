@@ -186,7 +186,8 @@ fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
     }
     writes.retain(|w| *w != Write::Csum(CsumFlags::empty()));
     // No checksum covers the Ethernet header, so its rewrites can all come first.
-    writes.sort_by_key(|w| !matches!(w, Write::Key(key) if key.header == PeditHeader::Ethernet));
+    let is_ethernet = |key: &PeditKey| key.header == PeditHeader::Ethernet;
+    writes.sort_by_key(|w| !matches!(w, Write::Key(key) | Write::Mended(key) if is_ethernet(key)));
 
     let mut out = Vec::new();
     let mut group = Group::default();

@@ -218,7 +218,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::dissect::arrived;
+    use crate::{merge::tests::cases, packet::dissect::arrived};
     use proptest::prelude::*;
 
     /// Frames of headers put together by chance, most of them in an order that makes sense.
@@ -260,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(cases(1500))]
         #[test]
         fn what_follows_holds_of_every_packet(
             frame in frame(), fields in prop::collection::vec((prop::sample::select(Field::ALL.to_vec()), any::<bool>()), 1..6)

@@ -185,7 +185,7 @@ mod tests {
     use crate::{
         conntrack::{Direction, Tuple, proto},
         flower::Key,
-        merge::symbol::Part,
+        merge::{symbol::Part, tests::cases},
     };
     use proptest::prelude::*;
 
@@ -278,7 +278,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #![proptest_config(cases(1000))]
         #[test]
         fn a_template_asks_for_all_that_was_asked_and_nothing_else(
             asks in prop::collection::vec(ask(), 1..5),

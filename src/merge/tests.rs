@@ -2,6 +2,7 @@
 
 mod checksums;
 mod connections;
+mod frames;
 mod others;
 mod ports;
 mod shadows;
@@ -15,6 +16,12 @@ use crate::{
         field::{ct_state, tcp_flags},
     },
 };
+
+/// As many cases as `PROPTEST_CASES` says, or these.
+pub fn cases(cases: u32) -> proptest::test_runner::Config {
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    proptest::test_runner::Config { cases: told.unwrap_or(cases), ..Default::default() }
+}
 
 const IN: Port = Port(1);
 const OUT: Port = Port(2);
