@@ -90,7 +90,7 @@ mod tests {
     fn meets(need: &Needs, x: u128) -> bool {
         match *need {
             Needs::Bits { mask, value, .. } => x & mask == value,
-            Needs::Sum { add, mask, value, .. } => (x + u128::from(add)) % 256 & mask == value,
+            Needs::Sum { add, mask, value, .. } => ((x + u128::from(add)) % 256) & mask == value,
             Needs::Range { kept, flip, range, .. } => range.contains(x as u16 & kept ^ flip),
             Needs::Param(_) => false,
         }

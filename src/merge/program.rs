@@ -443,6 +443,8 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
                 }
                 push(ActionKind::Pedit(Pedit { keys: early, mend }), Control::Pipe);
                 let again = match rest {
+                    // What adds to a checksum must find it as it is there.
+                    _ if late.iter().any(|key| key.add && decides_checksum(key)) => None,
                     [Instruction::Fixed(ActionKind::Csum(flags), _), ..] => Some(*flags),
                     _ => None,
                 };

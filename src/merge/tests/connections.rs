@@ -7,11 +7,11 @@ fn ct_with(edit: Ct) -> Action {
 }
 /// The address and port of one end that the actions leave written, if they do.
 fn written(actions: &[Action], header: PeditHeader, offset: i32) -> Option<[u8; 4]> {
-    let keys = actions.iter().flat_map(|a| match &a.kind {
+    let mut keys = actions.iter().rev().flat_map(|a| match &a.kind {
         ActionKind::Pedit(p) => p.keys.clone(),
         _ => vec![],
     });
-    keys.filter(|k| (k.header, k.offset) == (header, offset)).last().map(|k| k.value)
+    keys.find(|k| (k.header, k.offset) == (header, offset)).map(|k| k.value)
 }
 
 #[test]
