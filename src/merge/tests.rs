@@ -5,7 +5,9 @@ mod connections;
 mod frames;
 mod others;
 mod ports;
+mod rewrites;
 mod shadows;
+mod tags;
 
 use super::*;
 use crate::{
