@@ -111,6 +111,21 @@ fn a_bit_that_others_make_spare_is_given_back() {
 }
 
 #[test]
+fn a_bit_of_another_field_is_given_back_too() {
+    // The same, where the bit that keeps out most is the source's.
+    let both = |src: bool, dst: u128| {
+        let m = ip().with(Field::Ipv4Dst, dst, dst);
+        if src { m.with(Field::Ipv4Src, 2, 2) } else { m }
+    };
+    let front = [both(true, 1), both(true, 1 | 8), both(true, 4), both(true, 4 | 8), both(false, 1), both(false, 4)];
+    let front: Vec<Filter> = (0..).zip(front).map(|(i, m)| filter(0, i, m, &[drop()])).collect();
+    let hit = filter(0, 99, ip(), &[output()]);
+    let case = Case::default().hit_with(&hit, &front.iter().collect::<Vec<_>>(), &[]);
+    let (matches, _) = case.merged(&packet(tcp(H1, 1, [10, 0, 0, 0], 2))).unwrap();
+    assert_eq!(matches, ip().with(Field::Ipv4Dst, 0, 5));
+}
+
+#[test]
 fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
     let connection = |port| {
         let t = tcp(H1, 1000, H2, port);
