@@ -277,10 +277,11 @@ impl<'a> Fold<'a> {
                 return Some(template);
             }
         }
-        let untagged = std::mem::take(&mut self.state.untagged);
-        let possible = untagged.iter().all(|&(_, f)| self.state.template.require(f, f.ones(), arrived.get(f)));
-        let settled = self.state.settle_asks() & self.state.template.settle_ranges();
-        (possible && settled).then(|| std::mem::take(&mut self.state.template))
+        for (_, field) in std::mem::take(&mut self.state.untagged) {
+            self.state.template.require(field, field.ones(), arrived.get(field));
+        }
+        self.state.settle_asks();
+        Some(std::mem::take(&mut self.state.template))
     }
 
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {

@@ -210,14 +210,13 @@ impl<'a> State<'a> {
     }
 
     /// Asks for bits of the packet that make sure of what masks cannot express, as few as it takes beside those asked for.
-    /// False if the packet does not have what is asked for already.
-    pub fn settle_asks(&mut self) -> bool {
-        std::mem::take(&mut self.asks).iter().all(|need| {
-            let Some(field) = need.field() else { return true };
+    pub fn settle_asks(&mut self) {
+        for need in std::mem::take(&mut self.asks) {
+            let Some(field) = need.field() else { continue };
             let (now, asked) = (self.arrived.get(field), self.template.known.mask.get(field));
             let mask = bits::fewest(field.row().bits.into(), asked, |mask| need.granted(now, mask));
-            self.template.require(field, mask, now & mask)
-        })
+            self.template.require(field, mask, now & mask);
+        }
     }
 
     /// The field's value for this packet; what it depends on of the arrived packet is asked for.

@@ -389,6 +389,17 @@ fn traps_16_jump_starts_again_and_skips() {
     let a = filter(0, 1, ip(), &[on, jump, output()]);
     let refusal = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
     assert!(matches!(&refusal, Refusal::Action { action, .. } if action == "csum"), "{refusal}");
+    // What goes back, or chooses, is named rather than what jumps.
+    use crate::flower::action::Random;
+    let jump = Action::gact(Control::Jump(2));
+    let again = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Repeat);
+    let dice = ActionKind::Gact { random: Some(Random { kind: 1, value: 2, control: Control::Ok }) };
+    for (odd, name) in [(again, "csum"), (Action::new(dice, Control::Pipe), "gact")] {
+        let edit = Action::new(ActionKind::Skbedit(Default::default()), Control::Jump(2));
+        let a = filter(0, 1, ip(), &[jump.clone(), drop(), odd, edit, output()]);
+        let refusal = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Action { action, .. } if action == name), "{refusal}");
+    }
     assert_eq!(sequence(&[ct(1, false)]), Some((vec![0], Control::Ok)), "a list that runs out passes");
 }
 

@@ -1,6 +1,102 @@
 //! What is written and sent, in how many actions, and with which checksums.
 
 use super::*;
+use crate::{
+    flower::action::Skbedit,
+    merge::program::{Builder, Instruction, left_stale},
+    packet::apply::Trim,
+};
+
+fn word(header: PeditHeader, offset: i32, mask: [u8; 4], value: [u8; 4]) -> PeditKey {
+    PeditKey { header, offset, mask, value, add: false, dynamic: None }
+}
+
+#[test]
+fn only_what_is_written_leaves_a_checksum_stale() {
+    use PeditHeader::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
+    let (none, l4) = (CsumFlags::empty(), CsumFlags::TCP | CsumFlags::UDP);
+    for (header, offset, mask, value, stale) in [
+        (Ipv4, 12, [0xff; 4], [0; 4], none),
+        (Ipv4, 12, [0xff; 4], [0, 0, 0, 1], CsumFlags::IPV4 | l4),
+        (Ipv4, 16, [0xff, 0xff, 0xff, 0], [0; 4], CsumFlags::IPV4 | l4),
+        (Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0], CsumFlags::IPV4),
+        (Ipv6, 4, [0xff, 0xff, 0xff, 0], [0; 4], none),
+        (Ipv6, 8, [0; 4], [0; 4], l4),
+        (Ipv6, 36, [0xff, 0xff, 0xff, 0], [0; 4], l4),
+        (Tcp, 16, [0xff, 0xff, 0xff, 0], [0; 4], CsumFlags::TCP),
+        (Udp, 0, [0; 4], [0; 4], CsumFlags::UDP),
+        (Udp, 0, [0xff; 4], [0; 4], none),
+        (Ethernet, 0, [0; 4], [0; 4], none),
+    ] {
+        assert_eq!(left_stale(&word(header, offset, mask, value)), stale, "{header:?} {offset} {mask:?} {value:?}");
+    }
+}
+
+#[test]
+fn a_checksum_before_its_length_is_rewritten_is_computed() {
+    let mut builder = Builder::default();
+    builder.checksum(CsumFlags::UDP);
+    builder.rewrite(word(PeditHeader::Udp, 4, [0, 0, 0xff, 0xff], [0, 9, 0, 0]), false);
+    builder.checksum(CsumFlags::UDP);
+    builder.send(OUT, false);
+    let names = |i: &Instruction| match i {
+        Instruction::Fixed(kind, _) => Action::new(kind.clone(), Control::Pipe).name().to_string(),
+        Instruction::Translate { .. } => "translate".into(),
+    };
+    let names: Vec<_> = builder.finish(Control::Shot).instructions.iter().map(names).collect();
+    assert_eq!(names, ["csum", "pedit", "csum", "mirred"]);
+}
+
+#[test]
+fn a_word_that_is_mended_after_it_was_written_comes_after() {
+    let plain = word(PeditHeader::Ipv4, 12, [0; 4], H1);
+    for (offset, mended_first) in [(12, false), (16, true)] {
+        let mut builder = Builder::default();
+        builder.rewrite(plain, false);
+        builder.rewrite(word(PeditHeader::Ipv4, offset, [0; 4], H2), true);
+        builder.send(OUT, false);
+        let mends = |i: &Instruction| matches!(i, Instruction::Fixed(ActionKind::Pedit(p), _) if p.mend);
+        let program = builder.finish(Control::Shot);
+        assert_eq!(mends(&program.instructions[0]), mended_first, "{offset}");
+        assert_eq!(program.instructions.len(), 3);
+    }
+}
+
+#[test]
+fn metadata_is_set_once_and_the_packet_type_waits_for_the_stack() {
+    let edit = |e| Action::new(ActionKind::Skbedit(e), Control::Pipe);
+    let none = Skbedit::default();
+    let first = Skbedit { mark: Some((1, 1)), priority: Some(4), ptype: Some(0), ..none };
+    let second = Skbedit { mark: Some((2, 2)), queue: Some(7), ..none };
+    let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    let actions = [edit(first), edit(second), copy.clone(), edit(none), Action::gact(Control::Ok)];
+    let a = filter(0, 1, ip(), &actions);
+    let (_, merged) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    let both = Skbedit { mark: Some((2, 2)), queue: Some(7), priority: Some(4), ..none };
+    let ptype = Skbedit { ptype: Some(0), ..none };
+    assert_eq!(merged, [edit(both), copy, edit(ptype), Action::gact(Control::Ok)]);
+    let into = Action::new(ActionKind::Mirred(Mirred { port: OUT, ingress: true, mirror: false }), Control::Stolen);
+    let a = filter(0, 1, ip(), &[edit(first), into.clone()]);
+    let (_, merged) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    assert_eq!(merged, [edit(first), into], "what is let in goes to the stack, too");
+}
+
+#[test]
+fn the_first_ct_cuts_off_what_follows() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection::established(5, t, t.inverse());
+    let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
+    for (actions, trim) in [
+        (vec![output()], Trim::Never),
+        (vec![ct(5, false), output()], Trim::Before(0)),
+        (vec![copy.clone(), ct(5, false), copy.clone(), ct(5, false), output()], Trim::Before(1)),
+    ] {
+        let a = filter(0, 1, ip(), &actions);
+        let met = [(&c, Direction::Original); 2];
+        let (path, connections) = Case::default().hit_with(&a, &[], &met).fold(&packet(t)).unwrap();
+        assert_eq!(path.actions(&connections, true).1, trim, "{actions:?}");
+    }
+}
 
 #[test]
 fn traps_16_a_mirror_sends_the_packet_as_it_is_there() {

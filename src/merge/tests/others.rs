@@ -17,6 +17,12 @@ fn the_bit_that_keeps_a_packet_in_software_keeps_others_there() {
         assert_eq!(others.known, Match::default().with(Field::TcpFlags, value, bit), "{flags:#x}");
         assert_eq!((others.terms, others.conditions), (vec![], vec![]));
     }
+    // The filter asks for PSH, and the packet has it: only that ACK is missing keeps it in software.
+    let psh = ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 8, 8);
+    let a = filter(0, 1, psh, &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
+    let others = others(&case, &packet(t).with(Field::TcpFlags, 8)).unwrap();
+    assert_eq!(others.known, Match::default().with(Field::TcpFlags, 0, 0x10));
 }
 
 #[test]

@@ -116,10 +116,19 @@ fn conntrack_s_findings_do_not_enter_the_next_port() {
 fn the_fifth_redirect_into_a_port_drops_and_does_not_count() {
     let ports = [IN, OUT, THIRD, Port(4), Port(5), Port(6)];
     let all = Around { ingress: ports.to_vec(), ..Around::default() };
-    let hop = |i: usize| at(ports[i], filter(0, 1, ip(), &[mirred(ports[i + 1], true, false, Control::Stolen)]));
+    let edit = Action::new(ActionKind::Skbedit(Default::default()), Control::Pipe);
+    let redirect = |i: usize| mirred(ports[i + 1], true, false, Control::Stolen);
+    let hop = |i: usize| at(ports[i], filter(0, 1, ip(), &[edit.clone(), redirect(i)]));
     let hops: Vec<Filter> = (0..5).map(hop).collect();
     let (ran, actions) = folded(&hops.iter().collect::<Vec<_>>(), all).unwrap();
-    assert_eq!((ran, actions), (vec![1, 1, 1, 1, 0], vec![drop()]));
+    assert_eq!((ran, actions), (vec![3, 3, 3, 3, 1], vec![drop()]));
+}
+
+#[test]
+fn each_port_that_is_sent_to_is_remembered_once() {
+    let a = filter(0, 1, ip(), &[mirror(THIRD), mirror(OUT), mirror(THIRD), output()]);
+    let (path, _) = Case::default().hit(&a).fold(&key()).unwrap();
+    assert_eq!(path.targets, [THIRD, OUT]);
 }
 
 #[test]
