@@ -516,6 +516,21 @@ mod tests {
     }
 
     #[test]
+    fn a_word_overlaps_a_field_if_writing_all_of_it_changes_the_field() {
+        for &field in Field::ALL {
+            for header in [PeditHeader::Ethernet, PeditHeader::Ipv4, PeditHeader::Ipv6, PeditHeader::Tcp] {
+                for offset in (0..48).step_by(4) {
+                    let key = set(header, offset, [0; 4], [0; 4]);
+                    let there = field.row().places.iter().filter(|p| pedit_header(p.header) == Some(header));
+                    let changes =
+                        there.copied().any(|p| write(Value::arrived(field), &key, field, p).kept != field.ones());
+                    assert_eq!(overlaps(&key, field), changes, "{field} {header:?} {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
         let ttl = PeditKey { add: true, ..set(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]) };
         let mut builder = Builder::default();

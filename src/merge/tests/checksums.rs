@@ -20,6 +20,9 @@ fn only_what_is_written_leaves_a_checksum_stale() {
         (Ipv4, 12, [0xff; 4], [0, 0, 0, 1], CsumFlags::IPV4 | l4),
         (Ipv4, 16, [0xff, 0xff, 0xff, 0], [0; 4], CsumFlags::IPV4 | l4),
         (Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0], CsumFlags::IPV4),
+        (Ipv4, 8, [0xff; 4], [0; 4], none),
+        (Tcp, 0, [0xff; 4], [0; 4], none),
+        (Ipv6, 8, [0xff; 4], [0; 4], none),
         (Ipv6, 4, [0xff, 0xff, 0xff, 0], [0; 4], none),
         (Ipv6, 8, [0; 4], [0; 4], l4),
         (Ipv6, 36, [0xff, 0xff, 0xff, 0], [0; 4], l4),
@@ -45,6 +48,41 @@ fn a_checksum_before_its_length_is_rewritten_is_computed() {
     };
     let names: Vec<_> = builder.finish(Control::Shot).instructions.iter().map(names).collect();
     assert_eq!(names, ["csum", "pedit", "csum", "mirred"]);
+}
+
+/// The names of a translation's actions and of what follows, where checksums are only computed anew.
+fn anew(steps: &[Action]) -> Vec<String> {
+    let t = tcp(H1, 1000, VIP, 80);
+    let c = Connection::established(3, t, tcp(H2, 80, H1, 1000));
+    let actions = [&[ct(3, true)], steps, &[output()]].concat();
+    let a = filter(0, 1, ip(), &actions);
+    let (path, connections) = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).fold(&packet(t)).unwrap();
+    let name = |a: &Action| match &a.kind {
+        ActionKind::Csum(flags) => format!("{flags:?}"),
+        _ => a.name().to_string(),
+    };
+    path.actions(&connections, false).0.iter().map(name).collect()
+}
+
+#[test]
+fn checksums_are_computed_together_unless_something_must_stay_stale() {
+    let csum = |flags| Action::new(ActionKind::Csum(flags), Control::Pipe);
+    let ttl = pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [9, 0, 0, 0]);
+    let id = pedit(PeditHeader::Ipv4, 4, [0, 0, 0xff, 0xff], [9, 9, 0, 0]);
+    let (ipv4, both) = ("CsumFlags(IPV4)", "CsumFlags(IPV4 | TCP)");
+    assert_eq!(anew(&[]), ["pedit", both, "mirred"]);
+    assert_eq!(anew(&[csum(CsumFlags::TCP)]), ["pedit", both, "mirred"]);
+    assert_eq!(anew(&[ttl.clone(), csum(CsumFlags::IPV4)]), ["pedit", "pedit", both, "mirred"]);
+    // Nobody asks for the header's checksum behind these two.
+    let stale = anew(&[ttl, id, csum(CsumFlags::TCP)]);
+    assert_eq!(stale, ["pedit", ipv4, "pedit", "CsumFlags(TCP)", "mirred"]);
+    // What is added to a checksum carries by what it is.
+    let carry = add(PeditHeader::Tcp, 16, [0xff, 0xff, 0, 0xff], [0, 5, 1, 0]);
+    assert_eq!(anew(&[carry, csum(CsumFlags::TCP)]), ["pedit", both, "pedit", "CsumFlags(TCP)", "mirred"]);
+    let beside = add(PeditHeader::Tcp, 4, [0, 0xff, 0xff, 0xff], [1, 0, 0, 0]);
+    assert_eq!(anew(&[beside, csum(CsumFlags::TCP)]), ["pedit", "pedit", both, "mirred"]);
+    let set = pedit(PeditHeader::Tcp, 16, [0xff, 0xff, 0, 0xff], [0, 0, 1, 0]);
+    assert_eq!(anew(&[set, csum(CsumFlags::TCP)]), ["pedit", "pedit", both, "mirred"]);
 }
 
 #[test]
