@@ -7,6 +7,7 @@ mod others;
 mod ports;
 mod rewrites;
 mod shadows;
+mod symbols;
 mod tags;
 
 use super::*;
