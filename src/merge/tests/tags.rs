@@ -170,3 +170,25 @@ fn skbedit_that_inherits_reads_the_ip_header() {
     let (matches, _) = Case::default().hit(&a).merged(&whole).unwrap();
     assert_eq!(matches, a.matches);
 }
+
+#[test]
+fn the_ip_header_is_found_where_it_was_before_the_tags() {
+    let push = || vlan(Vlan::Push { protocol: 0x8100, id: 9, prio: 0 });
+    let pop = || vlan(Vlan::Pop);
+    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let two = [(0x88a8, 1), (0x8100, 2)];
+    let cases: [(&[_], &[Action], bool); 6] = [
+        (&[], &[push(), push(), push()], true),
+        (&two[..1], &[push(), push()], true),
+        // The kernel looks behind one tag only.
+        (&two, &[], false),
+        (&two, &[pop()], true),
+        (&two, &[push(), pop(), pop()], true),
+        (&two, &[push()], false),
+    ];
+    for (tags, tagging, merges) in cases {
+        let a = filter(0, 1, Match::default(), &[tagging, &[dst.clone(), output()]].concat());
+        let done = Case::default().hit(&a).merged(&arrived(&frame(tags, false)));
+        assert_eq!(done.is_ok(), merges, "{tags:?} {tagging:?} {done:?}");
+    }
+}
