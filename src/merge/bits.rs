@@ -37,6 +37,9 @@ mod tests {
             !(0..256u128).any(|x| (x ^ 188) & mask == 0 && u128::from((x as u8).wrapping_add(169)) & 0x45 == 4)
         };
         assert_eq!(fewest(8, 0, sum), 1);
+        // What is asked for anyway is not spared for the sake of others.
+        let far = |mask: u128| !Range { min: 122, max: 142 }.meets(mask as u16, 95 & mask as u16);
+        assert_eq!(fewest(8, 0x10, |mask| far(mask | 0xff00)), 0x20);
         let below = |mask: u128| !Range { min: 15, max: 16 }.meets(mask as u16, 13 & mask as u16);
         assert_eq!(fewest(16, 0, below), 0b11);
     }

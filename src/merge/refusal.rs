@@ -339,3 +339,72 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flower::Hook;
+
+    fn id(handle: u32) -> FilterId {
+        FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio: 1, protocol: 0x800, handle }
+    }
+
+    /// Each with its name, whether it names the filter in front as its reason, and how far it reaches.
+    #[test]
+    fn refusals_are_named_and_name() {
+        use Refusal::*;
+        let (filter, shadow, other, field, why) = (id(1), id(2), id(2), Field::IpTtl, "of this");
+        let (action, what) = ("pedit".to_string(), "TCA 200".to_string());
+        let gate = crate::conntrack::NotQualified::Helper;
+        let all = [
+            (NoHits, "no-hits", Scope::Moment),
+            (UnknownFilter { hit: 3, cookie: Cookie(9) }, "unknown-filter", Scope::Moment),
+            (UnknownConnection { filter, connection: 4 }, "unknown-connection", Scope::Moment),
+            (NoTerminal { filter }, "no-terminal", Scope::Packet),
+            (TooLong { filter, hits: 20, limit: 16 }, "too-long", Scope::Way),
+            (Broken { filter }, "broken", Scope::Moment),
+            (Undecoded { filter, what: what.clone() }, "undecoded", Scope::Way),
+            (Action { filter, action: action.clone(), why }, "action", Scope::Way),
+            (Unfit { filter, action, why }, "unfit", Scope::Packet),
+            (Hardware { filter, why: why.into() }, "hardware", Scope::Moment),
+            (Impossible { filter, field }, "impossible", Scope::Packet),
+            (Hidden { filter, field, why }, "hidden", Scope::Packet),
+            (Stale { filter, shadow }, "stale", Scope::Moment),
+            (Behind { filter, shadow }, "behind", Scope::Moment),
+            (AtEgress { filter }, "at-egress", Scope::Moment),
+            (ShadowUndecoded { filter, shadow, what }, "shadow-undecoded", Scope::Packet),
+            (ShadowHidden { filter, shadow, field, why }, "shadow-hidden", Scope::Packet),
+            (Unordered { filter, other }, "unordered", Scope::Packet),
+            (NoConnection { filter }, "no-connection", Scope::Packet),
+            (NotQualified { filter, why: gate }, "not-qualified", Scope::Moment),
+            (ChangesConnection { filter, field }, "changes-connection", Scope::Moment),
+            (Excluded { filter, field }, "excluded", Scope::Packet),
+            (Changed { filter, what: Otherwise::Field(field) }, "changed", Scope::Moment),
+            (EgressFilters { filter, port: Port(7) }, "egress-filters", Scope::Packet),
+            (Forks { filter, port: Port(7) }, "forks", Scope::Packet),
+            (TooMany { filter, limit: 64 }, "too-many", Scope::Moment),
+        ];
+        let mut seen = std::collections::HashSet::new();
+        for (refusal, reason, scope) in all {
+            assert_eq!((refusal.reason(), refusal.scope()), (reason, scope));
+            assert!(seen.insert(reason), "{reason} twice");
+            let text = refusal.to_string();
+            let of_no_filter = matches!(refusal, NoHits | UnknownFilter { .. });
+            assert_eq!(text.contains(&filter.to_string()), !of_no_filter, "{text}");
+            let in_front = reason.starts_with("shadow-") || reason == "unordered";
+            assert_eq!(refusal.shadow(), in_front.then_some(shadow), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_otherwise_is_told() {
+        let filter = id(1);
+        let told = |what| Refusal::Changed { filter, what }.to_string();
+        assert!(
+            told(Otherwise::Field(Field::IpTtl)).contains("the packet's ip_ttl"),
+            "{}",
+            told(Otherwise::Field(Field::IpTtl))
+        );
+        assert!(told(Otherwise::Connection).contains("connection"), "{}", told(Otherwise::Connection));
+    }
+}

@@ -126,6 +126,35 @@ fn a_bit_of_another_field_is_given_back_too() {
 }
 
 #[test]
+fn a_later_filter_reaches_a_path_through_its_writes() {
+    let t = tcp(H1, 1, VIP, 2);
+    let c = Connection { mark: 3, ..Connection::established(5, t, t.inverse()) };
+    let write = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP), Control::Pipe);
+    let a = filter(0, 1, ip(), &[ct(5, false), write, csum, goto(1)]);
+    let b = filter(1, 5, ip(), &[output()]);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).hit(&b);
+    let (path, connections) = case.fold(&packet(t)).unwrap();
+    // Whether it may take packets of the path at this hit, and of this connection.
+    let reaches = |hit, m: Match| {
+        let later = filter(hit as u32, 0, m, &[drop()]);
+        may_reach(&path, hit, &later).map(|is| is.iter().all(|is| is.holds(&connections)))
+    };
+    let dst = |a: [u8; 4]| ip().exact(Field::Ipv4Dst, u32::from_be_bytes(a).into());
+    assert_eq!(reaches(0, dst(VIP)), Some(true));
+    assert_eq!(reaches(0, dst(H2)), Some(false), "the tuple says otherwise");
+    assert_eq!(reaches(1, dst(H2)), Some(true));
+    assert_eq!(reaches(1, dst(VIP)), None, "it has been written by then");
+    assert_eq!(reaches(1, ip().exact(Field::CtMark, 3)), Some(true));
+    assert_eq!(reaches(1, ip().exact(Field::CtMark, 4)), Some(false));
+    assert_eq!(reaches(0, ip().exact(Field::CtMark, 3)), None, "there is none before ct");
+    assert_eq!(reaches(0, ip().exact(Field::Indev, 1)), Some(true));
+    assert_eq!(reaches(0, ip().exact(Field::Indev, 2)), None);
+    assert_eq!(reaches(0, ip().exact(Field::IpTtl, 9)), Some(true));
+    assert_eq!(reaches(2, ip()), None, "no such hit");
+}
+
+#[test]
 fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
     let connection = |port| {
         let t = tcp(H1, 1000, H2, port);
