@@ -36,6 +36,22 @@ fn only_what_is_written_leaves_a_checksum_stale() {
 }
 
 #[test]
+fn a_word_that_is_cleared_is_written_and_one_that_is_left_alone_is_not() {
+    let written = |mask, value| {
+        let mut builder = Builder::default();
+        builder.rewrite(word(PeditHeader::Ipv4, 8, mask, value), false);
+        builder.send(OUT, false);
+        builder.finish(Control::Shot).instructions.len() == 2
+    };
+    assert!(written([0, 0xff, 0xff, 0xff], [0; 4]) && written([0xff; 4], [1, 0, 0, 0]));
+    let keys = |a: &Action| if let ActionKind::Pedit(p) = &a.kind { p.keys.len() } else { 0 };
+    let nothing = pedit(PeditHeader::Ipv4, 4, [0xff; 4], [0; 4]);
+    let a = filter(0, 1, ip(), &[nothing, pedit(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [0; 4]), output()]);
+    let (_, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    assert_eq!(actions.iter().map(keys).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
 fn a_checksum_before_its_length_is_rewritten_is_computed() {
     let mut builder = Builder::default();
     builder.checksum(CsumFlags::UDP);
@@ -105,12 +121,12 @@ fn metadata_is_set_once_and_the_packet_type_waits_for_the_stack() {
     let edit = |e| Action::new(ActionKind::Skbedit(e), Control::Pipe);
     let none = Skbedit::default();
     let first = Skbedit { mark: Some((1, 1)), priority: Some(4), ptype: Some(0), ..none };
-    let second = Skbedit { mark: Some((2, 2)), queue: Some(7), ..none };
+    let second = Skbedit { mark: Some((2, 2)), queue: Some(7), inherit_dsfield: true, ..none };
     let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
     let actions = [edit(first), edit(second), copy.clone(), edit(none), Action::gact(Control::Ok)];
     let a = filter(0, 1, ip(), &actions);
     let (_, merged) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
-    let both = Skbedit { mark: Some((2, 2)), queue: Some(7), priority: Some(4), ..none };
+    let both = Skbedit { priority: Some(4), ..second };
     let ptype = Skbedit { ptype: Some(0), ..none };
     assert_eq!(merged, [edit(both), copy, edit(ptype), Action::gact(Control::Ok)]);
     let into = Action::new(ActionKind::Mirred(Mirred { port: OUT, ingress: true, mirror: false }), Control::Stolen);
