@@ -157,9 +157,7 @@ impl<'a> State<'a> {
                 true
             }
             (Source::Param(a), Want::Param(b)) => {
-                if a != b || value.flip & kept != 0 {
-                    conditions.push(Condition::Same { a, b, mask: kept, flip: value.flip & kept });
-                }
+                conditions.push(Condition::Same { a, b, mask: kept, flip: value.flip & kept });
                 true
             }
             (Source::Sum(field, add), Want::Known(known)) => {
@@ -225,15 +223,6 @@ impl<'a> State<'a> {
     }
 
     fn decide_of(&mut self, value: Value, filter: FilterId, field: Field) -> Result<u128, Refusal> {
-        match value.source {
-            _ if value.kept == 0 => {}
-            Source::Arrived(_) | Source::Sum(..) => {}
-            Source::Param(_) => {
-                let why = "the connection decides it";
-                return Err(Refusal::Hidden { filter, field, why });
-            }
-            Source::Hidden(why) => return Err(Refusal::Hidden { filter, field, why }),
-        }
         let now = self.now(value);
         self.require_of(value, filter, field, field.ones(), Want::Known(now))?;
         Ok(now)

@@ -15,6 +15,55 @@ fn written(actions: &[Action], header: PeditHeader, offset: i32) -> Option<[u8; 
 }
 
 #[test]
+fn traps_3_what_was_written_before_ct_is_a_condition_on_the_tuple() {
+    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP), Control::Pipe);
+    let a = filter(0, 1, ip(), &[dst, csum, ct(5, false), output()]);
+    let to = |address| {
+        let t = tcp(H1, 1, address, 2);
+        Connection::established(5, t, t.inverse())
+    };
+    let c = to(H2);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
+    let (path, _) = case.fold(&packet(tcp(H1, 1, VIP, 2))).unwrap();
+    assert!(path.matches(&[&c]).is_some());
+    assert!(path.matches(&[&to(VIP)]).is_none(), "the packet no longer goes there");
+}
+
+#[test]
+fn traps_3_the_second_connection_is_the_first_one_translated() {
+    let first = Connection::established(5, tcp(H1, 1000, VIP, 80), tcp(H2, 80, H1, 1000));
+    let second = |src_port| {
+        let t = tcp(H1, src_port, H2, 80);
+        Connection::established(6, t, t.inverse())
+    };
+    let c = second(1000);
+    let a = filter(0, 1, ip(), &[ct(5, true), ct(6, false), output()]);
+    let met = [(&first, Direction::Original), (&c, Direction::Original)];
+    let (path, _) = Case::default().hit_with(&a, &[], &met).fold(&packet(first.original)).unwrap();
+    assert!(path.matches(&[&first, &c]).is_some());
+    assert!(path.matches(&[&first, &second(1001)]).is_none());
+    let elsewhere = Connection { original: tcp(H1, 1000, VIP, 80), ..c.clone() };
+    assert!(path.matches(&[&first, &elsewhere]).is_none());
+}
+
+#[test]
+fn traps_10_flags_are_judged_as_ct_sees_them() {
+    let t = tcp(H1, 1, H2, 2);
+    let c = Connection::established(5, t, t.inverse());
+    // Somebody flips SYN before `ct`.
+    let flip = pedit(PeditHeader::Tcp, 12, [0xff; 4], [0, 2, 0, 0]);
+    let csum = Action::new(ActionKind::Csum(CsumFlags::TCP), Control::Pipe);
+    let a = filter(0, 1, ip(), &[flip, csum, ct(5, false), output()]);
+    let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
+    let flags = |f| packet(t).with(Field::TcpFlags, f);
+    let (matches, _) = case.merged(&flags(0x12)).unwrap();
+    assert_eq!((matches.key.get(Field::TcpFlags), matches.mask.get(Field::TcpFlags)), (0x12, 0x17));
+    let refusal = case.fold(&flags(0x10)).unwrap_err();
+    assert_eq!(refusal, Refusal::Excluded { filter: a.id, field: Field::TcpFlags });
+}
+
+#[test]
 fn the_same_zone_again_finds_the_same_connection() {
     let t = tcp(H1, 1, H2, 2);
     let c = Connection::established(5, t, t.inverse());

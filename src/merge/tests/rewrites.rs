@@ -131,6 +131,18 @@ fn traps_1_every_field_is_known_by_what_was_written() {
 }
 
 #[test]
+fn traps_2_a_sum_may_be_flipped_afterwards() {
+    let down = add(PeditHeader::Ipv4, 8, [0, 0xff, 0xff, 0xff], [255, 0, 0, 0]);
+    let flip = pedit(PeditHeader::Ipv4, 8, [0xff; 4], [3, 0, 0, 0]);
+    let a = filter(0, 1, ip(), &[down, flip, goto(1)]);
+    // (66 - 1) ^ 3
+    let b = filter(1, 1, ip().exact(Field::IpTtl, 66), &[output()]);
+    let key = packet(tcp(H1, 1, H2, 2)).with(Field::IpTtl, 66);
+    let (matches, _) = Case::default().hit(&a).hit(&b).merged(&key).unwrap();
+    assert_eq!(matches, ip().exact(Field::IpTtl, 66));
+}
+
+#[test]
 fn traps_2_an_addition_is_told_where_no_carry_comes_in() {
     let key = packet(tcp(H1, 0x0102, H2, 2));
     let folds = |action: &Action, field: Field, value| {

@@ -126,6 +126,66 @@ fn a_bit_of_another_field_is_given_back_too() {
 }
 
 #[test]
+fn what_is_known_of_a_shadow_does_not_hide_it() {
+    // Both the address and the port have been written: the packet is the filter's in front, whatever it was.
+    let dst = pedit(PeditHeader::Ipv4, 16, [0; 4], H2);
+    let port = pedit(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0], [0, 0, 0, 80]);
+    let tcp_only = ip().exact(Field::IpProto, 6);
+    let a = filter(0, 1, tcp_only, &[dst, port, goto(1)]);
+    let hit = filter(1, 5, tcp_only, &[output()]);
+    let mut range = tcp_only;
+    range.dst_range = Some(crate::flower::Range { min: 70, max: 90 });
+    for front in [tcp_only.exact(Field::Ipv4Dst, 0x0a000002), range] {
+        let front = filter(1, 1, front, &[drop()]);
+        let refusal = Case::default().hit(&a).hit_with(&hit, &[&front], &[]).fold(&packet(tcp(H1, 1, VIP, 2)));
+        assert_eq!(refusal.unwrap_err(), Refusal::Stale { filter: hit.id, shadow: front.id });
+    }
+}
+
+#[test]
+fn a_sum_that_is_told_keeps_a_shadow_out() {
+    use crate::merge::{need::Needs, shadow::Shadow};
+    let id = filter(0, 1, ip(), &[]).id;
+    let needs = vec![Needs::Sum { field: Field::IpTtl, add: 255, mask: 0xff, value: 7 }];
+    let shadow = Shadow { hit: id, filter: id, order: Order::Before, undecoded: None, hidden: None, needs };
+    for (ttl, out) in [(7, true), (8, false)] {
+        let asked = Match::default().exact(Field::IpTtl, ttl);
+        assert_eq!((shadow.is_out(&asked), shadow.is_impossible(&asked)), (out, out));
+    }
+}
+
+#[test]
+fn a_shadow_of_other_headers_costs_no_bit() {
+    let hit = filter(0, 2, ip().exact(Field::IpProto, 17), &[output()]);
+    let syn = filter(0, 1, ip().with(Field::TcpFlags, 2, 2), &[drop()]);
+    let udp = packet(Tuple { proto: proto::UDP, ..tcp(H1, 1, H2, 2) });
+    let (matches, _) = Case::default().hit_with(&hit, &[&syn], &[]).merged(&udp).unwrap();
+    assert_eq!(matches, hit.matches);
+}
+
+#[test]
+fn a_range_of_a_port_that_the_tuple_tells_is_asked_of_the_tuple() {
+    use crate::{
+        flower::Range,
+        merge::{
+            need::Needs,
+            shadow::Shadow,
+            symbol::{Param, Part},
+            template::{Is, Template},
+        },
+    };
+    let id = filter(0, 1, ip(), &[]).id;
+    let range = Range { min: 1, max: 9 };
+    let needs = vec![Needs::Range { field: Field::DstPort, kept: 0x0fff, flip: 1, range }];
+    let shadow = Shadow { hit: id, filter: id, order: Order::Before, undecoded: None, hidden: None, needs };
+    let param = Param { connection: 0, direction: Direction::Original, part: Part::DstPort };
+    let mut template = Template::default();
+    template.require_param(Field::DstPort, 0xffff, param, 0x3003);
+    let is = Is::Within { param, kept: 0x0fff, flip: 2, range };
+    assert_eq!(shadow.of_parameters(&template), [is]);
+}
+
+#[test]
 fn a_later_filter_reaches_a_path_through_its_writes() {
     let t = tcp(H1, 1, VIP, 2);
     let c = Connection { mark: 3, ..Connection::established(5, t, t.inverse()) };
