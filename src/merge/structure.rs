@@ -79,6 +79,7 @@ impl Facts {
     fn ip(&mut self, ethertype: u16) {
         let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, V6) } else { (addr_type::IPV6, V4) };
         self.tell(AddrType, 0xffff & !kind, 0);
+        self.possible &= self.is(AddrType).is_none_or(|k| k == 0 || k == kind);
         self.absent(&others);
     }
 
@@ -192,10 +193,11 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
         let named = |f: Field| f.row().prerequisite == Some(field);
         asked.mask.fields().any(|(f, _)| named(f)) || asked.ranges().any(|(f, _)| named(f))
     };
-    for &field in Field::ALL.iter().rev() {
+    let fields: Vec<_> = asked.mask.fields().map(|(field, _)| field).collect();
+    for field in fields.into_iter().rev() {
         // What follows is that something is absent, or one of these.
         let may_follow = asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | IpFlags);
-        if asked.mask.get(field) == 0 || !may_follow || needed(asked, field) {
+        if !may_follow || needed(asked, field) {
             continue;
         }
         let kept = kept.iter().filter(|k| k.0 == field).fold(0, |all, k| all | k.1);
@@ -280,6 +282,50 @@ mod tests {
         }
     }
 
+    /// Pairs of which a packet can have each, but not both.
+    #[test]
+    fn headers_exclude_each_other() {
+        let (v4, v6, arp) = (0x0800, 0x86dd, 0x0806);
+        let pairs = [
+            (
+                (Protocol, v4),
+                vec![(VlanId, 1), (NumOfVlans, 1), (EthType, v6), (AddrType, 3), (Ipv6Src, 1), (ArpOp, 1)],
+            ),
+            ((Protocol, v6), vec![(CvlanPrio, 1), (EthType, v4), (AddrType, 2), (Ipv4Dst, 1), (ArpSip, 1)]),
+            ((Protocol, arp), vec![(EthType, v4), (AddrType, 2), (IpProto, 6), (MplsTc, 1), (VlanPrio, 1)]),
+            ((Protocol, 0x88b5), vec![(VlanTpid, 0x8100), (CvlanId, 1)]),
+            ((Protocol, 0x8100), vec![(VlanTpid, 0x88a8), (NumOfVlans, 0)]),
+            ((VlanEthType, v4), vec![(CvlanId, 1), (EthType, v6), (AddrType, 3), (Ipv6Dst, 1)]),
+            ((VlanEthType, arp), vec![(EthType, v4), (CvlanTpid, 0x8100), (IpTtl, 1)]),
+            ((CvlanEthType, v6), vec![(EthType, v4), (AddrType, 2), (Ipv4Src, 1)]),
+            ((EthType, v4), vec![(AddrType, 3), (Ipv6Src, 1), (ArpTip, 1), (MplsLabel, 1)]),
+            ((EthType, v6), vec![(AddrType, 2), (Ipv4Src, 1), (ArpOp, 1), (MplsTtl, 1)]),
+            ((EthType, arp), vec![(AddrType, 2), (IpProto, 6), (IpTos, 1), (SrcPort, 1), (MplsBos, 1)]),
+            ((AddrType, 0), vec![(Ipv4Src, 1), (Ipv6Dst, 1), (IpTtl, 1), (TcpFlags, 2), (DstPort, 1), (IcmpType, 1)]),
+            ((AddrType, 2), vec![(Ipv6Dst, 1)]),
+            ((AddrType, 3), vec![(Ipv4Dst, 1)]),
+            ((IpProto, 17), vec![(TcpFlags, 2), (IcmpCode, 1)]),
+            ((IpProto, 6), vec![(IcmpType, 1)]),
+            ((IpProto, 1), vec![(SrcPort, 1), (TcpFlags, 1)]),
+            ((IpProto, 58), vec![(DstPort, 1)]),
+            ((IpFlags, 3), vec![(SrcPort, 1), (DstPort, 1), (TcpFlags, 2), (IcmpType, 1), (IcmpCode, 1)]),
+        ];
+        for (one, others) in pairs {
+            let first = Match::default().exact(one.0, one.1);
+            assert!(follows(&first).is_some());
+            for (field, value) in others {
+                assert!(follows(&Match::default().exact(field, value)).is_some());
+                assert_eq!(follows(&first.exact(field, value)), None, "{one:?} and {field} {value:#x}");
+            }
+        }
+        let tagged = Match::default().exact(Protocol, 0x88a8).exact(VlanEthType, v6);
+        assert_eq!(follows(&tagged.exact(NumOfVlans, 2)), None);
+        // These go on with another ethertype.
+        for protocol in [0x4305, 0x892f, 0x88fb] {
+            assert!(follows(&Match::default().exact(Protocol, protocol).exact(VlanId, 5)).is_some());
+        }
+    }
+
     #[test]
     fn what_follows_costs_nothing_and_what_contradicts_is_impossible() {
         let ip = Match::default().exact(Protocol, 0x800);
@@ -289,6 +335,15 @@ mod tests {
         for other in [(EthType, 0x86dd), (VlanId, 5), (AddrType, addr_type::IPV6)] {
             assert_eq!(follows(&ip.exact(other.0, other.1)), None, "{other:?}");
         }
+        // What is excluded on purpose stays, also if it is excluded twice and follows.
+        let none = Match::default().exact(AddrType, 0).with(IpFlags, 0, 1);
+        for (kept, left) in [(vec![(IpFlags, 1), (IpFlags, 1)], 1), (vec![(TcpFlags, 1)], 0)] {
+            let mut least = none;
+            spare(&mut least, &kept);
+            assert_eq!(least.mask.get(IpFlags), left);
+        }
+        // IPv4 or the MPLS in it: all bits that the two share are known.
+        assert_eq!(follows(&ip).unwrap().mask.get(EthType), 0x7fb8);
         let first = Match::default().with(IpFlags, 3, 3);
         let mut least = first;
         spare(&mut least, &[]);

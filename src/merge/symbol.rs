@@ -153,6 +153,8 @@ mod tests {
         // (x & 0x0f ^ 0x50) & 0xf1 ^ 0x01: of x only bit 0 is left, and it is flipped.
         assert_eq!(v, Value { source: Source::Arrived(Field::IpTos), kept: 0x01, flip: 0x51 });
         assert_eq!(v.written(0, 7).constant(), Some(7));
+        let twice = Value::arrived(Field::IpTos).written(0xff, 1).written(0xff, 1);
+        assert_eq!(twice, Value::arrived(Field::IpTos), "flipped twice");
     }
 
     #[test]
@@ -164,5 +166,7 @@ mod tests {
         assert_eq!(partly, Value::hidden(ADDED_TO_PARTS, Field::IpTtl), "what was known of it was so before");
         let low = Value::arrived(Field::IpTtl).written(0xfc, 1).plus(255);
         assert_eq!((low.kept, low.flip), (0xfc, 0), "no carry reaches the low bits");
+        let high = Value::arrived(Field::IpTtl).written(0xf0, 0).plus(1);
+        assert_eq!(high, Value { source: Source::Hidden(ADDED_TO_PARTS), kept: 0xf0, flip: 1 });
     }
 }

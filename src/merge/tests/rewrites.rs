@@ -91,6 +91,15 @@ fn a_header_that_the_packet_does_not_have_is_not_rewritten() {
 }
 
 #[test]
+fn the_network_header_is_called_by_its_name() {
+    for (key, header) in [(packet(tcp(H1, 1, H2, 2)), PeditHeader::Ipv4), (v6(), PeditHeader::Ipv6)] {
+        let a = filter(0, 1, all(), &[pedit(PeditHeader::Network, 16, [0; 4], H2), output()]);
+        let (_, actions) = Case::default().hit(&a).merged(&key).unwrap();
+        assert_eq!(actions[0], pedit(header, 16, [0; 4], H2));
+    }
+}
+
+#[test]
 fn an_offset_from_the_packet_is_refused() {
     let key = PeditKey {
         header: PeditHeader::Ipv4,
@@ -160,6 +169,8 @@ fn traps_2_an_addition_is_told_where_no_carry_comes_in() {
     let port = add(PeditHeader::Tcp, 0, [0, 0xff, 0xff, 0xff], [1, 0, 0, 0]);
     assert!(matches!(folds(&port, Field::SrcPort, 0x0202), Err(Refusal::Hidden { field: Field::SrcPort, .. })));
     assert!(folds(&port, Field::DstPort, 2).is_ok(), "the other port is not touched");
+    let other = add(PeditHeader::Tcp, 0, [0xff, 0xff, 0, 0xff], [0, 0, 1, 0]);
+    assert!(folds(&other, Field::SrcPort, 0x0102).is_ok(), "nor the one in front");
     let all_kept = add(PeditHeader::Tcp, 0, [0xff; 4], [1, 0, 0, 0]);
     assert!(folds(&all_kept, Field::DstPort, 2).is_ok());
 }

@@ -155,6 +155,20 @@ fn a_sum_that_is_told_keeps_a_shadow_out() {
 }
 
 #[test]
+fn traps_11_ports_do_not_keep_fragments_out_and_tags_do() {
+    let fragments = filter(0, 1, ip().with(Field::IpFlags, 1, 1), &[drop()]);
+    let tagged = filter(0, 1, Match::default().with(Field::IpFlags, 1, 1).exact(Field::VlanId, 5), &[drop()]);
+    let range = crate::flower::Range { min: 1, max: 9 };
+    let ports = Match { dst_range: Some(range), ..ip().exact(Field::IpProto, 6) };
+    for ports in [ports, Match { src_range: Some(range), dst_range: None, ..ports }] {
+        let hit = filter(0, 2, ports, &[output()]);
+        let asked = |front: &Filter| Case::default().hit_with(&hit, &[front], &[]).merged(&packet(tcp(H1, 2, H2, 2)));
+        assert_eq!(asked(&fragments).unwrap().0, ports.with(Field::IpFlags, 0, 1));
+        assert_eq!(asked(&tagged).unwrap().0, ports, "there is no tag");
+    }
+}
+
+#[test]
 fn a_shadow_of_other_headers_costs_no_bit() {
     let hit = filter(0, 2, ip().exact(Field::IpProto, 17), &[output()]);
     let syn = filter(0, 1, ip().with(Field::TcpFlags, 2, 2), &[drop()]);

@@ -125,7 +125,9 @@ fn an_inner_tag_counts_until_it_is_the_outer_one() {
 #[test]
 fn a_third_tag_is_not_told_unless_there_is_none() {
     let two = [(0x8100, 1), (0x8100, 2)];
-    for (tags, last, told) in [(&two[..1], true, true), (&two[..1], false, false), (&two[..], false, false)] {
+    for (tags, last, told) in
+        [(&two[..1], true, true), (&two[..1], false, false), (&two[..], false, false), (&two[..], true, false)]
+    {
         let frame = frame(tags, false);
         let key = arrived(&frame);
         let mut state = State::new(Port(1), &key);
