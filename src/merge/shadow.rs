@@ -132,8 +132,7 @@ impl Shadow {
             match *need {
                 Needs::Param(is) => all.push(is),
                 Needs::Bits { field, mask, value } => {
-                    for term in template.terms.iter().filter(|t| t.field == field && t.mask & mask != 0) {
-                        let mask = term.mask & mask;
+                    for (term, mask) in template.terms_of(field, mask) {
                         all.push(Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
                     }
                 }

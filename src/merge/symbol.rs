@@ -128,9 +128,7 @@ impl Value {
     pub fn plus(self, add: u8) -> Value {
         match (self.source, self.kept, self.flip) {
             (_, 0, known) => Value::known((known as u8).wrapping_add(add) as u128),
-            (Source::Arrived(f), kept, 0) if kept == f.ones() && kept == 0xff => {
-                Value { source: Source::Sum(f, add), ..self }
-            }
+            (Source::Arrived(f), 0xff, 0) => Value { source: Source::Sum(f, add), ..self },
             (Source::Sum(f, before), 0xff, 0) => Value { source: Source::Sum(f, before.wrapping_add(add)), ..self },
             // Carries come from the lowest bit that is not known; what lies below it still is.
             (_, kept, known) => {

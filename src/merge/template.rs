@@ -8,6 +8,7 @@ use crate::{
     conntrack::Connection,
     flower::{Field, Match, Range},
 };
+use smallvec::SmallVec;
 
 /// Bits of an arrived field that must equal a parameter's: `field & mask == (param ^ flip) & mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +107,7 @@ impl Template {
             return false;
         }
         let mut free = mask & !known;
-        for term in self.terms.iter().filter(|t| t.field == field && t.mask & mask != 0) {
-            let mask = term.mask & mask;
+        for (term, mask) in self.terms_of(field, free) {
             free &= !mask;
             let value = (value ^ term.flip) & mask;
             self.conditions.push(Condition::Holds(Is::Bits { param: term.param, mask, value }));
@@ -125,8 +125,7 @@ impl Template {
         }
         let asked = mask & !known;
         let mut free = asked;
-        for term in self.terms.iter().filter(|t| t.field == field && t.mask & asked != 0) {
-            let mask = term.mask & asked;
+        for (term, mask) in self.terms_of(field, asked) {
             free &= !mask;
             if term.param != param || (term.flip ^ flip) & mask != 0 {
                 let flip = (term.flip ^ flip) & mask;
@@ -136,6 +135,12 @@ impl Template {
         if free != 0 {
             self.terms.push(Term { field, param, mask: free, flip: flip & free });
         }
+    }
+
+    /// The terms of a field that compare some of these bits, and which.
+    pub fn terms_of(&self, field: Field, mask: u128) -> SmallVec<[(Term, u128); 4]> {
+        let of_field = self.terms.iter().filter(|t| t.field == field);
+        of_field.map(|t| (*t, t.mask & mask)).filter(|(_, shared)| *shared != 0).collect()
     }
 
     /// Asks for a port in a range. False if nothing is left of the ranges asked for.
@@ -299,6 +304,23 @@ mod tests {
                 prop_assert_eq!(got, want, "{} {} {:?}", src, dst, template);
             }
         }
+    }
+
+    #[test]
+    fn no_bit_is_asked_for_twice() {
+        let param = |part| Param { connection: 0, direction: Direction::Original, part };
+        let mut template = Template::default();
+        template.require_param(Field::DstPort, 0x0ff0, param(Part::DstPort), 0);
+        assert!(template.require(Field::DstPort, 0x00ff, 0x0012));
+        assert_eq!(template.known, Match::default().with(Field::DstPort, 2, 0xf));
+        template.require_param(Field::DstPort, 0xffff, param(Part::NewDstPort), 0x1001);
+        let masks: Vec<_> = template.terms.iter().map(|t| (t.param.part, t.mask, t.flip)).collect();
+        assert_eq!(masks, [(Part::DstPort, 0x0ff0, 0), (Part::NewDstPort, 0xf000, 0x1000)]);
+        assert_eq!(
+            template.conditions.len(),
+            3,
+            "the constant, and of the other parameter a constant and what both say"
+        );
     }
 
     #[test]
