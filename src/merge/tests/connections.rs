@@ -48,6 +48,21 @@ fn traps_3_the_second_connection_is_the_first_one_translated() {
 }
 
 #[test]
+fn a_range_that_the_tuple_tells_is_asked_of_the_tuple() {
+    let c = |port| {
+        let t = tcp(H1, 1, H2, port);
+        Connection::established(5, t, t.inverse())
+    };
+    let range = Match { dst_range: Some(crate::flower::Range { min: 5, max: 9 }), ..ip().exact(Field::IpProto, 6) };
+    let a = filter(0, 1, range, &[ct(5, false), output()]);
+    let inside = c(7);
+    let case = Case::default().hit_with(&a, &[], &[(&inside, Direction::Original)]);
+    let (path, _) = case.fold(&packet(inside.original)).unwrap();
+    assert_eq!(path.template.known.dst_range, None);
+    assert!(path.matches(&[&c(9)]).is_some() && path.matches(&[&c(10)]).is_none());
+}
+
+#[test]
 fn traps_10_flags_are_judged_as_ct_sees_them() {
     let t = tcp(H1, 1, H2, 2);
     let c = Connection::established(5, t, t.inverse());
