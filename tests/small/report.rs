@@ -39,12 +39,11 @@ pub struct Stats {
 }
 
 /// What a run of the default length must have met.
-const REFUSALS: [&str; 16] = [
+const REFUSALS: [&str; 15] = [
     "no-hits",
     "no-terminal",
     "too-long",
     "action gact",
-    "action mirred",
     "unfit ct",
     "unfit pedit",
     "unfit csum",
