@@ -313,13 +313,13 @@ mod tests {
         template.require_param(Field::DstPort, 0x0ff0, param(Part::DstPort), 0);
         assert!(template.require(Field::DstPort, 0x00ff, 0x0012));
         assert_eq!(template.known, Match::default().with(Field::DstPort, 2, 0xf));
-        template.require_param(Field::DstPort, 0xffff, param(Part::NewDstPort), 0x1011);
+        template.require_param(Field::DstPort, 0xffff, param(Part::NewDstPort), 0x1013);
         let masks: Vec<_> = template.terms.iter().map(|t| (t.param.part, t.mask, t.flip)).collect();
         assert_eq!(masks, [(Part::DstPort, 0x0ff0, 0), (Part::NewDstPort, 0xf000, 0x1000)]);
         let (a, b) = (param(Part::DstPort), param(Part::NewDstPort));
         let conditions = [
             Condition::Holds(Is::Bits { param: a, mask: 0x00f0, value: 0x0010 }),
-            Condition::Holds(Is::Bits { param: b, mask: 0x000f, value: 0x0003 }),
+            Condition::Holds(Is::Bits { param: b, mask: 0x000f, value: 0x0001 }),
             Condition::Same { a, b, mask: 0x0ff0, flip: 0x0010 },
         ];
         assert_eq!(template.conditions, conditions);

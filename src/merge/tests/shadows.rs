@@ -143,6 +143,16 @@ fn what_is_known_of_a_shadow_does_not_hide_it() {
 }
 
 #[test]
+fn a_tag_that_was_pushed_does_not_hide_a_shadow() {
+    let push = vlan(Vlan::Push { protocol: 0x8100, id: 9, prio: 0 });
+    let a = filter(0, 1, ip(), &[push, goto(1)]);
+    let hit = filter(1, 5, Match::default(), &[output()]);
+    let front = filter(1, 1, Match::default().exact(Field::VlanId, 9), &[drop()]);
+    let refusal = Case::default().hit(&a).hit_with(&hit, &[&front], &[]).fold(&packet(tcp(H1, 1, H2, 2)));
+    assert_eq!(refusal.unwrap_err(), Refusal::Stale { filter: hit.id, shadow: front.id });
+}
+
+#[test]
 fn a_sum_that_is_told_keeps_a_shadow_out() {
     use crate::merge::{need::Needs, shadow::Shadow};
     let id = filter(0, 1, ip(), &[]).id;
