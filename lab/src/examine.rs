@@ -12,7 +12,7 @@
 
 use flowmerge::{
     conntrack::is_excluded,
-    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Match, Port, print::printed},
+    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Port, print::printed},
     hardware::{MergedId, Sent, Trim},
     merge::{Scene, Step, fold, structure},
     packet::apply::apply,
@@ -95,7 +95,7 @@ impl Examiner {
         let others = self.merging.merger().merged().filter(|(other, _)| other.0 != id);
         for other in others.filter_map(|(other, _)| self.merging.records.get(&other.0)) {
             if other.walk.port == record.walk.port
-                && meet(&other.filter.matches, &record.filter.matches)
+                && structure::meet(&other.filter.matches, &record.filter.matches)
                 && !is_same_way(&other.walk, &record.walk)
             {
                 let other = other.filter.id.handle;
@@ -253,16 +253,11 @@ fn shape(key: &Key) -> [u128; 7] {
     [Protocol, VlanTpid, CvlanTpid, EthType, AddrType, IpProto, IpFlags].map(|field| key.get(field))
 }
 
-/// Whether a packet could match both, by what its headers say of each other too.
-fn meet(a: &Match, b: &Match) -> bool {
-    a.both(b).and_then(|both| structure::follows(&both)).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::judge::{otherwise, replay};
-    use flowmerge::netlink::Message;
+    use flowmerge::{flower::Match, netlink::Message};
     use flowmerge_cli::replay::{hardware, timeline::What};
     use std::{fs, path::Path};
 

@@ -1,6 +1,6 @@
 //! A filter: its identity, its match, its actions, and what TC says of it besides.
 
-use super::{action::Action, matches::Match};
+use super::{action::Action, field::Field, matches::Match};
 use std::fmt;
 
 /// A device in its network namespace, by ifindex.
@@ -72,6 +72,15 @@ impl Filter {
     /// A flower filter, for software and hardware alike, with everything decoded.
     pub fn flower(id: FilterId, matches: Match, actions: Vec<Action>) -> Filter {
         Filter { id, kind: Kind::Flower, matches, actions, skip_sw: false, skip_hw: false, undecoded: Vec::new() }
+    }
+
+    /// The first filter of a port's ingress hook. Its protocol is what the match asks for, or `all` where that is not one.
+    pub fn alone(port: Port, handle: u32, matches: Match, actions: Vec<Action>) -> Filter {
+        let protocol = match matches.mask.get(Field::Protocol) {
+            0xffff => matches.key.get(Field::Protocol) as u16,
+            _ => PROTOCOL_ALL,
+        };
+        Filter::flower(FilterId { hook: Hook::Ingress(port), chain: 0, prio: 1, protocol, handle }, matches, actions)
     }
 
     /// Whether match and actions are known in full.

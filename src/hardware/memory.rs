@@ -130,7 +130,7 @@ impl Memory {
         for (i, a) in entries.iter().enumerate() {
             let same_port = entries[i + 1..].iter().take_while(|b| b.port == a.port);
             for b in same_port {
-                if meet(&a.matches, &b.matches) && (&a.actions, a.trim) != (&b.actions, b.trim) {
+                if structure::meet(&a.matches, &b.matches) && (&a.actions, a.trim) != (&b.actions, b.trim) {
                     found.push(Overlap { first: a.id, second: b.id });
                 }
             }
@@ -216,11 +216,6 @@ impl Hardware for Memory {
 
 fn in_ranges(matches: &Match, key: &Key) -> bool {
     matches.ranges().all(|(field, r)| r.contains(key.get(field) as u16))
-}
-
-/// Whether a packet can be both.
-fn meet(a: &Match, b: &Match) -> bool {
-    a.both(b).and_then(|both| structure::follows(&both)).is_some()
 }
 
 #[cfg(test)]

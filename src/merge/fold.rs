@@ -259,11 +259,10 @@ impl<'a> Fold<'a> {
 
     /// Which packets of the same way are refused for the same reason.
     fn others(&mut self, refusal: &Refusal) -> Option<Template> {
-        if refusal.scope() == Scope::Way {
-            return Some(Template::default());
-        }
-        if refusal.scope() == Scope::Moment {
-            return None;
+        match refusal.scope() {
+            Scope::Way => return Some(Template::default()),
+            Scope::Moment => return None,
+            Scope::Packet => {}
         }
         let arrived = self.state.arrived();
         if let Refusal::Excluded { field, .. } = *refusal {

@@ -219,8 +219,7 @@ impl Group {
             self.csum.is_empty() && !self.plain.iter().any(|key| overlaps(key) || decides_checksum(key))
         };
         match write {
-            Write::Csum(_) => self.csum.is_empty(),
-            Write::Key(_) => self.csum.is_empty(),
+            Write::Csum(_) | Write::Key(_) => self.csum.is_empty(),
             Write::Mended(new) => apart(&|key| (key.header, key.offset) == (new.header, new.offset)),
             Write::Translate(field, _) => apart(&|key| overlaps(key, *field)),
         }

@@ -101,11 +101,14 @@ impl<'a> State<'a> {
 
     /// What the field holds now, as flower would see it.
     pub fn view(&self, field: Field) -> Value {
+        if !self.skewed {
+            return self.values[field as usize];
+        }
         let behind_tags = !TAGS[..6].contains(&field)
             && !matches!(field, Field::EthDst | Field::EthSrc | Field::Indev | Field::Hash)
             && !field.is_conntrack()
             && !field.name().starts_with("enc_");
-        if self.skewed && (behind_tags || field == Field::NumOfVlans) {
+        if behind_tags || field == Field::NumOfVlans {
             Value::hidden(TWO_TAGS, field)
         } else {
             self.values[field as usize]

@@ -186,6 +186,11 @@ pub fn follows(asked: &Match) -> Option<Match> {
     (facts.possible && facts.all.ranges().all(meets)).then_some(facts.all)
 }
 
+/// Whether a packet can match both, by their bits and port ranges and by what headers say of each other.
+pub fn meet(a: &Match, b: &Match) -> bool {
+    a.both(b).and_then(|both| follows(&both)).is_some()
+}
+
 /// Drops what follows from the rest of the match. Left is what flower has to be asked for another field to be looked at,
 /// and `kept`: what the merge excludes on purpose, also where hardware might see more of a packet than flower does.
 pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {

@@ -11,7 +11,7 @@ use crate::{
     truth::{Seen, applied},
 };
 use flowmerge::{
-    flower::{ActionKind, Cookie, Field, Filter, FilterId, Hook, filter::PROTOCOL_ALL},
+    flower::{ActionKind, Cookie, Filter},
     hardware::{Entry, Memory},
     merger::Merger,
     packet::apply::apply,
@@ -28,13 +28,7 @@ pub fn idempotent(
     matched: &[&Seen],
     stats: &mut Stats,
 ) -> Result<(), Failure> {
-    let (key, mask) = (&entry.matches.key, &entry.matches.mask);
-    let protocol = match mask.get(Field::Protocol) {
-        0xffff => key.get(Field::Protocol) as u16,
-        _ => PROTOCOL_ALL,
-    };
-    let id = FilterId { hook: Hook::Ingress(IN), chain: 0, prio: 1, protocol, handle: 1 };
-    let filter = Filter::flower(id, entry.matches, entry.actions.clone());
+    let filter = Filter::alone(IN, 1, entry.matches, entry.actions.clone());
     let fail = |text: String| Err(Failure::of("idempotent", entry, from, &text));
 
     let mut merger = Merger::new(Memory::default());

@@ -6,7 +6,7 @@ use crate::{
     world::{Made, Setting, World, decided},
 };
 use flowmerge::{
-    flower::{ActionKind, Cookie, Field, Filter, FilterId, Hook, filter::PROTOCOL_ALL},
+    flower::{ActionKind, Cookie, Filter},
     hardware::{Entry, Memory},
     merger::Merger,
     packet::apply::{Trim, apply},
@@ -18,12 +18,7 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 
 /// A merged filter as one that TC could hold.
 fn as_filter(entry: &Entry) -> Filter {
-    let protocol = match entry.matches.mask.get(Field::Protocol) {
-        0xffff => entry.matches.key.get(Field::Protocol) as u16,
-        _ => PROTOCOL_ALL,
-    };
-    let id = FilterId { hook: Hook::Ingress(entry.port), chain: 0, prio: 1, protocol, handle: 1 };
-    Filter::flower(id, entry.matches, entry.actions.clone())
+    Filter::alone(entry.port, 1, entry.matches, entry.actions.clone())
 }
 
 /// What is merged from a packet that hits the merged filter alone.

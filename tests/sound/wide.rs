@@ -54,27 +54,13 @@ impl Unit {
     /// The match without it.
     fn free(self, matches: &Match) -> Match {
         let mut m = *matches;
-        let range = |field, m: &mut Match| match field {
-            Field::SrcPort => m.src_range.take(),
-            _ => m.dst_range.take(),
-        };
-        let put = |field, m: &mut Match, range| match field {
-            Field::SrcPort => m.src_range = range,
-            _ => m.dst_range = range,
-        };
         match self {
             Unit::Bits(field, bits) => {
                 m.mask.set(field, m.mask.get(field) & !bits);
                 m.key.set(field, m.key.get(field) & !bits);
             }
-            Unit::Below(field) => {
-                let r = range(field, &mut m).map(|r| flowmerge::flower::Range { min: 0, ..r });
-                put(field, &mut m, r);
-            }
-            Unit::Above(field) => {
-                let r = range(field, &mut m).map(|r| flowmerge::flower::Range { max: u16::MAX, ..r });
-                put(field, &mut m, r);
-            }
+            Unit::Below(field) => m.range_mut(field).iter_mut().for_each(|r| r.min = 0),
+            Unit::Above(field) => m.range_mut(field).iter_mut().for_each(|r| r.max = u16::MAX),
         }
         m
     }

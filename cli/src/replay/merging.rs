@@ -9,9 +9,7 @@ use super::{
 };
 use flowmerge::{
     conntrack::{ConnectionId, is_excluded},
-    flower::{
-        Action, ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Kind, Port, filter::PROTOCOL_ALL,
-    },
+    flower::{ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
     hardware::{Entry, Memory, MergedId},
     merge::{Path, Refusal},
     merger::{ConnectionEvent, Merger, NotRemoved, Outcome, ReplaceError},
@@ -146,7 +144,7 @@ impl Merging {
         let found = walk.hits.iter().flat_map(|hit| &hit.found);
         let met = found.map(|found| found.and_then(|f| Some(Met::new(table.connection(f.connection)?, f.direction))));
         let record = Record {
-            filter: as_filter(id, path.port, merged.matches, &merged.actions),
+            filter: Filter::alone(path.port, id.0 as u32, merged.matches, merged.actions.clone()),
             parents: cookies.iter().filter_map(filter).collect(),
             connections: merged.connections.iter().filter_map(|&c| connection(c)).collect(),
             counters: Counters::default(),
@@ -314,22 +312,5 @@ impl Offload for Merging {
 
     fn stats(&mut self, cookie: Cookie) -> Vec<Counters> {
         self.merger.stats(cookie)
-    }
-}
-
-/// A merged filter as one that TC could hold.
-fn as_filter(id: MergedId, port: Port, matches: flowmerge::flower::Match, actions: &[Action]) -> Filter {
-    let protocol = match matches.mask.get(Field::Protocol) {
-        0 => PROTOCOL_ALL,
-        _ => matches.key.get(Field::Protocol) as u16,
-    };
-    Filter {
-        id: FilterId { hook: Hook::Ingress(port), chain: 0, prio: 1, protocol, handle: id.0 as u32 },
-        kind: Kind::Flower,
-        matches,
-        actions: actions.to_vec(),
-        skip_sw: false,
-        skip_hw: false,
-        undecoded: Vec::new(),
     }
 }
