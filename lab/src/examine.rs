@@ -116,8 +116,14 @@ impl Examiner {
     fn folded_again(&self, record: &Record) -> Result<(), String> {
         let Record { filter, walk, .. } = record;
         let step = Step { cookie: Cookie(0), filter, in_front: Vec::new(), met: Vec::new() };
-        let scene =
-            Scene { port: walk.port, key: &walk.key, steps: vec![step], connections: Vec::new(), tell_tag: false };
+        let scene = Scene {
+            port: walk.port,
+            key: &walk.key,
+            steps: vec![step],
+            connections: Vec::new(),
+            tell_tag: false,
+            whole: &Key::ZERO,
+        };
         let path = fold(&scene, self.merging.merger()).map_err(|refused| format!("is refused: {}", refused.refusal))?;
         let matches = path.matches(&[]).ok_or("becomes one that matches nothing")?;
         let (actions, _) = path.actions(&[], true);

@@ -33,3 +33,8 @@ pub const LLC: u16 = 0x0004;
 pub fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, VLAN | QINQ)
 }
+
+/// Whether a frame of this ethertype shows flower another one behind it, or another's frame shows this one: neither tells the other.
+pub fn carries(ethertype: u16) -> bool {
+    is_vlan(ethertype) || matches!(ethertype, PPPOE | MPLS | MPLS_MC | BATMAN | HSR | PRP)
+}

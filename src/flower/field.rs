@@ -3,7 +3,7 @@
 //! Decoding, encoding, printing, dissecting and merging all read this table; none of them keeps a list of its own.
 //! A field has a tc name, a width in bits, the places where its bits lie in a packet (none for what is derived,
 //! such as "is a fragment"), and its *prerequisite*: the field that flower wants matched before this one means
-//! anything (`net/sched/cls_flower.c`, `fl_set_key`; `man tc-flower`).
+//! anything (`net/sched/cls_flower.c`, `fl_set_key`; `man tc-flower`). Some flower compares as a *whole* only.
 //!
 //! Values are plain integers: the field's bytes read in network byte order. So `10.0.0.1` is `0x0a00_0001`, and bit 0 is
 //! the last bit on the wire. A field whose header is absent reads 0 (the dissector clears its key first).
@@ -49,10 +49,13 @@ pub struct Row {
     pub places: &'static [Place],
     /// The field that must be matched for this one to be looked at.
     pub prerequisite: Option<Field>,
+    /// Whether flower compares all of it or nothing: no mask goes with it.
+    pub whole: bool,
 }
 
 macro_rules! fields {
-    ($($(#[$doc:meta])* $field:ident = $name:literal, $bits:literal, [$($header:ident $at:literal),*], $pre:expr;)*) => {
+    ($($(#[$doc:meta])* $field:ident = $name:literal, $bits:literal $($whole:ident)?,
+        [$($header:ident $at:literal),*], $pre:expr;)*) => {
         /// A field of the flower key. The order is that of the table.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -66,6 +69,7 @@ macro_rules! fields {
         const TABLE: &[Row] = &[$(Row {
             name: $name, bits: $bits, prerequisite: $pre,
             places: &[$(Place { header: Header::$header, bit: $at }),*],
+            whole: matches!(stringify!($($whole)?).as_bytes(), b"whole"),
         }),*];
     };
 }
@@ -73,37 +77,37 @@ macro_rules! fields {
 use Field::*;
 fields! {
     /// The device that the packet came in on (ifindex), as flower's `indev`.
-    Indev = "indev", 32, [], None;
+    Indev = "indev", 32 whole, [], None;
     /// The filter's own protocol: the outermost ethertype as TC sees it. 0 in the mask stands for `all`.
-    Protocol = "protocol", 16, [], None;
+    Protocol = "protocol", 16 whole, [], None;
     /// Ethernet destination.
     EthDst = "dst_mac", 48, [Ethernet 0], None;
     /// Ethernet source.
     EthSrc = "src_mac", 48, [Ethernet 48], None;
     /// The innermost ethertype that the dissector reached (`basic.n_proto`).
-    EthType = "eth_type", 16, [], None;
+    EthType = "eth_type", 16 whole, [], None;
     /// Number of VLAN tags.
-    NumOfVlans = "num_of_vlans", 8, [], None;
+    NumOfVlans = "num_of_vlans", 8 whole, [], None;
     /// Ethertype of the outer VLAN tag itself.
-    VlanTpid = "vlan_tpid", 16, [], None;
+    VlanTpid = "vlan_tpid", 16 whole, [], None;
     /// Outer VLAN identifier.
-    VlanId = "vlan_id", 12, [], Some(VlanTpid);
+    VlanId = "vlan_id", 12 whole, [], Some(VlanTpid);
     /// Outer VLAN priority.
-    VlanPrio = "vlan_prio", 3, [], Some(VlanTpid);
+    VlanPrio = "vlan_prio", 3 whole, [], Some(VlanTpid);
     /// The ethertype behind the outer VLAN tag.
-    VlanEthType = "vlan_ethtype", 16, [], Some(VlanTpid);
+    VlanEthType = "vlan_ethtype", 16 whole, [], Some(VlanTpid);
     /// Ethertype of the inner VLAN tag itself.
-    CvlanTpid = "cvlan_tpid", 16, [], Some(VlanTpid);
+    CvlanTpid = "cvlan_tpid", 16 whole, [], Some(VlanTpid);
     /// Inner VLAN identifier.
-    CvlanId = "cvlan_id", 12, [], Some(CvlanTpid);
+    CvlanId = "cvlan_id", 12 whole, [], Some(CvlanTpid);
     /// Inner VLAN priority.
-    CvlanPrio = "cvlan_prio", 3, [], Some(CvlanTpid);
+    CvlanPrio = "cvlan_prio", 3 whole, [], Some(CvlanTpid);
     /// The ethertype behind the inner VLAN tag.
-    CvlanEthType = "cvlan_ethtype", 16, [], Some(CvlanTpid);
+    CvlanEthType = "cvlan_ethtype", 16 whole, [], Some(CvlanTpid);
     /// Kind of the network addresses: 2 IPv4, 3 IPv6, 0 neither. A filter that names an address compares it.
-    AddrType = "addr_type", 16, [], Some(EthType);
+    AddrType = "addr_type", 16 whole, [], Some(EthType);
     /// IP protocol; for IPv6 the one behind hop-by-hop, routing and destination headers.
-    IpProto = "ip_proto", 8, [Ipv4 72, Ipv6 48], Some(EthType);
+    IpProto = "ip_proto", 8 whole, [Ipv4 72, Ipv6 48], Some(EthType);
     /// Type of service or traffic class, with the ECN bits.
     IpTos = "ip_tos", 8, [Ipv4 8, Ipv6 4], Some(EthType);
     /// Time to live or hop limit.
@@ -139,17 +143,17 @@ fields! {
     /// ARP target hardware address.
     ArpTha = "arp_tha", 48, [], Some(EthType);
     /// Label of the first MPLS entry.
-    MplsLabel = "mpls_label", 20, [], Some(EthType);
+    MplsLabel = "mpls_label", 20 whole, [], Some(EthType);
     /// Traffic class of the first MPLS entry.
-    MplsTc = "mpls_tc", 3, [], Some(EthType);
+    MplsTc = "mpls_tc", 3 whole, [], Some(EthType);
     /// Bottom-of-stack bit of the first MPLS entry.
-    MplsBos = "mpls_bos", 1, [], Some(EthType);
+    MplsBos = "mpls_bos", 1 whole, [], Some(EthType);
     /// TTL of the first MPLS entry.
-    MplsTtl = "mpls_ttl", 8, [], Some(EthType);
+    MplsTtl = "mpls_ttl", 8 whole, [], Some(EthType);
     /// Tunnel key.
-    EncKeyId = "enc_key_id", 32, [], None;
+    EncKeyId = "enc_key_id", 32 whole, [], None;
     /// Kind of the tunnel's addresses, as `AddrType`.
-    EncAddrType = "enc_addr_type", 16, [], None;
+    EncAddrType = "enc_addr_type", 16 whole, [], None;
     /// Tunnel IPv4 source.
     EncIpv4Src = "enc_src_ip", 32, [], Some(EncAddrType);
     /// Tunnel IPv4 destination.
@@ -177,11 +181,11 @@ fields! {
     /// Receive hash.
     Hash = "hash", 32, [], None;
     /// PPPoE session.
-    PppoeSid = "pppoe_sid", 16, [], Some(EthType);
+    PppoeSid = "pppoe_sid", 16 whole, [], Some(EthType);
     /// PPP protocol.
-    PppProto = "ppp_proto", 16, [], Some(EthType);
+    PppProto = "ppp_proto", 16 whole, [], Some(EthType);
     /// L2TPv3 session.
-    L2tpv3Sid = "l2tpv3_sid", 32, [], Some(IpProto);
+    L2tpv3Sid = "l2tpv3_sid", 32 whole, [], Some(IpProto);
 }
 
 impl Field {

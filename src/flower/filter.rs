@@ -1,6 +1,6 @@
 //! A filter: its identity, its match, its actions, and what TC says of it besides.
 
-use super::{action::Action, field::Field, matches::Match};
+use super::{action::Action, ethertype, field::Field, matches::Match};
 use std::fmt;
 
 /// A device in its network namespace, by ifindex.
@@ -83,6 +83,48 @@ impl Filter {
         Filter::flower(FilterId { hook: Hook::Ingress(port), chain: 0, prio: 1, protocol, handle }, matches, actions)
     }
 
+    /// The same as it goes in front of the filters of a hook, in a priority of its own. One priority of a chain holds one protocol, so
+    /// this is `all`; what the match asks of the protocol is told by the ethertype, the number of tags and the outer tag's own
+    /// type. At a shared block's hook the port is told by `indev`.
+    ///
+    /// Flower cannot see there what carries a packet: IP in PPPoE, HSR or PRP frames has the ethertype of IP. Where such
+    /// frames come in, something in front of this must keep them out.
+    ///
+    /// # Errors
+    /// The field that cannot be told so: `protocol`, of a carrier like these or where bits of it are asked for; `eth_type` or
+    /// `num_of_vlans`, if the match asks another of it.
+    pub fn in_front(
+        hook: Hook,
+        port: Port,
+        handle: u32,
+        matches: Match,
+        actions: Vec<Action>,
+    ) -> Result<Filter, Field> {
+        let mut told = matches;
+        let mut tell = |field: Field, value: u128| {
+            let (known, mask) = (told.key.get(field), told.mask.get(field));
+            told.set(field, value, field.ones());
+            if (known ^ value) & mask == 0 { Ok(()) } else { Err(field) }
+        };
+        match (matches.mask.get(Field::Protocol), matches.key.get(Field::Protocol) as u16) {
+            (0, _) => {}
+            (0xffff, tag @ (ethertype::VLAN | ethertype::QINQ)) => tell(Field::VlanTpid, tag.into())?,
+            (0xffff, carrier) if ethertype::carries(carrier) => return Err(Field::Protocol),
+            (0xffff, plain) => {
+                tell(Field::EthType, plain.into())?;
+                tell(Field::NumOfVlans, 0)?;
+            }
+            _ => return Err(Field::Protocol),
+        }
+        if let Hook::Block(_) = hook {
+            tell(Field::Indev, port.0.into())?;
+        }
+        told.key.set(Field::Protocol, 0);
+        told.mask.set(Field::Protocol, 0);
+        let id = FilterId { hook, chain: 0, prio: 1, protocol: PROTOCOL_ALL, handle };
+        Ok(Filter::flower(id, told, actions))
+    }
+
     /// Whether match and actions are known in full.
     pub fn is_decoded(&self) -> bool {
         self.undecoded.is_empty() && self.kind == Kind::Flower
@@ -108,5 +150,35 @@ impl fmt::Display for Hook {
 impl fmt::Display for FilterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} chain {} pref {} handle {:#x}", self.hook, self.chain, self.prio, self.handle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_front_the_protocol_is_told_by_other_fields() {
+        let port = Port(4);
+        let front = |matches| Filter::in_front(Hook::Ingress(port), port, 7, matches, Vec::new());
+        let of = |protocol: u16| Match::default().exact(Field::Protocol, protocol.into());
+        let ip = front(of(ethertype::IPV4).exact(Field::Ipv4Dst, 1)).unwrap();
+        let id = FilterId { hook: Hook::Ingress(port), chain: 0, prio: 1, protocol: PROTOCOL_ALL, handle: 7 };
+        assert_eq!(ip.id, id);
+        let plain = Match::default().exact(Field::EthType, 0x800).exact(Field::NumOfVlans, 0);
+        assert_eq!(ip.matches, plain.exact(Field::Ipv4Dst, 1));
+        let tagged = of(ethertype::VLAN).exact(Field::VlanId, 5).exact(Field::VlanEthType, 0x800);
+        let want = Match::default().exact(Field::VlanTpid, 0x8100).exact(Field::VlanId, 5);
+        assert_eq!(front(tagged).unwrap().matches, want.exact(Field::VlanEthType, 0x800));
+        assert_eq!(front(Match::default()).unwrap().matches, Match::default());
+        let shared = Filter::in_front(Hook::Block(3), port, 7, Match::default(), Vec::new()).unwrap();
+        assert_eq!(shared.matches, Match::default().exact(Field::Indev, 4));
+
+        for carrier in [ethertype::PPPOE, ethertype::MPLS, ethertype::HSR] {
+            assert_eq!(front(of(carrier)), Err(Field::Protocol));
+        }
+        assert_eq!(front(Match::default().with(Field::Protocol, 0x800, 0xff00)), Err(Field::Protocol));
+        assert_eq!(front(of(ethertype::IPV4).exact(Field::EthType, 0x8847)), Err(Field::EthType), "MPLS in IP");
+        assert_eq!(front(of(ethertype::IPV4).exact(Field::NumOfVlans, 1)), Err(Field::NumOfVlans));
     }
 }

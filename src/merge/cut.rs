@@ -3,7 +3,8 @@
 //! Most shadows contradict what the walk asks of its packets anyway. Those that contradict the connection's tuple cost no bit
 //! and become a condition of filling in. For each of the others this packet differs from it in some bit (for a range or a
 //! sum: in some set of bits, of which none can be spared). The one that keeps out most shadows is taken first, until none
-//! is left; then each bit is given back without which all still stay out.
+//! is left; then each bit is given back without which all still stay out. Of a field that the table compares only as a whole, the
+//! whole is one bit.
 
 use super::{
     bits,
@@ -26,7 +27,7 @@ struct Cut {
 }
 
 /// The ways to keep a shadow out: single bits, or sets of them.
-fn cuts(shadow: &Shadow, asked: &Match, packet: &Key) -> Vec<Cut> {
+fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, whole: &Key) -> Vec<Cut> {
     let mut cuts = Vec::new();
     for need in &shadow.needs {
         let Some(field) = need.field() else { continue };
@@ -35,6 +36,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key) -> Vec<Cut> {
             continue;
         }
         match *need {
+            _ if whole.get(field) != 0 => cuts.push(Cut { field, mask: field.ones() }),
             Needs::Bits { mask, value, .. } => {
                 let differ = (now ^ value) & mask;
                 let bits = (0..field.row().bits as u32).rev().filter(|b| differ >> b & 1 == 1);
@@ -50,7 +52,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key) -> Vec<Cut> {
 }
 
 /// Keeps all shadows out of the template: adds conditions and the cut. `packet` and `connections` are those of the walk at
-/// hand.
+/// hand; `whole` are the fields that are compared as a whole.
 ///
 /// # Errors
 /// A shadow that this packet does not differ from. The template then asks for what packets and connections have of which the
@@ -60,6 +62,7 @@ pub fn keep_out(
     template: &mut Template,
     packet: &Key,
     connections: &[&Connection],
+    whole: &Key,
 ) -> Result<(), Refusal> {
     let (mut left, mut conditions) = (Vec::new(), Vec::new());
     for shadow in shadows {
@@ -71,7 +74,7 @@ pub fn keep_out(
             template.conditions.push(Condition::NotAll(of_parameters));
             continue;
         }
-        let cuts = cuts(shadow, &template.known, packet);
+        let cuts = cuts(shadow, &template.known, packet, whole);
         if cuts.is_empty() {
             template.conditions.extend(of_parameters.into_iter().map(Condition::Holds));
             for need in &shadow.needs {
@@ -91,7 +94,7 @@ pub fn keep_out(
     for &Cut { field, mask } in &chosen {
         asked.set(field, packet.get(field), mask);
     }
-    give_back(&mut asked, &chosen, &left);
+    give_back(&mut asked, &chosen, &left, whole);
     for (field, mask) in asked.mask.fields() {
         let possible = template.require(field, mask, asked.key.get(field));
         debug_assert!(possible, "the packet meets its own template");
@@ -141,9 +144,11 @@ fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
 }
 
 /// Gives each bit of the cut back without which all shadows still stay out.
-fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)]) {
+fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)], whole: &Key) {
     for &Cut { field, mask } in chosen {
-        for bit in (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0) {
+        let is_whole = whole.get(field) != 0;
+        let bits = (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0 && !is_whole);
+        for bit in bits.chain(is_whole.then_some(mask)) {
             let mut less = *asked;
             less.mask.set(field, asked.mask.get(field) & !bit);
             less.key.set(field, asked.key.get(field) & !bit);

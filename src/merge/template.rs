@@ -6,7 +6,7 @@
 use super::symbol::Param;
 use crate::{
     conntrack::Connection,
-    flower::{Field, Match, Range},
+    flower::{Field, Key, Match, Range},
 };
 use smallvec::SmallVec;
 
@@ -137,6 +137,15 @@ impl Template {
         }
     }
 
+    /// Asks for all bits of those `whole` fields of which some are asked for, as this packet has them.
+    pub fn complete(&mut self, whole: &Key, packet: &Key) {
+        let partial = |(field, mask): &(Field, u128)| whole.get(*field) != 0 && *mask != field.ones();
+        let fields: SmallVec<[(Field, u128); 4]> = self.known.mask.fields().filter(partial).collect();
+        for (field, _) in fields {
+            self.require(field, field.ones(), packet.get(field));
+        }
+    }
+
     /// The terms of a field that compare some of these bits, and which.
     pub fn terms_of(&self, field: Field, mask: u128) -> SmallVec<[(Term, u128); 4]> {
         let of_field = self.terms.iter().filter(|t| t.field == field);
@@ -189,7 +198,6 @@ mod tests {
     use super::*;
     use crate::{
         conntrack::{Direction, Tuple, proto},
-        flower::Key,
         merge::{symbol::Part, tests::cases},
     };
     use proptest::prelude::*;

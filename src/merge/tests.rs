@@ -113,6 +113,8 @@ fn packet(t: Tuple) -> Key {
 struct Case<'a> {
     hits: Vec<CaseHit<'a>>,
     around: Around,
+    /// What the table compares as a whole only.
+    whole: Key,
 }
 
 /// A filter, the filters in front of it, and the connections that its `ct`s found.
@@ -148,7 +150,8 @@ impl<'a> Case<'a> {
             let in_front = front.iter().map(|f| (*f, Order::Before)).collect();
             steps.push(Step { cookie: Cookie(i as u64), filter, in_front, met });
         }
-        let scene = Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false };
+        let scene =
+            Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false, whole: &self.whole };
         Ok((fold(&scene, &self.around)?, connections))
     }
     fn merged(&self, key: &Key) -> Result<(Match, Vec<Action>), Refusal> {

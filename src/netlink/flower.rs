@@ -184,7 +184,34 @@ struct Types {
     cvlan: Option<u16>,
 }
 
+/// Who says what a message holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Whoever asks the kernel for a filter.
+    Asked,
+    /// The kernel.
+    Dumped,
+}
+
+/// Whether the kernel's dump must say all that it is asked to compare.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dump {
+    SaysAll,
+    MaySayLess,
+}
+
 impl Types {
+    fn read(flower: &Attributes, protocol: u16, said: Said) -> Result<Types, DecodeError> {
+        match said {
+            Said::Dumped => Types::told(flower, protocol),
+            Said::Asked => Ok(Types {
+                eth: flower.u16_be(ETH_TYPE)?,
+                vlan: flower.u16_be(VLAN_ETH_TYPE)?,
+                cvlan: flower.u16_be(CVLAN_ETH_TYPE)?,
+            }),
+        }
+    }
+
     fn told(flower: &Attributes, protocol: u16) -> Result<Types, DecodeError> {
         let dumped = flower.u16_be(ETH_TYPE)?;
         let vlans = flower.u8(NUM_OF_VLANS)?.unwrap_or(0);
@@ -192,9 +219,10 @@ impl Types {
         let mut types =
             Types { eth: dumped, vlan: flower.u16_be(VLAN_ETH_TYPE)?, cvlan: flower.u16_be(CVLAN_ETH_TYPE)? };
         let tagged = ethertype::is_vlan(protocol) || vlans > 0;
-        if tagged {
-            types.eth = (protocol != PROTOCOL_ALL).then_some(protocol);
-        }
+        types.eth = match tagged {
+            true => (protocol != PROTOCOL_ALL).then_some(protocol),
+            false => dumped.filter(|&eth| !ethertype::is_vlan(eth)),
+        };
         if pppoe {
             match (tagged, types.vlan) {
                 (false, _) => types.eth = Some(ethertype::PPPOE),
@@ -279,6 +307,16 @@ pub(super) fn decode(
     names: &dyn Names,
     undecoded: &mut Vec<String>,
 ) -> Result<Match, DecodeError> {
+    read(flower, protocol, names, undecoded, Said::Dumped)
+}
+
+fn read(
+    flower: &Attributes,
+    protocol: u16,
+    names: &dyn Names,
+    undecoded: &mut Vec<String>,
+    said: Said,
+) -> Result<Match, DecodeError> {
     let mut m = Match::default();
     if protocol != PROTOCOL_ALL {
         m.set(Field::Protocol, protocol.into(), u128::MAX);
@@ -292,7 +330,7 @@ pub(super) fn decode(
     if let Some(vlans) = flower.u8(NUM_OF_VLANS)? {
         m.set(Field::NumOfVlans, vlans.into(), u128::MAX);
     }
-    let tags = Types::told(flower, protocol)?.apply(&mut m);
+    let tags = Types::read(flower, protocol, said)?.apply(&mut m);
     if !tags.outer && flower.has_any(&[VLAN_ID, VLAN_PRIO, VLAN_ETH_TYPE]) {
         undecoded.push("TCA_FLOWER_KEY_VLAN: the outer tag's type is not the filter's protocol".into());
     }
@@ -374,7 +412,7 @@ fn set_range(flower: &Attributes, m: &mut Match, undecoded: &mut Vec<String>) ->
 }
 
 /// The attributes that make flower compare what the match says; a match that the kernel would not take whole is refused.
-pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names) -> Result<Vec<Attribute>, EncodeError> {
+pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names, dump: Dump) -> Result<Vec<Attribute>, EncodeError> {
     let mut out = Vec::new();
     if m.mask.get(Field::Indev) != 0 {
         let index = m.key.get(Field::Indev) as u32;
@@ -391,9 +429,15 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names) -> Result<Vec<
         }
     }
     let tags = Tags { outer: true, inner: true };
+    // An address of which no bit counts stands for its kind. The kernel compares that, and does not say it back.
+    let names_none = |kind: Field| !m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(kind));
+    let stands_for = |kind: Field| dump == Dump::MaySayLess && m.mask.get(kind) != 0 && names_none(kind);
+    let alone = [Field::AddrType, Field::EncAddrType].map(|kind| stands_for(kind).then_some(kind));
     for row in ROWS {
         let mask = m.mask.get(row.field);
-        if mask == 0 || !row.guard.is_open(m, tags) {
+        let prerequisite = row.field.row().prerequisite;
+        let stands = prerequisite.is_some() && alone.contains(&prerequisite);
+        if mask == 0 && !stands || !row.guard.is_open(m, tags) {
             continue;
         }
         out.push(Attribute::new(row.value, row.order.write(m.key.get(row.field), row.bytes)));
@@ -412,21 +456,39 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names) -> Result<Vec<
         out.push(Attribute::new(min, range.min.to_be_bytes()));
         out.push(Attribute::new(max, range.max.to_be_bytes()));
     }
-    check(m, protocol, names, &out)?;
+    check(m, protocol, names, &out, Said::Asked)?;
+    if dump == Dump::SaysAll {
+        check(m, protocol, names, &out, Said::Dumped)?;
+    }
     Ok(out)
 }
 
-/// Reads the attributes back as the kernel would. This is what keeps every field's conditions in one place: a comparison that
-/// flower would drop or widen shows as a difference.
-fn check(m: &Match, protocol: u16, names: &dyn Names, attributes: &[Attribute]) -> Result<(), EncodeError> {
+/// Reads the attributes back as the kernel would, or who reads its dump. This is what keeps every field's conditions in one place: a
+/// comparison that flower would drop or widen shows as a difference.
+fn check(m: &Match, protocol: u16, names: &dyn Names, attributes: &[Attribute], said: Said) -> Result<(), EncodeError> {
     let bytes = super::attributes::emit(attributes);
     let mut undecoded = Vec::new();
     let taken = Attributes::parse("TCA_FLOWER", &bytes)
-        .and_then(|flower| decode(&flower, protocol, names, &mut undecoded))
+        .and_then(|flower| read(&flower, protocol, names, &mut undecoded, said))
         .unwrap_or_default();
     let differs = |&&f: &&Field| taken.mask.get(f) != m.mask.get(f) || taken.key.get(f) != m.key.get(f);
     match Field::ALL.iter().find(differs) {
         Some(&field) => Err(EncodeError::Field(field)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_mask_is_compared_as_a_whole() {
+        let tabled: Vec<Field> = ROWS.iter().map(|row| row.field).collect();
+        for row in ROWS {
+            assert_eq!(row.field.row().whole, row.mask == 0, "{}", row.field);
+        }
+        // Beside the table nothing has one.
+        assert!(Field::ALL.iter().all(|f| tabled.contains(f) || f.row().whole));
     }
 }

@@ -34,7 +34,7 @@ pub use error::{DecodeError, EncodeError, Fault};
 pub use filter::{ChainOwner, FilterMessage};
 pub use link::{Link, Qdisc};
 pub use request::{
-    encode_clsact, encode_filter, encode_link_state, encode_no_clsact, encode_removal, encode_replacement,
+    encode_clsact, encode_filter, encode_front, encode_link_state, encode_no_clsact, encode_removal, encode_replacement,
 };
 
 use crate::flower::Hook;

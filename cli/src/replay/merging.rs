@@ -9,7 +9,7 @@ use super::{
 };
 use flowmerge::{
     conntrack::{ConnectionId, is_excluded},
-    flower::{ActionKind, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
+    flower::{ActionKind, Capabilities, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
     hardware::{Entry, Memory, MergedId},
     merge::{Path, Refusal},
     merger::{ConnectionEvent, Merger, NotRemoved, Outcome, ReplaceError},
@@ -86,10 +86,17 @@ pub struct Merging {
 }
 
 impl Default for Merging {
-    /// Nothing merged yet.
+    /// Nothing merged yet, into a table that can do everything.
     fn default() -> Merging {
+        Merging::into_table(Capabilities::all())
+    }
+}
+
+impl Merging {
+    /// Nothing merged yet, into a table that can do this.
+    pub fn into_table(capabilities: Capabilities) -> Merging {
         Merging {
-            merger: Merger::new(Memory::default()),
+            merger: Merger::new(Memory::new(capabilities)),
             records: BTreeMap::new(),
             walks: totals::Walks::default(),
             merged: totals::Merged::default(),
@@ -101,9 +108,7 @@ impl Default for Merging {
             marked: BTreeSet::new(),
         }
     }
-}
 
-impl Merging {
     /// The library's own state.
     pub fn merger(&self) -> &Merger<Memory> {
         &self.merger
