@@ -12,7 +12,7 @@
 
 use flowmerge::{
     conntrack::is_excluded,
-    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Port, print::printed},
+    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Masks, Port, print::printed},
     hardware::{MergedId, Sent, Trim},
     merge::{Scene, Step, fold, structure},
     packet::apply::apply,
@@ -122,7 +122,7 @@ impl Examiner {
             steps: vec![step],
             connections: Vec::new(),
             tell_tag: false,
-            whole: &Key::ZERO,
+            masks: &Masks::ANY,
         };
         let path = fold(&scene, self.merging.merger()).map_err(|refused| format!("is refused: {}", refused.refusal))?;
         let matches = path.matches(&[]).ok_or("becomes one that matches nothing")?;

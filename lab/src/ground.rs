@@ -6,10 +6,13 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use flowmerge::{
-    flower::Port,
-    netlink::{encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement},
+    flower::{Filter, Hook, Port, print::printed},
+    netlink::{FilterMessage, encode_clsact, encode_filter, encode_link_state, encode_removal, encode_replacement},
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+};
 use std::{
     collections::HashSet,
     fs,
@@ -79,6 +82,21 @@ impl Ground {
         let mut taken = self.kernel.ask(requests)?.into_iter().map(|answer| answer.is_ok());
         case.filters.retain(|_| taken.next().unwrap_or(false));
         Ok(before - case.filters.len())
+    }
+
+    /// Asks the kernel for all of these, in order; its answer to each.
+    pub fn ask(&mut self, requests: Vec<Vec<u8>>) -> Result<Vec<Result<(), Errno>>> {
+        self.kernel.ask(requests)
+    }
+
+    /// The filters of a hook, with their counters.
+    pub fn filters(&mut self, hook: Hook) -> Result<Vec<FilterMessage>> {
+        self.kernel.filters(hook, &self.devices)
+    }
+
+    /// A filter in tc's words, on one line.
+    pub fn words(&self, filter: &Filter) -> String {
+        printed(filter, &|port| self.devices.name_of(port)).to_string()
     }
 
     /// Puts in what a text for `tc -batch` asks for. The ports get their qdiscs first, unless the text does that.

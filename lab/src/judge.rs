@@ -1,7 +1,11 @@
 //! The judgement of a run: the record goes through the model, and once more with merged filters that handle what they match;
-//! whatever is not as in the kernel is told.
+//! whatever is not as in the kernel is told. Of a case that has just run, what its walks merge to is then tried in the kernel itself.
 
-use crate::examine::{Examiner, Tally};
+use crate::{
+    examine::{Examiner, Tally},
+    front::{self, Front},
+    run::Ran,
+};
 use anyhow::{Context, Result};
 use flowmerge::{flower::ActionKind, netlink::Message, trace};
 use flowmerge_cli::replay::{
@@ -32,6 +36,8 @@ pub struct Judgement {
     pub known: BTreeMap<Known, u64>,
     /// What the merged filters came to.
     pub tally: Tally,
+    /// What the merged filters came to in the kernel, if that was tried.
+    pub front: Front,
     /// What differs, for a person to read; empty if nothing does.
     pub differences: String,
 }
@@ -78,8 +84,22 @@ pub fn judge_run(timeline: &Timeline, run: &Run) -> Result<Judgement> {
         handled: merged.count(Fate::Handled),
         known: examiner.merging.known.clone(),
         tally: examiner.tally,
+        front: Front::default(),
         differences,
     })
+}
+
+/// Judges a case that was just run, and tries its merged filters out in the kernel, where it ran.
+pub fn judge_and_try(ran: &mut Ran) -> Result<Judgement> {
+    let (timeline, run) = replay(&ran.trace)?;
+    let mut judgement = judge_run(&timeline, &run)?;
+    if judgement.agrees() {
+        // Where the model differs, so does what is merged of its walks.
+        judgement.front = front::try_out(ran, &timeline, &run)?;
+        let findings = judgement.front.findings.iter();
+        judgement.differences = findings.map(|finding| format!("DIFFERENCE (kernel): {finding}\n")).collect();
+    }
+    Ok(judgement)
 }
 
 fn differences(timeline: &Timeline, name: &str, run: &Run) -> Result<String> {

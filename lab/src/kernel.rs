@@ -2,7 +2,10 @@
 
 use crate::case::Devices;
 use anyhow::{Context, Result, bail};
-use flowmerge::flower::Port;
+use flowmerge::{
+    flower::{Hook, Port},
+    netlink::{self, Dump, FilterMessage, Message, Names},
+};
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::{
     errno::Errno,
@@ -61,7 +64,29 @@ impl Kernel {
         Ok(answers)
     }
 
-    /// The same, where a refusal is an error that names what was asked.
+    /// The filters of a hook, of all chains, with their counters.
+    ///
+    /// # Errors
+    /// The socket fails, or the kernel says what cannot be read.
+    pub fn filters(&mut self, hook: Hook, names: &dyn Names) -> Result<Vec<FilterMessage>> {
+        let mut request = Dump::Filters(hook).request();
+        self.sequence = self.sequence.wrapping_add(1);
+        netlink::number(&mut request, self.sequence);
+        self.route.send(&request, 0).context("sending to netlink")?;
+        let mut filters = Vec::new();
+        loop {
+            let (bytes, _) = self.route.recv_from_full().context("receiving from netlink")?;
+            for message in netlink::messages(&bytes) {
+                match netlink::decode(netlink::ROUTE, message, names)?.message {
+                    Message::Filter(told) => filters.push(*told),
+                    Message::Done | Message::Error { .. } => return Ok(filters),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// As [`Kernel::ask`], where a refusal is an error that names what was asked.
     pub fn must(&mut self, what: &str, requests: Vec<Vec<u8>>) -> Result<()> {
         for answer in self.ask(requests)? {
             answer.with_context(|| format!("the kernel refuses: {what}"))?;

@@ -10,12 +10,14 @@
 //! | `mend` | fragments in the record, as they were sent |
 //! | `judge` | the record against the model, and against the merge |
 //! | `examine` | what must hold of each merged filter |
+//! | `front` | merged filters in the kernel, in front of the others |
 //! | `shrink` | a case that fails, made small |
 //! | `recorded` | a recorded run as a case |
 //! | `random`, `own` | what the command does |
 
 mod case;
 mod examine;
+mod front;
 mod generate;
 mod ground;
 mod judge;

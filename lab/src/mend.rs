@@ -42,7 +42,7 @@ pub fn mend(trace: &mut [u8], sent: impl IntoIterator<Item = (Port, Vec<u8>)>, n
 }
 
 /// Whether anybody hears of a frame: one that ends in its outer tag is dropped before.
-fn arrives(frame: &[u8]) -> bool {
+pub fn arrives(frame: &[u8]) -> bool {
     let is_tagged = frame.get(12..14).is_some_and(|kind| is_vlan(u16::from_be_bytes([kind[0], kind[1]])));
     !is_tagged || frame.len() >= ETHERNET + VLAN + 2
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     case::{Case, Devices, Step},
-    judge::{Judgement, judge, judge_run, replay},
+    judge::{Judgement, judge, judge_and_try, judge_run, replay},
     recorded::Recorded,
     run::{Script, frames, run, run_with},
 };
@@ -123,8 +123,8 @@ pub fn again(options: &Regressions) -> Result<bool> {
         let recorded = Recorded::read(path)?;
         let devices = Devices::named(recorded.ports());
         let case = recorded.case(&devices)?;
-        let ran = run(&devices, &case, Script::Told).with_context(|| path.display().to_string())?;
-        let judgement = judge(&ran.trace).with_context(|| path.display().to_string())?;
+        let mut ran = run(&devices, &case, Script::Told).with_context(|| path.display().to_string())?;
+        let judgement = judge_and_try(&mut ran).with_context(|| path.display().to_string())?;
         packets += frames(&ran.case.steps);
         frames_compared += judgement.frames;
         counters += judgement.counters;

@@ -3,7 +3,8 @@
 
 use crate::{
     case::{Case, Devices},
-    judge::{Judgement, judge},
+    front::Front,
+    judge::{Judgement, judge_and_try},
     run::{Script, frames, run},
     shrink::shrink,
     traffic,
@@ -51,6 +52,7 @@ struct Sums {
     frames: u64,
     counters: u64,
     merged: Merged,
+    front: Front,
 }
 
 /// The sums of what merged filters did.
@@ -79,8 +81,9 @@ pub fn compare(options: &Options) -> Result<bool> {
     let each = options.packets.div_ceil(options.pipelines.max(1)).max(1) as usize;
     for seed in options.seed..options.seed + options.pipelines {
         let (case, traffic) = traffic::of_seed(seed, each);
-        let ran = run(&devices, &case, Script::Made(Box::new(traffic))).with_context(|| format!("seed {seed}"))?;
-        let judgement = judge(&ran.trace).with_context(|| format!("seed {seed}"))?;
+        let script = Script::Made(Box::new(traffic));
+        let mut ran = run(&devices, &case, script).with_context(|| format!("seed {seed}"))?;
+        let judgement = judge_and_try(&mut ran).with_context(|| format!("seed {seed}"))?;
         sums.add(&ran.case, ran.refused, &judgement);
         if judgement.agrees() {
             continue;
@@ -90,6 +93,7 @@ pub fn compare(options: &Options) -> Result<bool> {
             ran.case.filters.len(),
             ran.case.steps.len()
         );
+        println!("  {}", judgement.differences.replace('\n', "\n  "));
         fails(options, &devices, seed, ran.case, &ran.trace)?;
         failed.push(seed);
         if failed.len() >= options.failures {
@@ -99,7 +103,7 @@ pub fn compare(options: &Options) -> Result<bool> {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{} pipelines ({} filters, {} refused by the kernel), {} packets ({} received at filters, {} decided) in {seconds:.1} s: \
-         {} frames and {} counters compared; {}; seeds {} to {}; {}",
+         {} frames and {} counters compared; {}; {}; seeds {} to {}; {}",
         sums.pipelines,
         sums.filters,
         sums.refused,
@@ -109,6 +113,7 @@ pub fn compare(options: &Options) -> Result<bool> {
         sums.frames,
         sums.counters,
         sums.merged,
+        sums.front,
         options.seed,
         options.seed + sums.pipelines.max(1) - 1,
         if failed.is_empty() { "no difference".to_owned() } else { format!("DIFFERENT: seeds {failed:?}") }
@@ -127,6 +132,7 @@ impl Sums {
         self.frames += judgement.frames;
         self.counters += judgement.counters;
         self.merged.add(judgement);
+        self.front.add(&judgement.front);
     }
 }
 
@@ -176,8 +182,8 @@ fn fails(options: &Options, devices: &Devices, seed: u64, case: Case, trace: &[u
     keep(format!("seed-{seed}-whole.pcapng"), trace)?;
     let mut last = None;
     let mut differs = |case: &Case| {
-        let ran = run(devices, case, Script::Told)?;
-        let judgement = judge(&ran.trace)?;
+        let mut ran = run(devices, case, Script::Told)?;
+        let judgement = judge_and_try(&mut ran)?;
         let differs = !judgement.agrees();
         if differs {
             last = Some((ran, judgement));

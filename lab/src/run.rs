@@ -21,6 +21,8 @@ pub struct Ran {
     pub lost: usize,
     /// The recorded run, a pcapng.
     pub trace: Vec<u8>,
+    /// Where it ran, as it was left.
+    pub ground: Ground,
 }
 
 /// Where steps come from.
@@ -92,7 +94,7 @@ pub fn run_with(devices: &Devices, case: &Case, script: Script, batch: Option<&s
     if may_be_cut {
         mend(&mut trace, sent, &|port| devices.name_of(port));
     }
-    Ok(Ran { case: ran, refused, lost, trace })
+    Ok(Ran { case: ran, refused, lost, trace, ground })
 }
 
 /// How many frames a script has sent.

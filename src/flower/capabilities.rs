@@ -5,6 +5,7 @@ use super::{
     ethertype::is_vlan,
     field::Field,
     key::Key,
+    masks::Masks,
     matches::Match,
 };
 use std::fmt;
@@ -14,8 +15,8 @@ use std::fmt;
 pub struct Capabilities {
     /// The bits that can be compared.
     pub fields: Key,
-    /// The fields (all their bits) that are compared as a whole or not at all: no mask goes with them.
-    pub whole: Key,
+    /// How they can be compared.
+    pub masks: Masks,
     /// Whether port ranges can be compared.
     pub ranges: bool,
     /// What it can do.
@@ -95,13 +96,8 @@ pub enum Lacking {
         /// The bits asked for that it lacks.
         bits: u128,
     },
-    /// It can compare a field only as a whole, and bits of it are asked for.
-    Part {
-        /// The field.
-        field: Field,
-        /// The bits asked for.
-        bits: u128,
-    },
+    /// It compares a field only as a whole, or what is asked for only together with it ([`Masks`]), and not all of it is asked for.
+    Whole(Field),
     /// It cannot compare a range of this field.
     Range(Field),
     /// It cannot do what an action asks for.
@@ -129,7 +125,7 @@ impl Capabilities {
         }
         Capabilities {
             fields,
-            whole: Key::ZERO,
+            masks: Masks::ANY,
             ranges: true,
             abilities: Abilities::all(),
             counts: Counts::Ingress,
@@ -138,16 +134,14 @@ impl Capabilities {
     }
 
     /// What Linux 6.1 does in software with a filter in front of the others of a port ([`Filter::in_front`](super::Filter::in_front)):
-    /// flower compares some fields without a mask (`net/sched/cls_flower.c`, `fl_set_key`), and TC has an action neither for mending
+    /// flower has masks of its own kind, and TC has an action neither for mending
     /// checksums nor for cutting off what follows the datagram.
     pub fn tc() -> Capabilities {
         let mut all = Capabilities::all();
         for &field in Field::ALL.iter().filter(|field| field.is_conntrack()) {
             all.fields.set(field, 0);
         }
-        for &field in Field::ALL.iter().filter(|field| field.row().whole) {
-            all.whole.set(field, field.ones());
-        }
+        all.masks = Masks::flower();
         all.abilities -= Abilities::MEND | Abilities::TRIM;
         all
     }
@@ -162,9 +156,9 @@ impl Capabilities {
             if bits != 0 {
                 return Err(Lacking::Field { field, bits });
             }
-            if self.whole.get(field) != 0 && mask != field.ones() {
-                return Err(Lacking::Part { field, bits: mask });
-            }
+        }
+        if let Some(field) = self.masks.missing(matches) {
+            return Err(Lacking::Whole(field));
         }
         match matches.ranges().next() {
             Some((field, _)) if !self.ranges => Err(Lacking::Range(field)),
@@ -240,9 +234,7 @@ impl fmt::Display for Lacking {
         match self {
             Lacking::Field { field, bits } if *bits == field.ones() => write!(f, "field {field} cannot be matched"),
             Lacking::Field { field, bits } => write!(f, "bits {bits:#x} of field {field} cannot be matched"),
-            Lacking::Part { field, bits } => {
-                write!(f, "field {field} can be matched as a whole, not its bits {bits:#x}")
-            }
+            Lacking::Whole(field) => write!(f, "field {field} must be matched as a whole, and is not"),
             Lacking::Range(field) => write!(f, "a range of {field} cannot be matched"),
             Lacking::Ability { action, ability } => {
                 let names = ability.iter_names().map(|(name, _)| name.to_lowercase().replace('_', " "));
@@ -268,14 +260,14 @@ mod tests {
     fn what_lacks_is_named() {
         let mut table = Capabilities::all();
         table.fields.set(Field::IpTos, 0xfc);
-        table.whole.set(Field::VlanId, 0xfff);
+        table.masks.whole.set(Field::VlanId, 0xfff);
         table.ranges = false;
         table.abilities -= Abilities::INGRESS | Abilities::PASS;
         let lacking = |m: &Match| table.check_match(m).expect_err("lacks").to_string();
         let mut m = Match::default().exact(Field::IpTos, 0);
         assert_eq!(lacking(&m), "bits 0x3 of field ip_tos cannot be matched");
         m = Match::default().with(Field::VlanId, 1, 3);
-        assert_eq!(lacking(&m), "field vlan_id can be matched as a whole, not its bits 0x3");
+        assert_eq!(lacking(&m), "field vlan_id must be matched as a whole, and is not");
         assert_eq!(table.check_match(&Match::default().exact(Field::VlanId, 1)), Ok(()));
         m = Match::default();
         m.dst_range = Some(Range { min: 1, max: 2 });

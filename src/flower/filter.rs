@@ -116,6 +116,14 @@ impl Filter {
             }
             _ => return Err(Field::Protocol),
         }
+        // Flower takes the type behind the last tag that is told for the innermost, and that of a tag for one more.
+        for (behind, tag) in [(Field::VlanEthType, Field::CvlanTpid), (Field::CvlanEthType, Field::EthType)] {
+            match matches.key.get(behind) {
+                _ if matches.mask.get(behind) == 0 => {}
+                kind if ethertype::is_vlan(kind as u16) => tell(tag, kind)?,
+                kind => tell(Field::EthType, kind)?,
+            }
+        }
         if let Hook::Block(_) = hook {
             tell(Field::Indev, port.0.into())?;
         }
@@ -169,7 +177,7 @@ mod tests {
         assert_eq!(ip.matches, plain.exact(Field::Ipv4Dst, 1));
         let tagged = of(ethertype::VLAN).exact(Field::VlanId, 5).exact(Field::VlanEthType, 0x800);
         let want = Match::default().exact(Field::VlanTpid, 0x8100).exact(Field::VlanId, 5);
-        assert_eq!(front(tagged).unwrap().matches, want.exact(Field::VlanEthType, 0x800));
+        assert_eq!(front(tagged).unwrap().matches, want.exact(Field::VlanEthType, 0x800).exact(Field::EthType, 0x800));
         assert_eq!(front(Match::default()).unwrap().matches, Match::default());
         let shared = Filter::in_front(Hook::Block(3), port, 7, Match::default(), Vec::new()).unwrap();
         assert_eq!(shared.matches, Match::default().exact(Field::Indev, 4));

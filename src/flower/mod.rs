@@ -6,6 +6,7 @@ pub mod ethertype;
 pub mod field;
 pub mod filter;
 pub mod key;
+pub mod masks;
 pub mod matches;
 pub mod print;
 
@@ -14,4 +15,5 @@ pub use capabilities::{Capabilities, Counts, Lacking};
 pub use field::Field;
 pub use filter::{Cookie, Filter, FilterId, Hook, Kind, Port};
 pub use key::Key;
+pub use masks::Masks;
 pub use matches::{Match, Range};

@@ -1,13 +1,13 @@
 //! A table in memory, searched by tuple space: entries of one port and one mask share a hash map, and a frame is looked
 //! up in each. Port ranges are compared behind that, within the entries of one key.
 
-use super::{Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
+use super::{Abilities, Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
 use crate::{
     flower::{Field, Key, Match, Port},
     merge::structure,
     packet::{
         self,
-        apply::{Applied, End, Sent, apply},
+        apply::{Applied, End, Sent, Trim, apply},
     },
 };
 use foldhash::fast::RandomState;
@@ -176,8 +176,11 @@ impl Hardware for Memory {
             port.len() - 1
         });
         port[at].entries.entry(key.and(&mask)).or_default().push(id);
-        let slot = Slot { entry: entry.clone(), reading: Reading::default() };
-        self.slots.insert(id, slot);
+        let mut entry = entry.clone();
+        if !self.capabilities.abilities.contains(Abilities::TRIM) {
+            entry.trim = Trim::Never;
+        }
+        self.slots.insert(id, Slot { entry, reading: Reading::default() });
         Ok(())
     }
 
@@ -221,10 +224,7 @@ fn in_ranges(matches: &Match, key: &Key) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        flower::{Action, Counts, Range},
-        packet::apply::Trim,
-    };
+    use crate::flower::{Action, Counts, Range};
     use proptest::prelude::*;
 
     fn redirect(port: u32) -> Action {
@@ -256,6 +256,18 @@ mod tests {
         let handled = table.receive(Port(1), &udp(port), u64::from(port))?;
         assert_eq!(handled.sent[0].frame, udp(port));
         Some(handled.sent[0].port.0)
+    }
+
+    #[test]
+    fn what_cannot_cut_off_sends_all() {
+        let longer = [udp(10), vec![9; 4]].concat();
+        let sent = |abilities| {
+            let mut table = Memory::new(Capabilities { abilities, ..Capabilities::all() });
+            table.install(&Entry { trim: Trim::Before(0), ..entry(1, ipv4(), 2) }).expect("fits");
+            table.receive(Port(1), &longer, 0).expect("matches").sent.remove(0).frame
+        };
+        assert_eq!(sent(Abilities::all()), udp(10));
+        assert_eq!(sent(Abilities::all() - Abilities::TRIM), longer);
     }
 
     #[test]

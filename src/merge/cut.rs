@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     conntrack::Connection,
-    flower::{Field, Key, Match},
+    flower::{Field, Key, Masks, Match},
 };
 use hashbrown::HashMap;
 
@@ -27,7 +27,7 @@ struct Cut {
 }
 
 /// The ways to keep a shadow out: single bits, or sets of them.
-fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, whole: &Key) -> Vec<Cut> {
+fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, masks: &Masks) -> Vec<Cut> {
     let mut cuts = Vec::new();
     for need in &shadow.needs {
         let Some(field) = need.field() else { continue };
@@ -36,7 +36,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, whole: &Key) -> Vec<Cut> {
             continue;
         }
         match *need {
-            _ if whole.get(field) != 0 => cuts.push(Cut { field, mask: field.ones() }),
+            _ if masks.is_whole(field) => cuts.push(Cut { field, mask: field.ones() }),
             Needs::Bits { mask, value, .. } => {
                 let differ = (now ^ value) & mask;
                 let bits = (0..field.row().bits as u32).rev().filter(|b| differ >> b & 1 == 1);
@@ -52,7 +52,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, whole: &Key) -> Vec<Cut> {
 }
 
 /// Keeps all shadows out of the template: adds conditions and the cut. `packet` and `connections` are those of the walk at
-/// hand; `whole` are the fields that are compared as a whole.
+/// hand.
 ///
 /// # Errors
 /// A shadow that this packet does not differ from. The template then asks for what packets and connections have of which the
@@ -62,7 +62,7 @@ pub fn keep_out(
     template: &mut Template,
     packet: &Key,
     connections: &[&Connection],
-    whole: &Key,
+    masks: &Masks,
 ) -> Result<(), Refusal> {
     let (mut left, mut conditions) = (Vec::new(), Vec::new());
     for shadow in shadows {
@@ -74,7 +74,7 @@ pub fn keep_out(
             template.conditions.push(Condition::NotAll(of_parameters));
             continue;
         }
-        let cuts = cuts(shadow, &template.known, packet, whole);
+        let cuts = cuts(shadow, &template.known, packet, masks);
         if cuts.is_empty() {
             template.conditions.extend(of_parameters.into_iter().map(Condition::Holds));
             for need in &shadow.needs {
@@ -94,7 +94,7 @@ pub fn keep_out(
     for &Cut { field, mask } in &chosen {
         asked.set(field, packet.get(field), mask);
     }
-    give_back(&mut asked, &chosen, &left, whole);
+    give_back(&mut asked, &chosen, &left, masks);
     for (field, mask) in asked.mask.fields() {
         let possible = template.require(field, mask, asked.key.get(field));
         debug_assert!(possible, "the packet meets its own template");
@@ -144,9 +144,9 @@ fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
 }
 
 /// Gives each bit of the cut back without which all shadows still stay out.
-fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)], whole: &Key) {
+fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)], masks: &Masks) {
     for &Cut { field, mask } in chosen {
-        let is_whole = whole.get(field) != 0;
+        let is_whole = masks.is_whole(field);
         let bits = (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0 && !is_whole);
         for bit in bits.chain(is_whole.then_some(mask)) {
             let mut less = *asked;

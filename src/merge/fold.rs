@@ -14,7 +14,7 @@ use super::{
 use crate::{
     conntrack::{Connection, Direction, TCP_BYPASS, Tuple, proto, tuple::address_bits},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Masks, Port,
         action::{CsumFlags, Ct, Mirred},
         ethertype,
         field::{addr_type, ct_state, ip_flags},
@@ -76,8 +76,8 @@ pub struct Scene<'a> {
     pub connections: Vec<&'a Connection>,
     /// Whether the outer tag must be told: hardware that counts whole frames has counts that are converted by it.
     pub tell_tag: bool,
-    /// The fields of which the table compares all bits or none ([`Capabilities::whole`](crate::flower::Capabilities::whole)).
-    pub whole: &'a Key,
+    /// How the table compares fields.
+    pub masks: &'a Masks,
 }
 
 /// The actions that a packet runs, by position, and the control that ends them. `None` where they would not end, or where
@@ -224,11 +224,11 @@ impl<'a> Fold<'a> {
             self.shadows.extend(Shadow::tags(filter, field));
         }
         let template = &mut self.state.template;
-        cut::keep_out(&self.shadows, template, scene.key, &scene.connections, scene.whole)?;
+        cut::keep_out(&self.shadows, template, scene.key, &scene.connections, scene.masks)?;
         // The cut may leave a range that its bits tell, or bits that the range does.
         template.settle_ranges();
-        template.complete(scene.whole, scene.key);
         structure::spare(&mut template.known, &self.state.excluded);
+        template.complete(scene.masks, scene.key);
         Ok(end)
     }
 

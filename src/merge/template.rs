@@ -6,7 +6,7 @@
 use super::symbol::Param;
 use crate::{
     conntrack::Connection,
-    flower::{Field, Key, Match, Range},
+    flower::{Field, Key, Masks, Match, Range},
 };
 use smallvec::SmallVec;
 
@@ -137,13 +137,20 @@ impl Template {
         }
     }
 
-    /// Asks for all bits of those `whole` fields of which some are asked for, as this packet has them.
-    pub fn complete(&mut self, whole: &Key, packet: &Key) {
-        let partial = |(field, mask): &(Field, u128)| whole.get(*field) != 0 && *mask != field.ones();
-        let fields: SmallVec<[(Field, u128); 4]> = self.known.mask.fields().filter(partial).collect();
-        for (field, _) in fields {
-            self.require(field, field.ones(), packet.get(field));
+    /// Asks, besides, for what a table with these masks must compare along, as this packet has it.
+    pub fn complete(&mut self, masks: &Masks, packet: &Key) {
+        while let Some(field) = masks.missing(&self.asked())
+            && self.require(field, field.ones(), packet.get(field))
+        {}
+    }
+
+    /// All bits asked for; the value of those that parameters tell is not known.
+    fn asked(&self) -> Match {
+        let mut asked = self.known;
+        for term in &self.terms {
+            asked.set(term.field, 0, term.mask);
         }
+        asked
     }
 
     /// The terms of a field that compare some of these bits, and which.

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     conntrack::{Connection, Direction, TcpState, Tuple, proto},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Match, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Masks, Match, Port,
         action::{CsumFlags, Ct, Mirred, Nat, Pedit, PeditHeader, PeditKey, Vlan},
         field::{ct_state, tcp_flags},
     },
@@ -113,8 +113,7 @@ fn packet(t: Tuple) -> Key {
 struct Case<'a> {
     hits: Vec<CaseHit<'a>>,
     around: Around,
-    /// What the table compares as a whole only.
-    whole: Key,
+    masks: Masks,
 }
 
 /// A filter, the filters in front of it, and the connections that its `ct`s found.
@@ -151,7 +150,7 @@ impl<'a> Case<'a> {
             steps.push(Step { cookie: Cookie(i as u64), filter, in_front, met });
         }
         let scene =
-            Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false, whole: &self.whole };
+            Scene { port: IN, key, steps, connections: connections.clone(), tell_tag: false, masks: &self.masks };
         Ok((fold(&scene, &self.around)?, connections))
     }
     fn merged(&self, key: &Key) -> Result<(Match, Vec<Action>), Refusal> {

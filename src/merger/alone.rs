@@ -161,7 +161,7 @@ impl<H: Hardware> Merger<H> {
         }
         let step = Step { cookie, filter, in_front: Vec::new(), met: Vec::new() };
         let tell_tag = self.counts == Counts::Frame;
-        let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag, whole: &self.whole };
+        let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag, masks: &self.masks };
         let path = merge::fold(&scene, self)?;
         let matches = path.matches(&[]).ok_or(Refusal::Changed { filter: id, what: Otherwise::Connection })?;
         // What depends on more of the packet than the filter matches would be in hardware for some of its packets only.

@@ -15,7 +15,7 @@ pub use settings::{Limits, Turned};
 
 use crate::{
     conntrack::{Connection, ConnectionId},
-    flower::{Cookie, Counters, Counts, Filter, Hook, Key, Port, capabilities},
+    flower::{Cookie, Counters, Counts, Filter, Hook, Masks, Port, capabilities},
     hardware::{Hardware, HardwareError, MergedId},
     merge::{Ports, Refusal},
     table::{Inserted, Merged, PathId, Table},
@@ -91,7 +91,7 @@ pub enum ReplaceError {
 pub struct Merger<H> {
     hardware: H,
     mend: bool,
-    whole: Key,
+    masks: Masks,
     counts: Counts,
     limits: Limits,
     turned: Turned,
@@ -119,7 +119,7 @@ impl<H: Hardware> Merger<H> {
         let capabilities = hardware.capabilities();
         Merger {
             mend: capabilities.abilities.contains(capabilities::Abilities::MEND),
-            whole: capabilities.whole,
+            masks: capabilities.masks,
             counts: capabilities.counts,
             hardware,
             limits,

@@ -134,7 +134,7 @@ impl<H: Hardware> Merger<H> {
             steps,
             connections: connections.iter().filter_map(|&c| self.table.connection(c)).collect(),
             tell_tag: self.counts == Counts::Frame,
-            whole: &self.whole,
+            masks: &self.masks,
         }
     }
 }

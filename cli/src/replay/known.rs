@@ -61,6 +61,11 @@ pub fn has_wrong_length(frame: &[u8]) -> bool {
     }
 }
 
+/// Whether a frame is UDP without a checksum, as UDP may be.
+pub fn has_no_checksum(frame: &[u8]) -> bool {
+    Packet::of(frame).is_some_and(|packet| packet.has_none())
+}
+
 /// How many bytes follow the IP datagram, which `ct` cuts off.
 pub fn trailing(frame: &[u8]) -> usize {
     Packet::of(frame).map_or(0, |packet| packet.trailing)
@@ -177,10 +182,13 @@ impl<'a> Packet<'a> {
     }
 
     fn has_its_checksum(&self) -> bool {
-        // Of UDP, none at all is none that is wrong.
-        let none = self.proto == proto::UDP && self.segment.get(6..8) == Some(&[0, 0]);
         let from = self.header + pseudo(self.src, self.dst, self.proto, self.segment.len());
-        none || fold(sum(self.segment, from)) == 0
+        self.has_none() || fold(sum(self.segment, from)) == 0
+    }
+
+    /// Of UDP, none at all is none that is wrong.
+    fn has_none(&self) -> bool {
+        self.proto == proto::UDP && self.segment.get(6..8) == Some(&[0, 0])
     }
 }
 
@@ -233,6 +241,7 @@ mod tests {
         let mut none = udp();
         none[TRANSPORT + 6..TRANSPORT + 8].fill(0);
         assert_eq!(known(&none), None, "no checksum is none that is wrong");
+        assert!(has_no_checksum(&none) && !has_no_checksum(&udp()));
     }
 
     #[test]

@@ -69,6 +69,18 @@ fn aimed(dice: &mut Dice, universe: &Universe, case: &Case) -> Spec {
     spec
 }
 
+/// A packet that this matches, or one bit beside it.
+pub fn near(dice: &mut Dice, universe: &Universe, port: Port, m: &Match, beside: bool) -> Spec {
+    let mut spec = blank(dice, universe, port);
+    meet(&mut spec, dice, m);
+    if beside {
+        miss(&mut spec, dice, m);
+    }
+    settle(&mut spec);
+    dress(&mut spec, dice);
+    spec
+}
+
 /// A port, mostly one with filters.
 fn where_in(dice: &mut Dice, case: &Case) -> Port {
     let ports: Vec<Port> = case::ports().collect();

@@ -245,7 +245,8 @@ impl<'a> Planner<'a> {
         if matches!(hook, Hook::Egress(_)) {
             list.retain(may_stand_at_egress);
         }
-        let prio = *self.dice.pick(&[1, 2, 2, 3, 40]);
+        // Priority 1 is left free for merged filters (`front`).
+        let prio = *self.dice.pick(&[2, 3, 3, 4, 40]);
         self.add(hook, chain, prio, shape, m, list);
     }
 }

@@ -17,12 +17,12 @@ fn a_packet_that_stays_in_software_chooses_no_cut() {
 fn a_field_without_a_mask_is_cut_as_a_whole() {
     let udp = filter(0, 1, ip().exact(Field::IpProto, 17), &[drop()]);
     let hit = filter(0, 2, ip(), &[output()]);
-    let merged = |front, whole| {
-        let case = Case { whole, ..Case::default() };
+    let merged = |front, masks| {
+        let case = Case { masks, ..Case::default() };
         case.hit_with(&hit, &[front], &[]).merged(&packet(tcp(H1, 1, H2, 2))).unwrap().0
     };
-    let whole = Key::ZERO.with(Field::IpProto, 0xff);
-    assert_eq!(merged(&udp, Key::ZERO).mask.get(Field::IpProto).count_ones(), 1);
+    let whole = Masks { whole: Key::ZERO.with(Field::IpProto, 0xff), layered: false };
+    assert_eq!(merged(&udp, Masks::ANY).mask.get(Field::IpProto).count_ones(), 1);
     assert_eq!(merged(&udp, whole), hit.matches.exact(Field::IpProto, 6));
     // A bit of another field is cheaper.
     let elsewhere = filter(0, 1, udp.matches.with(Field::IpTtl, 1, 1), &[drop()]);
@@ -32,12 +32,12 @@ fn a_field_without_a_mask_is_cut_as_a_whole() {
 #[test]
 fn part_of_a_field_without_a_mask_is_asked_for_with_the_rest() {
     let hit = filter(0, 1, ip().with(Field::IpProto, 4, 4), &[output()]);
-    let merged = |whole| {
-        let case = Case { whole, ..Case::default() };
+    let merged = |masks| {
+        let case = Case { masks, ..Case::default() };
         case.hit(&hit).merged(&packet(tcp(H1, 1, H2, 2))).unwrap().0
     };
-    assert_eq!(merged(Key::ZERO), hit.matches);
-    assert_eq!(merged(Key::ZERO.with(Field::IpProto, 0xff)), ip().exact(Field::IpProto, 6));
+    assert_eq!(merged(Masks::ANY), hit.matches);
+    assert_eq!(merged(Masks::flower()), ip().exact(Field::IpProto, 6));
 }
 
 #[test]

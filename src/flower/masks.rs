@@ -1,0 +1,89 @@
+//! How a table compares fields: any bits of any field, or as flower does.
+//!
+//! Flower compares some fields as a whole only, and is *layered*: it looks at a field only where what stands before it in the packet is
+//! compared, too (`net/sched/cls_flower.c`, `fl_set_key`). What a merged filter asks for is completed to that by what the packet at hand
+//! has there: a part of a field by the rest, a field by its prerequisite, the innermost ethertype of a tagged packet by those in front.
+
+use super::{ethertype::is_vlan, field::Field, key::Key, matches::Match};
+
+/// How fields can be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Masks {
+    /// The fields (all their bits) that are compared as a whole or not at all: no mask goes with them.
+    pub whole: Key,
+    /// Whether a field is compared only together with its prerequisite ([`Row::prerequisite`](super::field::Row::prerequisite)), and what
+    /// is behind tags only together with the ethertypes of the tags.
+    pub layered: bool,
+}
+
+impl Masks {
+    /// Any bits of any field.
+    pub const ANY: Masks = Masks { whole: Key::ZERO, layered: false };
+
+    /// As flower.
+    pub fn flower() -> Masks {
+        let mut whole = Key::ZERO;
+        for &field in Field::ALL.iter().filter(|field| field.row().whole) {
+            whole.set(field, field.ones());
+        }
+        Masks { whole, layered: true }
+    }
+
+    /// Whether a field has no mask.
+    pub fn is_whole(&self, field: Field) -> bool {
+        self.whole.get(field) != 0
+    }
+
+    /// A field that must be asked for as a whole, since something of it or behind it is; `None` if nothing is missing.
+    pub fn missing(&self, asked: &Match) -> Option<Field> {
+        let lacks = |field: &Field| asked.mask.get(*field) != field.ones();
+        let part = asked.mask.fields().map(|(field, _)| field).find(|&field| self.is_whole(field) && lacks(&field));
+        if part.is_some() || !self.layered {
+            return part;
+        }
+        let fields = asked.mask.fields().map(|(field, _)| field).chain(asked.ranges().map(|(field, _)| field));
+        fields.filter_map(|field| field.row().prerequisite).find(lacks).or_else(|| behind_tags(asked).find(lacks))
+    }
+}
+
+/// The ethertypes of tags in front of the innermost one, where that is asked of a packet with a tag.
+fn behind_tags(asked: &Match) -> impl Iterator<Item = Field> {
+    let is_asked = |field| asked.mask.get(field) != 0;
+    let is_tag = |field| is_vlan(asked.key.get(field) as u16);
+    let outer = is_asked(Field::EthType) && (is_tag(Field::Protocol) || is_tag(Field::VlanTpid));
+    let inner = outer && is_tag(Field::VlanEthType);
+    let outer = outer.then_some(Field::VlanEthType);
+    outer.into_iter().chain(inner.then_some([Field::CvlanTpid, Field::CvlanEthType]).into_iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flower_wants_the_rest_of_a_field_and_what_stands_before_it() {
+        let flower = Masks::flower();
+        let ip = Match::default().exact(Field::EthType, 0x0800);
+        let kind = ip.exact(Field::AddrType, 2);
+        let tagged = ip.exact(Field::Protocol, 0x8100);
+        let two = tagged.exact(Field::VlanEthType, 0x88a8);
+        let mut range = ip;
+        range.dst_range = Some(super::super::Range { min: 1, max: 2 });
+        for (asked, missing) in [
+            (ip.with(Field::IpProto, 4, 4), Some(Field::IpProto)),
+            (ip.with(Field::Ipv4Src, 1, 1), Some(Field::AddrType)),
+            (kind.with(Field::Ipv4Src, 1, 1), None),
+            (Match::default().with(Field::IpTtl, 1, 1), Some(Field::EthType)),
+            (range, Some(Field::IpProto)),
+            (tagged, Some(Field::VlanEthType)),
+            (tagged.exact(Field::VlanEthType, 0x0800), Some(Field::VlanTpid)),
+            (tagged.exact(Field::VlanTpid, 0x8100).exact(Field::VlanEthType, 0x0800), None),
+            (two.exact(Field::VlanTpid, 0x8100), Some(Field::CvlanTpid)),
+            (two.exact(Field::VlanTpid, 0x8100).exact(Field::CvlanTpid, 0x88a8), Some(Field::CvlanEthType)),
+            (Match::default().with(Field::EthSrc, 1, 1), None),
+        ] {
+            assert_eq!(flower.missing(&asked), missing, "{asked:?}");
+            assert_eq!(Masks::ANY.missing(&asked), None);
+        }
+    }
+}
