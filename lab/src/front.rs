@@ -15,7 +15,7 @@
 //! would, and software's frames must differ for the reason that the packet's own bytes give.
 
 use crate::{
-    case::{Case, Step},
+    case::{Case, Devices, Step},
     generate::{dice::Dice, packets, universe::Universe},
     ground::{Asked, Ground},
     mend::arrives,
@@ -46,8 +46,8 @@ use std::{
     time::Duration,
 };
 
-/// Packets that are made for each merged filter: those that it matches, and those just beside.
-const AIMED: usize = 12;
+/// Packets that are made for each merged filter, besides those that differ in one bit of what it compares.
+const AIMED: usize = 8;
 /// Of each merged filter so many packets are sent at most, not counted those beside.
 const EACH: usize = 24;
 
@@ -70,6 +70,8 @@ pub struct Front {
     pub counters: u64,
     /// Packets for which software sent something else, for a known reason.
     pub known: BTreeMap<&'static str, u64>,
+    /// Whether the kernel was told one of them otherwise than it is.
+    pub spoiled: bool,
     /// What should not be, for a person to read.
     pub findings: Vec<String>,
     /// The record of all this, a pcapng.
@@ -125,21 +127,26 @@ struct Packet {
     merged: Option<u64>,
 }
 
-type Frames = Vec<(Port, Vec<u8>)>;
+type Sent = (Port, Vec<u8>);
+type Frames = Vec<Sent>;
 type Counts = BTreeMap<FilterId, Vec<Counters>>;
 
-/// Tries out what the case's walks merge to. `run` is what the model made of its record.
+/// Tries out what the case's walks merge to. `run` is what the model made of its record. `spoil` is a seed by which the kernel is told
+/// one of the merged filters otherwise than it is: whoever looks closely notices that.
 ///
 /// # Errors
 /// The kernel cannot be asked.
-pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run) -> Result<Front> {
+pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run, spoil: Option<u64>) -> Result<Front> {
     let mut front = Front::default();
     let mut merging = Merging::into_table(Capabilities::tc());
     hardware(timeline, &mut merging, run);
     front.findings.extend(merging.failures.iter().map(|failure| format!("merging: {failure}")));
     let names = ran.ground.devices.names().to_vec();
     let mut recorder = Recorder::start(&names, Vec::new())?;
-    let filters = told(&mut front, &merging, &mut ran.ground)?;
+    let mut filters = told(&mut front, &merging, &mut ran.ground)?;
+    if let Some(seed) = spoil {
+        front.spoiled = spoiled(&mut filters, &ran.ground.devices, &mut Dice::new(seed));
+    }
     if !filters.is_empty() {
         let mut trial = Trial { front: &mut front, ground: &mut ran.ground, merging, filters, recorder: &mut recorder };
         let (inside, beside) = trial.packets(&ran.case);
@@ -181,6 +188,35 @@ fn told(front: &mut Front, merging: &Merging, ground: &mut Ground) -> Result<BTr
     Ok(filters)
 }
 
+/// Makes one of the filters another one that the kernel takes: it compares less, sends elsewhere, or rewrites less.
+fn spoiled(filters: &mut BTreeMap<u64, Filter>, devices: &Devices, dice: &mut Dice) -> bool {
+    let mut all: Vec<&mut Filter> = filters.values_mut().collect();
+    dice.shuffle(&mut all);
+    all.into_iter().any(|filter| {
+        let mut other = filter.clone();
+        let terms: Vec<Field> = filter.matches.terms().map(|(f, ..)| f).filter(|f| !f.row().whole).collect();
+        let other_port = |port: Port| devices.ports().find(|&other| other != port).unwrap_or(port);
+        match dice.below(3) {
+            0 if !terms.is_empty() => {
+                let field = *dice.pick(&terms);
+                other.matches.key.set(field, 0);
+                other.matches.mask.set(field, 0);
+            }
+            1 => other.actions.retain(|action| !matches!(action.kind, ActionKind::Pedit(_))),
+            _ => other.actions.iter_mut().for_each(|action| {
+                if let ActionKind::Mirred(mirred) = &mut action.kind {
+                    mirred.port = other_port(mirred.port);
+                }
+            }),
+        }
+        let is_other = other != *filter && encode_front(&other, devices).is_ok();
+        if is_other {
+            *filter = other;
+        }
+        is_other
+    })
+}
+
 struct Trial<'a> {
     front: &'a mut Front,
     ground: &'a mut Ground,
@@ -196,14 +232,12 @@ impl Trial<'_> {
         // Always the same: a case that is run again shall come to the same.
         let mut dice = Dice::new(1);
         let universe = Universe::new(&mut dice);
-        let mut all: Vec<(Port, Vec<u8>)> = Vec::new();
+        let mut all = Frames::new();
         for id in self.filters.keys() {
             let Some(record) = self.merging.records.get(id) else { continue };
-            for i in 0..AIMED {
-                let aim = &record.filter.matches;
-                let spec = packets::near(&mut dice, &universe, record.walk.port, aim, i % 3 == 2);
-                all.push((record.walk.port, spec.frame()));
-            }
+            let port = record.walk.port;
+            let near = packets::near(&mut dice, &universe, port, &record.filter.matches, AIMED);
+            all.extend(near.into_iter().map(|frame| (port, frame)));
         }
         let sent = case.steps.iter().filter_map(|step| match step {
             Step::Frame(port, frame) => Some((*port, frame.clone())),
@@ -345,8 +379,7 @@ impl Trial<'_> {
 
     fn finds(&mut self, packet: &Packet, what: &str, want: &Frames, got: &Frames) {
         let words = |frames: &Frames| {
-            let of =
-                |(port, frame): &(Port, Vec<u8>)| format!("{}: {}", self.ground.devices.name_of(*port), hex(frame));
+            let of = |(port, frame): &Sent| format!("{}: {}", self.ground.devices.name_of(*port), hex(frame));
             let all: Vec<String> = frames.iter().map(of).collect();
             if all.is_empty() { "nothing".into() } else { all.join("\n                ") }
         };
@@ -457,7 +490,7 @@ fn why(frame: &[u8], software: &Frames, merged: &Frames) -> Option<&'static str>
     let none = has_no_checksum(frame);
     let same =
         |a: &[u8], b: &[u8]| a == b || is_other_zero(a, b) || none && without_checksums(a) == without_checksums(b);
-    let whole = |(a, b): (&(Port, Vec<u8>), &(Port, Vec<u8>))| a.0 == b.0 && same(&a.1, &b.1);
+    let whole = |(a, b): (&Sent, &Sent)| a.0 == b.0 && same(&a.1, &b.1);
     let cut: Frames = merged
         .iter()
         .zip(software)

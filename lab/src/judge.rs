@@ -49,12 +49,6 @@ impl Judgement {
     }
 }
 
-/// Judges a recorded run.
-pub fn judge(trace: &[u8]) -> Result<Judgement> {
-    let (timeline, run) = replay(trace)?;
-    judge_run(&timeline, &run)
-}
-
 /// A recorded run, and what the model makes of it.
 pub fn replay(trace: &[u8]) -> Result<(Timeline, Run)> {
     let timeline = Timeline::new(trace::from_bytes("run", trace)?).context("the record")?;
@@ -89,17 +83,28 @@ pub fn judge_run(timeline: &Timeline, run: &Run) -> Result<Judgement> {
     })
 }
 
-/// Judges a case that was just run, and tries its merged filters out in the kernel, where it ran.
-pub fn judge_and_try(ran: &mut Ran) -> Result<Judgement> {
+/// Judges a case that has just run, and tries its merged filters out in the kernel, where it ran; see [`front::try_out`].
+pub fn judge_and_try(ran: &mut Ran, spoil: Option<u64>) -> Result<Judgement> {
     let (timeline, run) = replay(&ran.trace)?;
     let mut judgement = judge_run(&timeline, &run)?;
+    try_out(&mut judgement, ran, &timeline, &run, spoil)?;
+    Ok(judgement)
+}
+
+/// Tries a case's merged filters out in the kernel. Where the model differs, so would what is merged of its walks.
+pub fn try_out(
+    judgement: &mut Judgement,
+    ran: &mut Ran,
+    timeline: &Timeline,
+    run: &Run,
+    spoil: Option<u64>,
+) -> Result<()> {
     if judgement.agrees() {
-        // Where the model differs, so does what is merged of its walks.
-        judgement.front = front::try_out(ran, &timeline, &run)?;
+        judgement.front = front::try_out(ran, timeline, run, spoil)?;
         let findings = judgement.front.findings.iter();
         judgement.differences = findings.map(|finding| format!("DIFFERENCE (kernel): {finding}\n")).collect();
     }
-    Ok(judgement)
+    Ok(())
 }
 
 fn differences(timeline: &Timeline, name: &str, run: &Run) -> Result<String> {

@@ -5,7 +5,7 @@
 
 use crate::{
     case::{Case, Devices, Step},
-    judge::{Judgement, judge, judge_and_try, judge_run, replay},
+    judge::{Judgement, judge_and_try, judge_run, replay, try_out},
     recorded::Recorded,
     run::{Script, frames, run, run_with},
 };
@@ -76,7 +76,8 @@ pub fn compare(options: &Options) -> Result<bool> {
             })
             .collect::<Result<_>>()?;
     }
-    let ran = run_with(&devices, &case, Script::Told, batch).with_context(|| options.pipeline.display().to_string())?;
+    let mut ran =
+        run_with(&devices, &case, Script::Told, batch).with_context(|| options.pipeline.display().to_string())?;
     if ran.refused + ran.lost > 0 {
         println!("the kernel refused {} of the filters and {} of the packets", ran.refused, ran.lost);
     }
@@ -87,7 +88,8 @@ pub fn compare(options: &Options) -> Result<bool> {
     let mut out = Vec::new();
     report::packets(&mut out, &timeline, &run)?;
     std::io::stdout().write_all(&out)?;
-    let judgement = judge_run(&timeline, &run)?;
+    let mut judgement = judge_run(&timeline, &run)?;
+    try_out(&mut judgement, &mut ran, &timeline, &run, None)?;
     print!("{}", judgement.differences);
     let sent = frames(&ran.case.steps);
     if judgement.received < sent as u64 {
@@ -95,6 +97,9 @@ pub fn compare(options: &Options) -> Result<bool> {
             "{} of the packets came in at ports that are down or have no filters",
             sent as u64 - judgement.received
         );
+    }
+    if judgement.tally.merged > 0 {
+        println!("{}", judgement.front);
     }
     println!("{}", summary(&judgement, sent));
     Ok(judgement.agrees())
@@ -124,7 +129,7 @@ pub fn again(options: &Regressions) -> Result<bool> {
         let devices = Devices::named(recorded.ports());
         let case = recorded.case(&devices)?;
         let mut ran = run(&devices, &case, Script::Told).with_context(|| path.display().to_string())?;
-        let judgement = judge_and_try(&mut ran).with_context(|| path.display().to_string())?;
+        let judgement = judge_and_try(&mut ran, None).with_context(|| path.display().to_string())?;
         packets += frames(&ran.case.steps);
         frames_compared += judgement.frames;
         counters += judgement.counters;
@@ -266,7 +271,8 @@ mod tests {
         let paths = recorded_runs(&folder).unwrap();
         assert!(!paths.is_empty());
         for path in paths {
-            let judgement = judge(&fs::read(&path).unwrap()).unwrap();
+            let (timeline, run) = replay(&fs::read(&path).unwrap()).unwrap();
+            let judgement = judge_run(&timeline, &run).unwrap();
             assert!(judgement.agrees(), "{}\n{}", path.display(), judgement.differences);
             assert!(judgement.received > 0 && judgement.counters > 0, "{}: nothing is compared", path.display());
         }

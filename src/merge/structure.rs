@@ -26,6 +26,10 @@ const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
 const PORTS: [Field; 2] = [SrcPort, DstPort];
 const ICMP: [Field; 2] = [IcmpType, IcmpCode];
 
+/// What lies in the network header or behind it.
+const NETWORK: [Field; 12] =
+    [IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType];
+
 /// What lies in the transport header.
 const BEHIND: [Field; 5] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode];
 
@@ -115,6 +119,11 @@ impl Facts {
                 self.ip(kind);
                 self.absent(&ARP);
                 self.absent(&MPLS);
+                // What holds something is there.
+                if NETWORK.iter().any(|&field| self.all.key.get(field) != 0) {
+                    let kind = if kind == ethertype::IPV4 { addr_type::IPV4 } else { addr_type::IPV6 };
+                    self.tell(AddrType, 0xffff, kind);
+                }
             }
             Some(ethertype::ARP) => {
                 self.tell(AddrType, 0xffff, 0);
@@ -201,7 +210,8 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
     let fields: Vec<_> = asked.mask.fields().map(|(field, _)| field).collect();
     for field in fields.into_iter().rev() {
         // What follows is that something is absent, or one of these.
-        let may_follow = asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | IpFlags);
+        let may_follow =
+            asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | AddrType | IpFlags);
         if !may_follow || needed(asked, field) {
             continue;
         }
@@ -353,6 +363,14 @@ mod tests {
         let mut least = first;
         spare(&mut least, &[]);
         assert_eq!(least, Match::default().with(IpFlags, ip_flags::FIRST, ip_flags::FIRST));
+        // An IP header of which something is not zero is there.
+        let tos = ip.exact(EthType, 0x800).with(IpTos, 8, 8);
+        let mut least = tos.exact(AddrType, addr_type::IPV4);
+        spare(&mut least, &[]);
+        assert_eq!(least, tos);
+        let mut least = ip.exact(EthType, 0x800).with(IpTos, 0, 8).exact(AddrType, addr_type::IPV4);
+        spare(&mut least, &[]);
+        assert_eq!(least.mask.get(AddrType), 0xffff);
         // Asked for because addresses are: flower wants to be told.
         let tagged = Match::default().exact(Protocol, 0x8100).exact(VlanEthType, 0x86dd);
         let mut least = tagged.exact(NumOfVlans, 1);

@@ -79,7 +79,7 @@ fn no_bit_of_a_merged_match_is_to_spare() {
     let mut spare = BTreeMap::<String, (usize, usize, String)>::new();
     let mut sampled = 0;
     fixed_cases(cases(300), |case| {
-        let setting = Setting { padded: false, lazy: false, dumped: false, ..case.setting };
+        let setting = Setting { padded: false, lazy: false, dumped: false, layered: false, ..case.setting };
         let searched = run_with(setting, &case.filters, &case.events, |world, made| {
             if made.entry.id.0 % 2 == 0 {
                 return Ok(());

@@ -69,16 +69,51 @@ fn aimed(dice: &mut Dice, universe: &Universe, case: &Case) -> Spec {
     spec
 }
 
-/// A packet that this matches, or one bit beside it.
-pub fn near(dice: &mut Dice, universe: &Universe, port: Port, m: &Match, beside: bool) -> Spec {
-    let mut spec = blank(dice, universe, port);
-    meet(&mut spec, dice, m);
-    if beside {
-        miss(&mut spec, dice, m);
+/// Packets for a filter: so many that it matches, and for each of its comparisons one that differs in a bit of that.
+pub fn near(dice: &mut Dice, universe: &Universe, port: Port, m: &Match, inside: usize) -> Vec<Vec<u8>> {
+    let terms = compared(m).into_iter().map(|(field, mask)| Some(Change::Bit(field, one_of(dice, mask))));
+    let edges = m.ranges().flat_map(|(field, range)| {
+        [range.min.wrapping_sub(1), range.max.wrapping_add(1)].map(|value| Some(Change::To(field, value)))
+    });
+    let changes: Vec<_> = terms.collect::<Vec<_>>().into_iter().chain(edges).chain((0..inside).map(|_| None)).collect();
+    let mut frame = |change: Option<Change>| {
+        let mut spec = blank(dice, universe, port);
+        meet(&mut spec, dice, m);
+        if let Some(change) = change {
+            change.make(&mut spec);
+        }
+        settle(&mut spec);
+        dress(&mut spec, dice);
+        spec.frame()
+    };
+    changes.into_iter().map(&mut frame).collect()
+}
+
+/// What makes a packet one that just does not match.
+#[derive(Clone, Copy)]
+enum Change {
+    Bit(Field, u128),
+    To(Field, u16),
+}
+
+impl Change {
+    fn make(self, spec: &mut Spec) {
+        match self {
+            Change::Bit(field, bit) => spec.key.set(field, spec.key.get(field) ^ bit),
+            Change::To(field, value) => spec.key.set(field, value.into()),
+        }
     }
-    settle(&mut spec);
-    dress(&mut spec, dice);
-    spec
+}
+
+/// The fields that a filter compares and a packet can be changed in, with their masks.
+fn compared(m: &Match) -> Vec<(Field, u128)> {
+    let terms = m.terms().filter(|(f, ..)| !f.is_conntrack() && *f != Field::AddrType);
+    terms.map(|(field, _, mask)| (field, mask)).collect()
+}
+
+fn one_of(dice: &mut Dice, mask: u128) -> u128 {
+    let bits: Vec<u32> = (0..128).filter(|bit| mask >> bit & 1 != 0).collect();
+    1 << dice.pick(&bits)
 }
 
 /// A port, mostly one with filters.
@@ -161,20 +196,18 @@ fn meet(spec: &mut Spec, dice: &mut Dice, m: &Match) {
 
 /// Makes it a packet that just does not match.
 fn miss(spec: &mut Spec, dice: &mut Dice, m: &Match) {
-    let terms: Vec<_> = m.terms().filter(|(f, ..)| !f.is_conntrack() && *f != Field::AddrType).collect();
+    let terms = compared(m);
     let ranges: Vec<_> = m.ranges().collect();
     if !ranges.is_empty() && dice.percent(50) {
         let (field, range) = *dice.pick(&ranges);
         let beside = if dice.percent(50) { range.min.wrapping_sub(1) } else { range.max.wrapping_add(1) };
-        return spec.key.set(field, beside.into());
+        return Change::To(field, beside).make(spec);
     }
     if terms.is_empty() {
         return;
     }
-    let (field, _, mask) = *dice.pick(&terms);
-    let bits: Vec<u32> = (0..128).filter(|bit| mask >> bit & 1 != 0).collect();
-    let bit = *dice.pick(&bits);
-    spec.key.set(field, spec.key.get(field) ^ 1 << bit);
+    let (field, mask) = *dice.pick(&terms);
+    Change::Bit(field, one_of(dice, mask)).make(spec);
 }
 
 /// Puts right what fields say of each other.

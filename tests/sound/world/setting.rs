@@ -1,7 +1,7 @@
 //! How a run is set up.
 
 use flowmerge::{
-    flower::{Capabilities, Counts, capabilities::Abilities},
+    flower::{Capabilities, Counts, Masks, capabilities::Abilities},
     merger::Limits,
 };
 use proptest::prelude::*;
@@ -25,6 +25,8 @@ pub struct Setting {
     pub apart: bool,
     /// Hardware that can do little, and low limits.
     pub tight: bool,
+    /// The hardware compares fields as flower does.
+    pub layered: bool,
 }
 
 impl Setting {
@@ -35,6 +37,9 @@ impl Setting {
         }
         if self.no_mend {
             capabilities.abilities -= Abilities::MEND;
+        }
+        if self.layered {
+            capabilities.masks = Masks::flower();
         }
         if self.tight {
             capabilities.abilities -= Abilities::TRAP | Abilities::METADATA;
@@ -54,8 +59,8 @@ impl Setting {
 /// Any.
 pub fn setting() -> impl Strategy<Value = Setting> {
     let rarely = || prop::bool::weighted(0.2);
-    ((rarely(), rarely(), rarely(), rarely()), (any::<bool>(), rarely(), rarely(), prop::bool::weighted(0.1))).prop_map(
-        |((frames, no_mend, dumped, padded), (shared, lazy, apart, tight))| Setting {
+    ((rarely(), rarely(), rarely(), rarely()), (any::<bool>(), rarely(), rarely(), prop::bool::weighted(0.1), rarely()))
+        .prop_map(|((frames, no_mend, dumped, padded), (shared, lazy, apart, tight, layered))| Setting {
             frames,
             no_mend,
             dumped,
@@ -64,6 +69,6 @@ pub fn setting() -> impl Strategy<Value = Setting> {
             lazy,
             apart,
             tight,
-        },
-    )
+            layered,
+        })
 }
