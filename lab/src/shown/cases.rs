@@ -1,4 +1,4 @@
-//! Filters that say everything that [`flowmerge::netlink::encode_filter`] can say, and some that `tc` itself has added.
+//! Filters that say everything that [`flowmerge::netlink::encode_front`] can say, and some that `tc` itself has added.
 
 use crate::case;
 use flowmerge::flower::{
@@ -24,6 +24,13 @@ fn of_protocol(protocol: u16) -> Match {
     } else {
         m.exact(Field::EthType, protocol.into())
     }
+}
+
+/// Without the filter's own protocol, which is `all`.
+fn in_front(mut m: Match) -> Match {
+    m.key.set(Field::Protocol, 0);
+    m.mask.set(Field::Protocol, 0);
+    m
 }
 
 fn tagged(tpid: u16, behind: u16) -> Match {
@@ -71,6 +78,10 @@ fn matches() -> Vec<Match> {
         ipv4(merged(V4)).exact(Ipv4Src, 0x0a00_0001).with(Ipv4Dst, 0x0a09_0000, 0xffff_0000),
         ipv4(merged(V4)).with(Ipv4Src, 0x0a00_0001, 0xff00_00ff).with(Ipv4Dst, 1, 1),
         ipv4(any()).exact(Ipv4Src, 0x0a00_0001),
+        ipv4(any()),
+        ipv6(any()),
+        ipv4(merged(V4)),
+        any().exact(EncAddrType, addr_type::IPV6),
         ipv6(merged(V6)).with(Ipv6Src, 0xfd << 120, 0xff << 120).exact(Ipv6Dst, 1),
         ipv6(merged(V6)).with(Ipv6Src, 0x10_0000, 0xffff_0000).exact(Ipv6Dst, 0x0a00_0001),
         ipv6(merged(V6)).with(Ipv6Src, 0xffff_0a00_0001, 0xffff_ffff_ffff).exact(Ipv6Dst, 0xffff_0a00_0001),
@@ -126,7 +137,10 @@ fn matches() -> Vec<Match> {
         any().exact(VlanTpid, et::VLAN.into()).exact(VlanId, 5),
         any().exact(VlanTpid, et::VLAN.into()).exact(VlanId, 5).exact(VlanEthType, V4.into()).exact(EthType, V4.into()),
         any().exact(NumOfVlans, 1).exact(VlanEthType, V4.into()).exact(EthType, V4.into()),
-        Match { key: twice_tagged().key, mask: twice_tagged().mask, ..any() }.exact(NumOfVlans, 2),
+        twice_tagged().exact(NumOfVlans, 2),
+        any().exact(VlanTpid, et::VLAN.into()).exact(NumOfVlans, 1).exact(VlanId, 5),
+        in_front(twice_tagged()).exact(VlanId, 5).exact(CvlanId, 6),
+        in_front(of_protocol(et::QINQ)),
         // Conntrack.
         state(ct_state::TRACKED | ct_state::NEW, ct_state::TRACKED | ct_state::NEW),
         state(ct_state::TRACKED | ct_state::ESTABLISHED, 0x3f),

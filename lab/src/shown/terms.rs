@@ -32,6 +32,8 @@ const UNSAID: &[(&str, Silent, &str)] = &[
         Silent::Always,
         "it is the filter's protocol, but of a filter of `protocol all` it is not said at all",
     ),
+    ("addr_type", Silent::Always, "the kernel compares it, and does not dump it where no address is named"),
+    ("enc_addr_type", Silent::Always, "likewise"),
     ("src_ip", Silent::ButUnderIp, "flower compares it whatever the ethertype; tc wants to know the ethertype first"),
     ("dst_ip", Silent::ButUnderIp, "likewise"),
     ("hash", Silent::Always, "iproute2 6.1 has no word for it"),
@@ -201,6 +203,7 @@ mod tests {
         for eth_type in ["eth_type ipv4", "eth_type ipv6"] {
             assert_eq!(left(&[eth_type, "src_ip 10.0.0.1"]), [eth_type, "src_ip 10.0.0.1"]);
         }
-        assert_eq!(left(&["cvlan_tpid 802.1Q", "addr_type ipv4", "protocol 0x800/0xff00"]).len(), 3);
+        assert_eq!(left(&["addr_type ipv4", "enc_addr_type ipv6", "eth_type 0x8847"]), ["eth_type 0x8847"]);
+        assert_eq!(left(&["cvlan_tpid 802.1Q", "protocol 0x800/0xff00"]).len(), 2);
     }
 }
