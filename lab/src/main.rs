@@ -11,6 +11,7 @@
 //! | `judge` | the record against the model, and against the merge |
 //! | `examine` | what must hold of each merged filter |
 //! | `front` | merged filters in the kernel, in front of the others |
+//! | `shown` | what `tc` shows of the filters in the kernel, against our printing |
 //! | `shrink` | a case that fails, made small |
 //! | `recorded` | a recorded run as a case |
 //! | `random`, `own` | what the command does |
@@ -27,6 +28,7 @@ mod own;
 mod random;
 mod recorded;
 mod run;
+mod shown;
 mod shrink;
 mod traffic;
 

@@ -17,6 +17,7 @@
 
 mod actions;
 mod fields;
+mod names;
 mod pedit;
 
 use super::{Action, Filter, Hook, Kind, Match, Port};
@@ -65,12 +66,12 @@ impl fmt::Display for Printed<'_, Filter> {
 impl Printed<'_, Filter> {
     fn brief(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Filter { id, matches, .. } = self.what;
-        let protocol = fields::protocol(id.protocol);
+        let protocol = names::protocol(id.protocol);
         let place = format!("{} chain {} pref {} handle {:#x}", self.hook(), id.chain, id.prio, id.handle);
         write!(f, "{place} {protocol}")?;
         let mut terms = fields::terms(matches, self.names, Some(id.protocol));
         // The protocol says it already.
-        let eth_type = fields::eth_type(id.protocol);
+        let eth_type = names::eth_type(id.protocol);
         terms.retain(|t| t.name != "eth_type" || t.value != eth_type);
         let words = terms.iter().map(ToString::to_string).chain(self.remarks());
         for (i, word) in words.enumerate() {
@@ -94,7 +95,7 @@ impl Printed<'_, Filter> {
         write!(
             f,
             "filter {place} protocol {} pref {} {kind} chain {} handle {:#x}",
-            fields::protocol(id.protocol),
+            names::protocol(id.protocol),
             id.prio,
             id.chain,
             id.handle

@@ -2,7 +2,8 @@
 
 use super::{
     Names,
-    fields::{labels, mac, protocol},
+    fields::{labels, mac},
+    names::{class, protocol},
     pedit::munges,
 };
 use crate::flower::{
@@ -168,8 +169,7 @@ fn vlan_words(vlan: Vlan, words: &mut Vec<String>) {
 
 fn skbedit_words(skbedit: &Skbedit, words: &mut Vec<String>) {
     words.extend(skbedit.queue.map(|queue| format!("queue_mapping {queue}")));
-    let class = |p: u32| format!("priority {:x}:{:x}", p >> 16, p & 0xffff);
-    words.extend(skbedit.priority.map(class));
+    words.extend(skbedit.priority.map(|priority| format!("priority {}", class(priority))));
     words.extend(skbedit.mark.map(|(value, mask)| format!("mark {}", masked(value, mask))));
     words.extend(skbedit.ptype.map(|ptype| {
         let name = match ptype {

@@ -1,10 +1,12 @@
 //! The terms of a match, each as `name value[/mask]`.
 
-use super::Names;
+use super::{
+    Names,
+    names::{eth_type, ppp_proto, protocol},
+};
 use crate::flower::{
     Field, Match, Port,
     field::{addr_type, ct_state, ip_flags},
-    filter::PROTOCOL_ALL,
 };
 use std::{
     fmt,
@@ -32,11 +34,13 @@ enum Style {
     Mac,
     Ipv4,
     Ipv6,
-    /// An ethertype as `eth_type` has it (`ipv4`), and as all others have it (`ip`).
-    EtherType(fn(u16) -> String),
+    /// A number that has a name, as `eth_type` has it (`ipv4`), or others (`ip`).
+    Named(fn(u16) -> String),
     IpProto,
     AddrType,
     ArpOp,
+    /// A decimal number under a decimal mask: tc takes no other.
+    DecimalMask,
     Port,
     /// `+trk-new`.
     Signed(&'static [(u128, &'static str)]),
@@ -64,15 +68,17 @@ fn style(field: Field) -> Style {
         EthDst | EthSrc | ArpSha | ArpTha => Style::Mac,
         Ipv4Src | Ipv4Dst | EncIpv4Src | EncIpv4Dst | ArpSip | ArpTip => Style::Ipv4,
         Ipv6Src | Ipv6Dst | EncIpv6Src | EncIpv6Dst => Style::Ipv6,
-        EthType => Style::EtherType(eth_type),
-        Protocol | VlanTpid | VlanEthType | CvlanTpid | CvlanEthType => Style::EtherType(protocol),
+        EthType => Style::Named(eth_type),
+        Protocol | VlanTpid | VlanEthType | CvlanTpid | CvlanEthType => Style::Named(protocol),
+        PppProto => Style::Named(ppp_proto),
         AddrType | EncAddrType => Style::AddrType,
         IpProto => Style::IpProto,
         ArpOp => Style::ArpOp,
+        IcmpType | IcmpCode => Style::DecimalMask,
         CtState => Style::Signed(CT_STATES),
         IpFlags => Style::Negated(IP_FLAGS),
         CtLabels => Style::Labels,
-        IpTos | TcpFlags | EncTos | CtMark | Hash | PppProto => Style::Hex,
+        IpTos | TcpFlags | EncTos | CtMark | Hash => Style::Hex,
         _ => Style::Decimal,
     }
 }
@@ -129,18 +135,17 @@ fn write_value(field: Field, value: u128, mask: u128, names: &dyn Names) -> Stri
         Style::Mac => prefixed(field, mask, mac(value), mac),
         Style::Ipv4 => prefixed(field, mask, ipv4(value), ipv4),
         Style::Ipv6 => prefixed(field, mask, ipv6(value), ipv6),
-        Style::EtherType(name) => word(name(value as u16)),
+        Style::Named(name) => word(name(value as u16)),
         Style::IpProto => word(ip_proto(value as u8)),
         Style::AddrType => word(match value {
             addr_type::IPV4 => "ipv4".into(),
             addr_type::IPV6 => "ipv6".into(),
             other => other.to_string(),
         }),
-        Style::ArpOp => word(match value {
-            1 => "request".into(),
-            2 => "reply".into(),
-            other => other.to_string(),
-        }),
+        Style::ArpOp if whole && value == 1 => "request".into(),
+        Style::ArpOp if whole && value == 2 => "reply".into(),
+        Style::ArpOp | Style::DecimalMask if whole => value.to_string(),
+        Style::ArpOp | Style::DecimalMask => format!("{value}/{mask}"),
         Style::Port => word(names.port(Port(value as u32))),
         Style::Signed(bits) => {
             let sign = |set| if set { "+" } else { "-" };
@@ -196,31 +201,6 @@ pub(super) fn labels(value: u128, mask: u128) -> String {
     match mask {
         u128::MAX => digits(value),
         _ => format!("{}/{}", digits(value), digits(mask)),
-    }
-}
-
-/// An ethertype as `protocol` and `vlan_ethtype` have it.
-pub(super) fn protocol(value: u16) -> String {
-    match value {
-        PROTOCOL_ALL => "all".into(),
-        0x0800 => "ip".into(),
-        0x86dd => "ipv6".into(),
-        0x0806 => "arp".into(),
-        0x8100 => "802.1Q".into(),
-        0x88a8 => "802.1ad".into(),
-        0x8847 => "mpls_uc".into(),
-        0x8848 => "mpls_mc".into(),
-        0x8863 => "ppp_disc".into(),
-        0x8864 => "ppp_ses".into(),
-        other => format!("{other:#06x}"),
-    }
-}
-
-/// An ethertype as `eth_type` has it.
-pub(super) fn eth_type(value: u16) -> String {
-    match value {
-        0x0800 => "ipv4".into(),
-        other => protocol(other),
     }
 }
 

@@ -105,10 +105,17 @@ fn terms_are_tcs() {
         (Field::IpProto, 47, u128::MAX, "ip_proto 0x2f"),
         (Field::IpTtl, 64, u128::MAX, "ip_ttl 64"),
         (Field::ArpOp, 1, u128::MAX, "arp_op request"),
+        (Field::ArpOp, 3, u128::MAX, "arp_op 3"),
+        (Field::ArpOp, 1, 0xf1, "arp_op 1/241"),
+        (Field::IcmpType, 128, u128::MAX, "type 128"),
+        (Field::IcmpCode, 0, 0xf0, "code 0/240"),
         (Field::DstPort, 80, 0xfff0, "dst_port 80/0xfff0"),
         (Field::EthType, 0x0800, 0xff00, "eth_type 0x800/0xff00"),
         (Field::AddrType, addr_type::IPV6, u128::MAX, "addr_type ipv6"),
-        (Field::Protocol, 0x88cc, u128::MAX, "protocol 0x88cc"),
+        (Field::EthType, 0x8847, u128::MAX, "eth_type 0x8847"),
+        (Field::Protocol, 0x88cc, u128::MAX, "protocol LLDP"),
+        (Field::VlanEthType, 0x1234, u128::MAX, "vlan_ethtype 0x1234"),
+        (Field::PppProto, 0xc021, u128::MAX, "ppp_proto lcp"),
     ] {
         assert_eq!(show(any().with(field, value, mask)), text);
     }
@@ -187,7 +194,7 @@ fn actions_are_tcs() {
     let push = Vlan::Push { protocol: 0x8100, id: 10, prio: 3 };
     let skbedit = Skbedit {
         queue: Some(1),
-        priority: Some(0x0001_0002),
+        priority: Some(3),
         mark: Some((1, u32::MAX)),
         ptype: Some(0),
         inherit_dsfield: false,
@@ -207,7 +214,7 @@ fn actions_are_tcs() {
          action pedit ex mend munge udp dport set 53 pipe \
          action csum ip4h and udp pipe \
          action vlan push protocol 802.1Q id 10 priority 3 pipe \
-         action skbedit queue_mapping 1 priority 1:2 mark 0x1 ptype host pipe \
+         action skbedit queue_mapping 1 priority :3 mark 0x1 ptype host pipe \
          action mirred egress mirror dev p2 pipe \
          action mirred egress redirect dev p2"
     );
