@@ -258,7 +258,6 @@ pub fn disagreements(shown: &One, filter: &Filter, names: &dyn Names) -> Vec<Str
 ///
 /// # Errors
 /// tc cannot be run or prints no JSON.
-#[cfg_attr(not(test), expect(dead_code, reason = "the random part is to call it"))]
 pub fn compare(devices: &Devices, filters: &[Filter]) -> Result<Vec<String>> {
     let hooks: BTreeSet<Hook> =
         filters.iter().map(|filter| filter.id.hook).chain(devices.ports().map(Hook::Ingress)).collect();

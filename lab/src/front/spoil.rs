@@ -1,0 +1,37 @@
+//! A merged filter as it should not be, for a test of the test.
+
+use crate::{case::Devices, generate::dice::Dice};
+use flowmerge::{
+    flower::{ActionKind, Field, Filter, Port},
+    netlink::encode_front,
+};
+use std::collections::BTreeMap;
+
+/// Makes one of the filters another one that the kernel takes: it compares less, sends elsewhere, or rewrites less.
+pub fn spoiled(filters: &mut BTreeMap<u64, Filter>, devices: &Devices, dice: &mut Dice) -> bool {
+    let mut all: Vec<&mut Filter> = filters.values_mut().collect();
+    dice.shuffle(&mut all);
+    all.into_iter().any(|filter| {
+        let mut other = filter.clone();
+        let terms: Vec<Field> = filter.matches.terms().map(|(f, ..)| f).filter(|f| !f.row().whole).collect();
+        let other_port = |port: Port| devices.ports().find(|&other| other != port).unwrap_or(port);
+        match dice.below(3) {
+            0 if !terms.is_empty() => {
+                let field = *dice.pick(&terms);
+                other.matches.key.set(field, 0);
+                other.matches.mask.set(field, 0);
+            }
+            1 => other.actions.retain(|action| !matches!(action.kind, ActionKind::Pedit(_))),
+            _ => other.actions.iter_mut().for_each(|action| {
+                if let ActionKind::Mirred(mirred) = &mut action.kind {
+                    mirred.port = other_port(mirred.port);
+                }
+            }),
+        }
+        let is_other = other != *filter && encode_front(&other, devices).is_ok();
+        if is_other {
+            *filter = other;
+        }
+        is_other
+    })
+}
