@@ -4,7 +4,12 @@
 //! compared, too (`net/sched/cls_flower.c`, `fl_set_key`). What a merged filter asks for is completed to that by what the packet at hand
 //! has there: a part of a field by the rest, a field by its prerequisite, the innermost ethertype of a tagged packet by those in front.
 
-use super::{ethertype::is_vlan, field::Field, key::Key, matches::Match};
+use super::{
+    ethertype::{self, is_vlan},
+    field::{Field, addr_type, ip_proto},
+    key::Key,
+    matches::Match,
+};
 
 /// How fields can be compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +39,33 @@ impl Masks {
         self.whole.get(field) != 0
     }
 
+    /// Whether a field can be compared of a packet like this: flower looks only at fields of headers that are there.
+    pub fn shows(&self, field: Field, packet: &Key) -> bool {
+        use Field::*;
+        let get = |field| packet.get(field);
+        let (ethertype, proto) = (get(EthType) as u16, get(IpProto) as u8);
+        !self.layered
+            || match field {
+                VlanTpid | VlanId | VlanPrio | VlanEthType => get(VlanTpid) != 0,
+                CvlanTpid | CvlanId | CvlanPrio | CvlanEthType => get(CvlanTpid) != 0,
+                IpProto | IpTos | IpTtl => matches!(ethertype, ethertype::IPV4 | ethertype::IPV6),
+                AddrType => get(AddrType) != 0,
+                Ipv4Src | Ipv4Dst => get(AddrType) == addr_type::IPV4,
+                Ipv6Src | Ipv6Dst => get(AddrType) == addr_type::IPV6,
+                SrcPort | DstPort => matches!(proto, ip_proto::TCP | ip_proto::UDP | ip_proto::SCTP),
+                TcpFlags => proto == ip_proto::TCP,
+                IcmpType | IcmpCode => matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6),
+                ArpSip | ArpTip | ArpOp | ArpSha | ArpTha => matches!(ethertype, ethertype::ARP | ethertype::RARP),
+                MplsLabel | MplsTc | MplsBos | MplsTtl => matches!(ethertype, ethertype::MPLS | ethertype::MPLS_MC),
+                EncAddrType => get(EncAddrType) != 0,
+                EncIpv4Src | EncIpv4Dst => get(EncAddrType) == addr_type::IPV4,
+                EncIpv6Src | EncIpv6Dst => get(EncAddrType) == addr_type::IPV6,
+                L2tpv3Sid => proto == ip_proto::L2TP,
+                PppoeSid | PppProto => get(Protocol) as u16 == ethertype::PPPOE,
+                _ => true,
+            }
+    }
+
     /// A field that must be asked for as a whole, since something of it or behind it is; `None` if nothing is missing.
     pub fn missing(&self, asked: &Match) -> Option<Field> {
         let lacks = |field: &Field| asked.mask.get(*field) != field.ones();
@@ -59,6 +91,16 @@ fn behind_tags(asked: &Match) -> impl Iterator<Item = Field> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flower_shows_what_is_there() {
+        let udp = Key::ZERO.with(Field::EthType, 0x0800).with(Field::AddrType, 2).with(Field::IpProto, 17);
+        let shown = |field| Masks::flower().shows(field, &udp);
+        use Field::*;
+        assert!([EthSrc, EthType, NumOfVlans, IpTtl, Ipv4Src, SrcPort, IpFlags].into_iter().all(shown));
+        assert!(![VlanId, Ipv6Src, TcpFlags, IcmpType, ArpOp, MplsTtl].into_iter().any(shown));
+        assert!(Masks::ANY.shows(VlanId, &udp));
+    }
 
     #[test]
     fn flower_wants_the_rest_of_a_field_and_what_stands_before_it() {

@@ -32,7 +32,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, masks: &Masks) -> Vec<Cut>
     for need in &shadow.needs {
         let Some(field) = need.field() else { continue };
         let (now, known) = (packet.get(field), asked.mask.get(field));
-        if !need.denied(now, field.ones()) {
+        if !masks.shows(field, packet) || !need.denied(now, field.ones()) {
             continue;
         }
         match *need {

@@ -227,7 +227,11 @@ impl<'a> Fold<'a> {
         cut::keep_out(&self.shadows, template, scene.key, &scene.connections, scene.masks)?;
         // The cut may leave a range that its bits tell, or bits that the range does.
         template.settle_ranges();
-        structure::spare(&mut template.known, &self.state.excluded);
+        // What parameters tell wants its prerequisite, too.
+        let prerequisites = template.terms.iter().filter_map(|term| term.field.row().prerequisite);
+        let mut kept = self.state.excluded.clone();
+        kept.extend(prerequisites.map(|field| (field, field.ones())));
+        structure::spare(&mut template.known, &kept);
         template.complete(scene.masks, scene.key);
         Ok(end)
     }

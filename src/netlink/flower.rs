@@ -13,7 +13,11 @@ use super::{
 };
 use crate::{
     conntrack::proto,
-    flower::{Field, Match, Range, ethertype, field::addr_type, filter::PROTOCOL_ALL},
+    flower::{
+        Field, Match, Range, ethertype,
+        field::{addr_type, ip_proto},
+        filter::PROTOCOL_ALL,
+    },
 };
 
 /// How a value's bytes lie in its attribute.
@@ -85,7 +89,7 @@ const ROWS: &[Row] = rows! {
         ArpSip 57/58 Network 4, ArpTip 59/60 Network 4, ArpOp 61/62 Network 1,
         ArpSha 63/64 Network 6, ArpTha 65/66 Network 6,
     }
-    Guard::Proto(IPPROTO_L2TP) => { L2tpv3Sid 105/0 Network 4 }
+    Guard::Proto(ip_proto::L2TP) => { L2tpv3Sid 105/0 Network 4 }
     Guard::TunnelAddresses(addr_type::IPV4) => { EncIpv4Src 27/28 Network 4, EncIpv4Dst 29/30 Network 4 }
     Guard::TunnelAddresses(addr_type::IPV6) => { EncIpv6Src 31/32 Network 16, EncIpv6Dst 33/34 Network 16 }
     Guard::Always => {
@@ -116,8 +120,6 @@ const PORT_DST_MAX: u16 = 90;
 const NUM_OF_VLANS: u16 = 102;
 const PPPOE_SID: u16 = 103;
 const PPP_PROTO: u16 = 104;
-
-const IPPROTO_L2TP: u8 = 115;
 
 /// Attributes that are known and not decoded, by name.
 fn name(attribute: u16) -> String {

@@ -13,7 +13,10 @@ pub fn spoiled(filters: &mut BTreeMap<u64, Filter>, devices: &Devices, dice: &mu
     dice.shuffle(&mut all);
     all.into_iter().any(|filter| {
         let mut other = filter.clone();
-        let terms: Vec<Field> = filter.matches.terms().map(|(f, ..)| f).filter(|f| !f.row().whole).collect();
+        // No port of a fragment is seen, so that it makes no difference where one is asked for.
+        let has_ports = [Field::SrcPort, Field::DstPort].iter().any(|&f| filter.matches.mask.get(f) != 0);
+        let counts = |field: &Field| !field.row().whole && (!has_ports || *field != Field::IpFlags);
+        let terms: Vec<Field> = filter.matches.terms().map(|(field, ..)| field).filter(counts).collect();
         let other_port = |port: Port| devices.ports().find(|&other| other != port).unwrap_or(port);
         match dice.below(3) {
             0 if !terms.is_empty() => {

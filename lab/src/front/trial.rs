@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use flowmerge::{
-    flower::{Action, ActionKind, Counters, Counts as Counting, Filter, FilterId, Hook, Port},
+    flower::{ActionKind, Counters, Counts as Counting, Filter, FilterId, Hook, Port},
     hardware::MergedId,
     netlink::encode_front,
 };
@@ -237,26 +237,31 @@ impl Trial<'_> {
 
     /// Merged filters count the packets that they match, and no others. Those that overlap are of one way: together.
     fn own(&mut self, counts: [&Counts; 2], packets: &[Packet], sent: &[Option<Frames>]) {
+        // What is redirected into a port they match there, too, and nobody knows here what that is.
         let table = self.merging.merger().table();
-        let into = |action: &Action| matches!(action.kind, ActionKind::Mirred(mirred) if mirred.ingress);
-        if table.filters().any(|(_, entry)| entry.filter.actions.iter().any(into)) {
-            // They match what comes in at a port the other way, too.
-            return;
-        }
-        let parents = |id: &u64| &self.merging.records[id].parents;
-        let mut sums: BTreeMap<&Vec<FilterId>, [(u64, u64); 2]> = BTreeMap::new();
+        let actions = table.filters().flat_map(|(_, entry)| &entry.filter.actions);
+        let entered: BTreeSet<Port> = actions
+            .filter_map(|action| match action.kind {
+                ActionKind::Mirred(mirred) => mirred.ingress.then_some(mirred.port),
+                _ => None,
+            })
+            .collect();
+        let is_known = |id: &u64| !entered.contains(&self.merging.records[id].walk.port);
+        let way = |id: &u64| (self.merging.records[id].walk.port, &self.merging.records[id].parents);
+        // Wanted and got.
+        let mut sums: BTreeMap<_, [(u64, u64); 2]> = BTreeMap::new();
         // What has no action counts nothing.
-        for (id, filter) in self.filters.iter().filter(|(_, filter)| !filter.actions.is_empty()) {
-            let [_, got] = sums.entry(parents(id)).or_default();
+        for (id, filter) in self.filters.iter().filter(|(id, filter)| !filter.actions.is_empty() && is_known(id)) {
+            let [_, got] = sums.entry(way(id)).or_default();
             let since = since(counts, &filter.id, 0);
             *got = (got.0 + since.0, got.1 + since.1);
         }
         for (packet, _) in packets.iter().zip(sent).filter(|(_, sent)| sent.is_some()) {
-            if let Some([want, _]) = packet.merged.and_then(|id| sums.get_mut(parents(&id))) {
+            if let Some([want, _]) = packet.merged.and_then(|id| sums.get_mut(&way(&id))) {
                 *want = (want.0 + 1, want.1 + Counting::Ingress.bytes(&packet.frame));
             }
         }
-        for (parents, [want, got]) in sums.into_iter().filter(|(_, [want, got])| want != got) {
+        for ((_, parents), [want, got]) in sums.into_iter().filter(|(_, [want, got])| want != got) {
             let names: Vec<String> = parents.iter().map(|id| id.to_string()).collect();
             self.front.findings.push(format!(
                 "merged filters of {} count {got:?} packets and bytes where {want:?} match them",

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::case::{self, Case};
 use flowmerge::{
-    flower::{Action, Control, Field, Filter, Hook, Match, Port, ethertype as et},
+    flower::{Action, Control, Field, Filter, Hook, Match, Port, ethertype as et, field::ip_flags},
     packet::dissect::is_vlan,
 };
 
@@ -69,38 +69,69 @@ fn aimed(dice: &mut Dice, universe: &Universe, case: &Case) -> Spec {
     spec
 }
 
-/// Packets for a filter: so many that it matches, and for each of its comparisons one that differs in a bit of that.
+/// Packets for a filter: so many that it matches; for each of its comparisons one that differs in a bit of that; and one for each
+/// thing about a packet that software may judge and a table does not.
 pub fn near(dice: &mut Dice, universe: &Universe, port: Port, m: &Match, inside: usize) -> Vec<Vec<u8>> {
-    let terms = compared(m).into_iter().map(|(field, mask)| Some(Change::Bit(field, one_of(dice, mask))));
+    let bits = compared(m).into_iter().map(|(field, mask)| Change::Bit(field, one_of(dice, mask)));
     let edges = m.ranges().flat_map(|(field, range)| {
-        [range.min.wrapping_sub(1), range.max.wrapping_add(1)].map(|value| Some(Change::To(field, value)))
+        [range.min.wrapping_sub(1), range.max.wrapping_add(1)].map(|value| Change::To(field, value))
     });
-    let changes: Vec<_> = terms.collect::<Vec<_>>().into_iter().chain(edges).chain((0..inside).map(|_| None)).collect();
-    let mut frame = |change: Option<Change>| {
+    let none = (0..inside).map(|_| Change::None);
+    let changes: Vec<_> = bits.collect::<Vec<_>>().into_iter().chain(edges).chain(JUDGED).chain(none).collect();
+    let mut frame = |change: Change| {
         let mut spec = blank(dice, universe, port);
         meet(&mut spec, dice, m);
-        if let Some(change) = change {
-            change.make(&mut spec);
-        }
+        change.of_fields(&mut spec);
         settle(&mut spec);
         dress(&mut spec, dice);
+        change.of_the_rest(&mut spec);
         spec.frame()
     };
     changes.into_iter().map(&mut frame).collect()
 }
 
-/// What makes a packet one that just does not match.
+/// How a packet differs from others that a filter matches.
 #[derive(Clone, Copy)]
 enum Change {
+    None,
     Bit(Field, u128),
     To(Field, u16),
+    Fault(Fault),
+    /// Bytes behind the datagram.
+    Padding(usize),
+    /// A TCP sequence number that is out of any window.
+    FarOff,
 }
 
+const JUDGED: [Change; 6] = [
+    Change::Fault(Fault::Checksum),
+    Change::Fault(Fault::IpChecksum),
+    Change::Fault(Fault::NoChecksum),
+    Change::Fault(Fault::Length(7)),
+    Change::Padding(9),
+    Change::FarOff,
+];
+
 impl Change {
-    fn make(self, spec: &mut Spec) {
+    fn of_fields(self, spec: &mut Spec) {
         match self {
+            // A first fragment is one.
+            Change::Bit(Field::IpFlags, ip_flags::FIRST) => {
+                let flags = spec.key.get(Field::IpFlags) ^ ip_flags::FIRST;
+                spec.key.set(Field::IpFlags, flags | ip_flags::FRAG);
+            }
             Change::Bit(field, bit) => spec.key.set(field, spec.key.get(field) ^ bit),
             Change::To(field, value) => spec.key.set(field, value.into()),
+            _ => {}
+        }
+    }
+
+    fn of_the_rest(self, spec: &mut Spec) {
+        match self {
+            Change::Fault(fault) => spec.fault = Some(fault),
+            Change::Padding(bytes) => spec.padding = bytes,
+            Change::FarOff => spec.seq = spec.seq.wrapping_add(1 << 30),
+            _ => {}
         }
     }
 }
@@ -201,13 +232,13 @@ fn miss(spec: &mut Spec, dice: &mut Dice, m: &Match) {
     if !ranges.is_empty() && dice.percent(50) {
         let (field, range) = *dice.pick(&ranges);
         let beside = if dice.percent(50) { range.min.wrapping_sub(1) } else { range.max.wrapping_add(1) };
-        return Change::To(field, beside).make(spec);
+        return Change::To(field, beside).of_fields(spec);
     }
     if terms.is_empty() {
         return;
     }
     let (field, mask) = *dice.pick(&terms);
-    Change::Bit(field, one_of(dice, mask)).make(spec);
+    Change::Bit(field, one_of(dice, mask)).of_fields(spec);
 }
 
 /// Puts right what fields say of each other.
