@@ -218,6 +218,27 @@ fn bad_input_is_named() {
 }
 
 #[test]
+fn a_run_in_which_too_little_is_merged_makes_the_status_1() {
+    let trace = fixture("tc-dnat.pcapng");
+    let with = |wanted: &[&str]| {
+        let wanted = wanted.iter().flat_map(|wanted| ["--at-least", wanted]);
+        let output = replay(&wanted.chain(["--json", trace.to_str().unwrap()]).collect::<Vec<_>>());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(
+        with(&["merged.installed=4", "walks.established_merged=100%", "hardware.handled=75%"]),
+        (Some(0), String::new())
+    );
+    let (status, text) = with(&["merged.installed=4", "merged.installed=5", "hardware.handled=90%"]);
+    assert_eq!((status, text.lines().count()), (Some(1), 2), "{text}");
+    assert!(text.contains("tc-dnat.pcapng: expected at least merged.installed=5, got 4\n"), "{text}");
+    assert!(text.contains("expected at least hardware.handled=90% of software.received, got 62\n"), "{text}");
+    let (status, text) = with(&["merged.instaled=1"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("no number of that name") && text.contains("merged.instaled"), "{text}");
+}
+
+#[test]
 fn a_difference_makes_the_status_1() {
     // Another byte in the last frame sent: the kernel's no longer is what the filters make.
     let good = fs::read(fixture("tc-dnat.pcapng")).unwrap();

@@ -15,7 +15,7 @@ for signal in INT TERM HUP; do
   "$FLOWMERGE" replay $OUT >/dev/null || fails "replay after SIG$signal"
 done
 echo "-- under nohup SIGHUP does not end it"
-OUT=/run/nohup.pcapng
+OUT=/run/nohup.pcapng; : >/run/record
 nohup "$FLOWMERGE" record p1 -o $OUT 2>/run/record & RECORDER=$!; until grep -q 'Ctrl-C' /run/record; do sleep 0.02; done
 kill -HUP $RECORDER; sleep 0.4; kill -0 $RECORDER || fails "SIGHUP ended it"; kill -TERM $RECORDER; ends 0
 echo "-- killed: what was recorded is there, and the next one takes the device away"

@@ -1,4 +1,5 @@
 # Ctrl-C amid the traffic: the counters of the last dump are compared where it stands among the frames
+# Real time: two programs that never rest, for which the clock of time travel would stand still
 . "$LAB/common.sh"; hosts
 for p in p1 p2; do tc qdisc add dev $p clsact; done
 for p in p1 p2; do
