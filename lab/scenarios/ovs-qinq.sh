@@ -17,8 +17,8 @@ table=2,priority=50,ip,ct_state=+trk+est,actions=output:p2
 table=3,priority=50,ip,ct_state=+trk+est,actions=push_vlan:0x8100,set_field:4126->vlan_vid,push_vlan:0x88a8,set_field:4116->vlan_vid,output:p3
 table=4,priority=50,ip,ct_state=+trk+new,actions=ct(commit,zone=31),resubmit(,6)
 table=4,priority=50,ip,ct_state=+trk+est,actions=resubmit(,6)
-table=5,priority=50,ip,ct_state=+trk+est,actions=set_field:4106->vlan_vid,output:p1
-table=6,priority=50,ip,actions=set_field:4126->vlan_vid,push_vlan:0x88a8,set_field:4116->vlan_vid,set_field:3->vlan_pcp,output:p3
+table=5,priority=50,ip,dl_vlan=30,ct_state=+trk+est,actions=set_field:4106->vlan_vid,output:p1
+table=6,priority=50,ip,dl_vlan=10,actions=set_field:4126->vlan_vid,push_vlan:0x88a8,set_field:4116->vlan_vid,set_field:3->vlan_pcp,output:p3
 F
 knows h1 10.0.0.3 02:00:00:00:00:03 v; knows h2 10.0.0.3 02:00:00:00:00:03; for a in 1 2; do knows h3 10.0.0.$a 02:00:00:00:00:0$a w; done
 serve h2 h3

@@ -19,14 +19,17 @@ use flowmerge::{
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
-    Outcome, Terminal, Verdict,
+    Fragments, Outcome, Terminal, Verdict,
     conntrack::{
         Conntrack, Info,
         observed::{Passage, Report, Reported, Tracker},
     },
 };
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, VecDeque},
+};
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +156,8 @@ struct Engine<'a> {
     tracker: Tracker,
     hardware: &'a mut dyn Offload,
     sent: Ledger<Open>,
+    /// What came out of OVS in fragments.
+    fragments: Fragments,
     /// Frames at a port's ingress: those that filters redirected there are not received from outside.
     arrived: Ledger<()>,
     /// Hardware's counters are read, and nothing has come in since.
@@ -186,6 +191,7 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, before: Option<&Run>
         tracker: Tracker::new(dump, reports),
         hardware,
         sent: Ledger::new(frames(false)),
+        fragments: Fragments::default(),
         arrived: Ledger::new(frames(true)),
         is_read: false,
         before,
@@ -394,14 +400,17 @@ impl Engine<'_> {
         }
     }
 
-    /// A missed frame has come out: it went through the connections on its way.
+    /// A missed frame has come out: it went through the connections on its way. A packet in fragments did so as a whole, and
+    /// which filters that would hit is not known: they were made for its fragments.
     fn resume(&mut self, passage: &Passage, at: usize, step: &Step, port: Port, frame: &[u8]) {
+        let Some(whole) = self.fragments.whole(frame, step.time) else { return };
         self.tracker.resume(passage, at, step.time, self.horizons[at]);
-        let mut model = self.datapath.model.clone();
-        let outcome = model.receive(port, frame, step.time, &mut self.tracker);
-        if !matches!(outcome.verdict, Verdict::Decided(_))
-            && let Some(shown) = merge_model::shown(frame)
-        {
+        let is_decided = matches!(whole, Cow::Borrowed(_)) && {
+            let mut model = self.datapath.model.clone();
+            let outcome = model.receive(port, frame, step.time, &mut self.tracker);
+            matches!(outcome.verdict, Verdict::Decided(_))
+        };
+        if !is_decided && let Some(shown) = merge_model::shown(&whole) {
             self.tracker.move_all(&shown);
         }
     }
