@@ -4,11 +4,12 @@
 
 # Where it failed: the line of the scenario (or of a file of its own), not of this one.
 set -E
-trap 'failed $? "$BASH_COMMAND"' ERR
+trap 'failed $?' ERR
 failed() {
-  local i=1
+  local status=$1 i=1 file line
   while [ "${BASH_SOURCE[i]:-}" = "${BASH_SOURCE[0]}" ]; do i=$((i + 1)); done
-  printf '%s, line %s: ended with %s: %s\n' "${BASH_SOURCE[i]:-$0}" "${BASH_LINENO[i - 1]}" "$1" "$2" >&2
+  file=${BASH_SOURCE[i]:-$0} line=${BASH_LINENO[i - 1]}
+  printf '%s, line %s: ended with status %s: %s\n' "$file" "$line" "$status" "$(sed -n "${line}p" "$file")" >&2
 }
 
 # ---- hosts and ports ----
@@ -92,15 +93,15 @@ flows() { ofctl add-flows -; }
 record() {
   : >/run/record
   "$FLOWMERGE" record "$@" -o "$OUT" 2>/run/record & RECORDER=$!
-  until grep -q 'Ctrl-C' /run/record; do kill -0 "$RECORDER" || { cat /run/record; exit 2; }; sleep 0.02; done
+  until grep -q 'Ctrl-C' /run/record; do kill -0 "$RECORDER" 2>/dev/null || { cat /run/record; return 2; }; sleep 0.02; done
 }
 finish() {
   sleep 0.2; kill -INT "$RECORDER"
   local status=0
   wait "$RECORDER" || status=$?
   cat /run/record
-  [ $status = "${1:-0}" ] || { echo "record ended with $status, expected ${1:-0}"; exit 1; }
-  if ip -o link | grep -q flowmerge; then echo "the nlmon device is still there"; exit 1; fi
+  [ $status = "${1:-0}" ] || { echo "record ended with $status, expected ${1:-0}"; return 1; }
+  if ip -o link | grep -q flowmerge; then echo "the nlmon device is still there"; return 1; fi
 }
 # expect NAME=N... : what the replay must come to at least (`flowmerge replay --help`, --at-least)
 expect() { printf '%s\n' "$@" >>"$OUT.expect"; }
