@@ -31,7 +31,7 @@ OUT=/dev/full; record p1; ends 2; grep -q '/dev/full: cannot write the trace: No
 echo "-- into a pipe, which closes; a trace in a pipe is whole if it does not"
 rm -f /run/status; { "$FLOWMERGE" record p1 -o - 2>/run/record || echo $? >/run/status; } | head -c 100 >/dev/null & PIPE=$!
 # That nobody reads any more is found as something is written.
-until [ -s /run/status ]; do tc qdisc add dev p3 clsact; tc qdisc del dev p3 clsact; done; wait $PIPE
+until [ -s /run/status ]; do tc qdisc add dev p3 clsact; tc qdisc del dev p3 clsact; sleep 0.02; done; wait $PIPE
 cat /run/record; [ "$(cat /run/status)" = 2 ] || fails "status $(cat /run/status)"; grep -q 'stdout: .*Broken pipe' /run/record || fails "pipe"
 { timeout -s INT 3 "$FLOWMERGE" record p1 p2 -o - 2>/run/record || true; } | cat >/run/pipe.pcapng & sleep 0.6; tcp h1 10.0.0.2 1; wait $!
 cat /run/record; grep -q " 0 frames" /run/record && fails "no frames in the pipe"; "$FLOWMERGE" replay /run/pipe.pcapng >/dev/null || fails "replay of the pipe's"
