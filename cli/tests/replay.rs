@@ -63,17 +63,22 @@ macro_rules! recorded_runs {
 }
 
 recorded_runs! {
+    ovs_churn "ovs-churn" 65;
+    ovs_dnat "ovs-dnat" 70;
     ovs_firewall "ovs-firewall" 60;
-    ovs_fullnat "ovs-fullnat" 70;
-    ovs_fw_churn "ovs-fw-churn" 65;
-    ovs_fw_udp "ovs-fw-udp" 50;
+    ovs_firewall6 "ovs-firewall6" 60;
+    ovs_fullnat "ovs-fullnat" 75;
     ovs_mirror "ovs-mirror" 60;
     ovs_nat "ovs-nat" 65;
     ovs_nat66 "ovs-nat66" 65;
     ovs_ovn "ovs-ovn" 70;
+    ovs_ports "ovs-ports" 40;
+    ovs_qinq "ovs-qinq" 70;
+    ovs_reuse "ovs-reuse" 60;
     ovs_router "ovs-router" 60;
-    ovs_vlan "ovs-vlan" 70;
-    ovs_vlan_ct "ovs-vlan-ct" 70;
+    ovs_snat "ovs-snat" 65;
+    ovs_vlan "ovs-vlan" 75;
+    ovs_vlan_ct "ovs-vlan-ct" 60;
     tc_actions "tc-actions" 50;
     tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;

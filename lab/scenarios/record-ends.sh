@@ -46,4 +46,4 @@ OUT=/run/lost.pcapng; record p1 p2 --packet-buffer 4096; kill -STOP $RECORDER
 on h1 ping -q -f -c 200 -W 0.1 10.0.0.2 >/dev/null; kill -INT $RECORDER; kill -CONT $RECORDER
 ends 1; grep -q 'frames or messages were lost' /run/record || fails "loss was not told"
 echo "-- and as it should be"
-OUT=$trace; record p1 p2; tcp h1 10.0.0.2 3; finish
+OUT=$trace; record p1 p2; tcp h1 10.0.0.2 3; finish; expect merged.installed=2 hardware.handled=50%

@@ -19,3 +19,4 @@ filter p2 chain 0 prio 1 proto ip flower skip_hw action ct zone 2 pipe action co
 filter p2 chain 0 prio 2 proto ip flower skip_hw ct_state +trk+est+rpl action mirred egress redirect dev p1
 serve h2
 SPORT=41000 SIZE=60 TOS=0,4,20,24,28,32,36,8,4,12,16,24,28,32 udp h1 10.0.0.2 42 0.002; SPORT=41001 SIZE=60 TOS=0,4,20,24,28,32 udp h1 10.0.0.2 12 0.002; TOS=0,4,20,24,28,32 tcp h1 10.0.0.2 14; finish
+expect merged.installed=20 hardware.handled=60%
