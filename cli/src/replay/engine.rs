@@ -3,7 +3,8 @@
 //!
 //! What the kernel does besides TC shows only in its frames. A frame that TC missed goes up to OVS, which sends it
 //! itself, having put filters for its way into TC first; so when such a frame comes out, walking it once more says which
-//! connections it passed through on the way ([`Tracker::resume`]).
+//! connections it passed through on the way ([`Tracker::resume`]). Behind each `ct` on that way it is missed anew, and other
+//! frames may come before it is out: that it has come so far the filters tell, each time that OVS puts some in.
 
 use super::{
     datapath::Datapath,
@@ -14,8 +15,8 @@ use super::{
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
-    flower::{Counters, Field, FilterId, Key, Port},
-    netlink::{FilterMessage, Message},
+    flower::{Counters, Field, FilterId, Hook, Key, Port},
+    netlink::{Event, FilterMessage, Message},
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
@@ -143,6 +144,8 @@ impl Run {
 
 /// A frame that TC did not send on its way; OVS or the stack may.
 struct Open {
+    /// When it came: its place among the steps.
+    at: usize,
     port: Port,
     frame: Vec<u8>,
     /// What it has moved in conntrack, until it comes out and moves the rest.
@@ -207,6 +210,11 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, before: Option<&Run>
                 // Of what a dump told in mid-run the order is as unknown as at the start.
                 engine.datapath.apply(&envelope.message, envelope.is_dump(), engine.hardware);
                 engine.tracker.advance(at + 1);
+                if let Message::Filter(told) = &envelope.message
+                    && told.event == Event::New
+                {
+                    engine.put(at, step, told.filter.id);
+                }
             }
             What::Counted(filter) => engine.datapath.recount(filter),
             What::Last(last) => engine.answer(last),
@@ -247,7 +255,7 @@ impl Engine<'_> {
         if self.run.redirected.contains(&at) {
             return;
         }
-        let mut open = Open { port, frame: bytes.to_vec(), passage: None };
+        let mut open = Open { at, port, frame: bytes.to_vec(), passage: None };
         if !self.timeline.filtered.contains(&port) {
             open.passage = self.timeline.has_ovs.then(Passage::default);
             return self.sent.open(step.time, bytes, open);
@@ -406,12 +414,32 @@ impl Engine<'_> {
         let Some(whole) = self.fragments.whole(frame, step.time) else { return };
         self.tracker.resume(passage, at, step.time, self.horizons[at]);
         let is_decided = matches!(whole, Cow::Borrowed(_)) && {
-            let mut model = self.datapath.model.clone();
-            let outcome = model.receive(port, frame, step.time, &mut self.tracker);
+            let outcome = self.datapath.model.receive(port, frame, step.time, &mut self.tracker);
             matches!(outcome.verdict, Verdict::Decided(_))
         };
         if !is_decided && let Some(shown) = merge_model::shown(&whole) {
             self.tracker.move_all(&shown);
+        }
+    }
+
+    /// OVS puts a filter in, and then takes the frame that it is for as far as that goes. An answer moves its connections on the way;
+    /// of new ones the kernel tells.
+    fn put(&mut self, at: usize, step: &Step, filter: FilterId) {
+        if !self.timeline.has_ovs {
+            return;
+        }
+        let is_meant = |open: &&mut Open| filter.hook == Hook::Ingress(open.port);
+        let mut all: Vec<_> = self.sent.still_open(step.time).filter(is_meant).collect();
+        all.sort_by_key(|open| open.at);
+        for open in all {
+            let Some(passage) = &mut open.passage else { continue };
+            let is_whole = matches!(Fragments::default().whole(&open.frame, step.time), Some(Cow::Borrowed(_)));
+            let Some(shown) = merge_model::shown(&open.frame).filter(|_| is_whole) else { continue };
+            if self.tracker.is_answer(&shown) {
+                self.tracker.resume(passage, at, step.time, self.horizons[at]);
+                self.datapath.model.receive(open.port, &open.frame, step.time, &mut self.tracker);
+                passage.join(self.tracker.missed());
+            }
         }
     }
 
