@@ -23,12 +23,12 @@ port() {
     printf 'link add p%s address 02:aa:00:00:00:0%s type veth peer name eth0 netns h%s address 02:00:00:00:00:0%s\nlink set p%s up\n' "$n" "$n" "$n" "$n" "$n"
   done | ip -batch -
   for n; do
-    plain "p$n"; on "h$n" bash -c "$(declare -f plain); plain eth0"
+    plain "p$n"; plain eth0 on "h$n"
     printf 'addr add 10.0.0.%s/24 dev eth0\nlink set lo up\nlink set eth0 up\n' "$n" | ip -n "h$n" -batch -
   done
 }
 # No segments to be cut, no checksums to be filled in, no tags to be put in by a device: frames are recorded as they are.
-plain() { ethtool -K "$1" tx off rx off tso off gso off gro off sg off txvlan off rxvlan off >/dev/null 2>&1 || true; }
+plain() { "${@:2}" ethtool -K "$1" tx off rx off tso off gso off gro off sg off txvlan off rxvlan off >/dev/null 2>&1 || true; }
 # hosts6 : they have fd00::N, too
 hosts6() {
   local n
