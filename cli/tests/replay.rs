@@ -63,17 +63,22 @@ macro_rules! recorded_runs {
 }
 
 recorded_runs! {
+    ovs_churn "ovs-churn" 65;
+    ovs_dnat "ovs-dnat" 70;
     ovs_firewall "ovs-firewall" 60;
-    ovs_fullnat "ovs-fullnat" 70;
-    ovs_fw_churn "ovs-fw-churn" 65;
-    ovs_fw_udp "ovs-fw-udp" 50;
+    ovs_firewall6 "ovs-firewall6" 60;
+    ovs_fullnat "ovs-fullnat" 75;
     ovs_mirror "ovs-mirror" 60;
     ovs_nat "ovs-nat" 65;
     ovs_nat66 "ovs-nat66" 65;
     ovs_ovn "ovs-ovn" 70;
+    ovs_ports "ovs-ports" 40;
+    ovs_qinq "ovs-qinq" 70;
+    ovs_reuse "ovs-reuse" 60;
     ovs_router "ovs-router" 60;
-    ovs_vlan "ovs-vlan" 70;
-    ovs_vlan_ct "ovs-vlan-ct" 70;
+    ovs_snat "ovs-snat" 65;
+    ovs_vlan "ovs-vlan" 75;
+    ovs_vlan_ct "ovs-vlan-ct" 60;
     tc_actions "tc-actions" 50;
     tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;
@@ -215,6 +220,27 @@ fn bad_input_is_named() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("/nonexistent/lines: cannot be written"), "{text}");
+}
+
+#[test]
+fn a_run_in_which_too_little_is_merged_makes_the_status_1() {
+    let trace = fixture("tc-dnat.pcapng");
+    let with = |wanted: &[&str]| {
+        let wanted = wanted.iter().flat_map(|wanted| ["--at-least", wanted]);
+        let output = replay(&wanted.chain(["--json", trace.to_str().unwrap()]).collect::<Vec<_>>());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(
+        with(&["merged.installed=4", "walks.established_merged=100%", "hardware.handled=75%"]),
+        (Some(0), String::new())
+    );
+    let (status, text) = with(&["merged.installed=4", "merged.installed=5", "hardware.handled=90%"]);
+    assert_eq!((status, text.lines().count()), (Some(1), 2), "{text}");
+    assert!(text.contains("tc-dnat.pcapng: expected at least merged.installed=5, got 4\n"), "{text}");
+    assert!(text.contains("expected at least hardware.handled=90% of software.received, got 62\n"), "{text}");
+    let (status, text) = with(&["merged.instaled=1"]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("no number of that name") && text.contains("merged.instaled"), "{text}");
 }
 
 #[test]

@@ -19,3 +19,4 @@ block replace chain 1 prio 2 proto ip handle 1 flower skip_hw ct_state +trk+est 
 flowing p3 10; block add chain 1 prio 3 proto all flower skip_hw ip_flags frag action drop 2>/dev/null || true
 flowing p3 10; tc qdisc del dev p3 clsact; tcp h1 10.0.0.2 5
 finish; kill $A $B 2>/dev/null || true
+expect merged.installed=8 hardware.handled=75%

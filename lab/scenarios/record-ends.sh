@@ -15,7 +15,7 @@ for signal in INT TERM HUP; do
   "$FLOWMERGE" replay $OUT >/dev/null || fails "replay after SIG$signal"
 done
 echo "-- under nohup SIGHUP does not end it"
-OUT=/run/nohup.pcapng
+OUT=/run/nohup.pcapng; : >/run/record
 nohup "$FLOWMERGE" record p1 -o $OUT 2>/run/record & RECORDER=$!; until grep -q 'Ctrl-C' /run/record; do sleep 0.02; done
 kill -HUP $RECORDER; sleep 0.4; kill -0 $RECORDER || fails "SIGHUP ended it"; kill -TERM $RECORDER; ends 0
 echo "-- killed: what was recorded is there, and the next one takes the device away"
@@ -31,7 +31,7 @@ OUT=/dev/full; record p1; ends 2; grep -q '/dev/full: cannot write the trace: No
 echo "-- into a pipe, which closes; a trace in a pipe is whole if it does not"
 rm -f /run/status; { "$FLOWMERGE" record p1 -o - 2>/run/record || echo $? >/run/status; } | head -c 100 >/dev/null & PIPE=$!
 # That nobody reads any more is found as something is written.
-until [ -s /run/status ]; do tc qdisc add dev p3 clsact; tc qdisc del dev p3 clsact; done; wait $PIPE
+until [ -s /run/status ]; do tc qdisc add dev p3 clsact; tc qdisc del dev p3 clsact; sleep 0.02; done; wait $PIPE
 cat /run/record; [ "$(cat /run/status)" = 2 ] || fails "status $(cat /run/status)"; grep -q 'stdout: .*Broken pipe' /run/record || fails "pipe"
 { timeout -s INT 3 "$FLOWMERGE" record p1 p2 -o - 2>/run/record || true; } | cat >/run/pipe.pcapng & sleep 0.6; tcp h1 10.0.0.2 1; wait $!
 cat /run/record; grep -q " 0 frames" /run/record && fails "no frames in the pipe"; "$FLOWMERGE" replay /run/pipe.pcapng >/dev/null || fails "replay of the pipe's"
@@ -46,4 +46,4 @@ OUT=/run/lost.pcapng; record p1 p2 --packet-buffer 4096; kill -STOP $RECORDER
 on h1 ping -q -f -c 200 -W 0.1 10.0.0.2 >/dev/null; kill -INT $RECORDER; kill -CONT $RECORDER
 ends 1; grep -q 'frames or messages were lost' /run/record || fails "loss was not told"
 echo "-- and as it should be"
-OUT=$trace; record p1 p2; tcp h1 10.0.0.2 3; finish
+OUT=$trace; record p1 p2; tcp h1 10.0.0.2 3; finish; expect merged.installed=2 hardware.handled=50%

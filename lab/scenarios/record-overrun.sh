@@ -20,3 +20,4 @@ kill -STOP "$RECORDER"
 kill -CONT "$RECORDER"; sleep 0.5
 udp h1 10.0.0.2 5; tcp h1 10.0.0.2 5; PORT=9001 udp h1 10.0.0.2 2
 finish 1; grep -q ENOBUFS /run/record
+expect merged.installed=6 hardware.handled=70%

@@ -30,3 +30,4 @@ ping -c 1 -W 0.1 -I p00 10.0.0.9 >/dev/null 2>&1 || true
 ip link del p3; sleep 0.1
 finish
 grep -q "p3 is gone" /run/record
+expect merged.installed=8 hardware.handled=70%

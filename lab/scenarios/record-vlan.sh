@@ -13,4 +13,4 @@ filter p2 prio 1 proto all flower skip_hw action vlan push id 10 pipe action mir
 filter p3 prio 1 proto 802.1ad flower skip_hw vlan_id 20 action vlan pop pipe action vlan push id 10 pipe action mirred egress redirect dev p1
 on h1 ip neigh add 10.0.0.3 lladdr 02:00:00:00:00:03 dev v; on h3 ip neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev s
 serve h2; serve h3
-tcp h1 10.0.0.2 10 & A=$!; tcp h1 10.0.0.3 10 & B=$!; wait $A $B; udp h1 10.0.0.3 5; finish
+tcp h1 10.0.0.2 10 & A=$!; tcp h1 10.0.0.3 10 & B=$!; wait $A $B; udp h1 10.0.0.3 5; finish; expect merged.installed=5 hardware.handled=75%

@@ -13,4 +13,4 @@ serve h2; serve h3
 SIZE=60 TOS=0,32 tcp h1 10.0.0.2 12 0.09 & A=$!; SIZE=60 SPORT=41000 TOS=0,32,4 udp h1 10.0.0.2 12 0.09 & B=$!
 sleep 0.2; tc qdisc add dev p3 ingress_block 9 clsact; SIZE=60 SPORT=41001 udp h1 10.0.0.3 8; SIZE=60 TOS=32,0 tcp h3 10.0.0.2 6
 tc filter del block 9 chain 1 prio 2 proto ip handle 2 flower; sleep 0.2; b 1 2 2 ct_state +trk+est ct_mark 1 ip_ttl 64 action goto chain 2
-SIZE=60 tcp h3 10.0.0.2 6; tc qdisc del dev p3 clsact; wait $A $B; finish
+SIZE=60 tcp h3 10.0.0.2 6; tc qdisc del dev p3 clsact; wait $A $B; finish; expect merged.installed=10 hardware.handled=60%

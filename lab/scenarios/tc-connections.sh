@@ -1,6 +1,6 @@
 # Connections changed under the traffic: marks set through ctnetlink, one deleted, one expired, tuples used again, a mark set back
 . "$LAB/common.sh"; hosts; for p in p1 p2; do tc qdisc add dev $p clsact; done; neighbours
-for v in nf_conntrack_udp_timeout nf_conntrack_udp_timeout_stream nf_flowtable_udp_timeout nf_flowtable_tcp_timeout; do sysctl -qw net.netfilter.$v=1; done
+timeouts 1
 record p1 p2 p3
 at() { d=$1; c=$2; p=$3; shift 3; filter "$d" chain "$c" prio "$p" proto ip flower skip_hw "$@"; }
 at p1 0 5 action ct zone 5 pipe action goto chain 1
@@ -25,8 +25,9 @@ link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 link.send(struct.pack("=IHHII", 16 + len(body), 0x100, 5, 1, 0) + body)
 sys.exit(-struct.unpack_from("=i", link.recv(4096), 16)[0])
 P
-mark() { for try in 1 2 3 4 5 6 7 8; do $python /run/mark.py "$1" "$2" "$3" && break; sleep 0.1; done; sleep 0.2; }
+mark() { for _ in 1 2 3 4 5 6 7 8; do "$python" /run/mark.py "$1" "$2" "$3" && break; sleep 0.1; done; sleep 0.2; }
 sleep 0.3; mark udp 41000 9; mark tcp 40000 4; mark tcp 40000 3; mark udp 41000 12; mark udp 41000 1
 # The kernel's flow table may hold it: then it cannot be deleted.
 conntrack -D -p udp --orig-port-src 41000 -w 5 >/dev/null 2>&1 || true
 wait $A $B; SPORT=41000 SIZE=60 udp h1 10.0.0.2 4; sleep 2.2; SPORT=41000 SIZE=60 udp h1 10.0.0.2 4; SPORT=40001 SIZE=60 tcp h1 10.0.0.2 3; finish
+expect merged.installed=9 hardware.handled=65%

@@ -12,4 +12,4 @@ filter p2 chain 1 prio 1 proto ip flower skip_hw ip_proto tcp ct_state +trk+est+
 filter p2 chain 1 prio 2 proto ip flower skip_hw ct_state +trk+inv action drop
 on h1 ip neigh add 10.0.0.50 lladdr 02:00:00:00:00:02 dev eth0; on h2 ip neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0
 serve h2
-PORT=80 tcp h1 10.0.0.50 15 0.02 & A=$!; PORT=80 tcp h1 10.0.0.50 15 0.02 & B=$!; wait $A $B; finish
+PORT=80 tcp h1 10.0.0.50 15 0.02 & A=$!; PORT=80 tcp h1 10.0.0.50 15 0.02 & B=$!; wait $A $B; finish; expect merged.installed=4 hardware.handled=70%

@@ -23,3 +23,4 @@ at p2 1 2 ct_state +trk+est+rpl dst_ip fd00::1 action pedit ex munge eth src set
 at p2 1 3 action drop
 serve h2; export SPORT=40000 SIZE=60
 tcp h1 fd00:9::50 8 & A=$!; PORT=53 tcp h3 fd00:9::50 8 & B=$!; udp h1 fd00:9::50 8 & C=$!; PORT=53 TOS=3,1 udp h3 fd00:9::50 8; wait $A $B $C; finish
+expect merged.installed=8 hardware.handled=60%

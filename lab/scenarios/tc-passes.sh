@@ -18,4 +18,4 @@ at 5 2 ct_zone 15 ct_state +trk+est action mirred egress redirect dev p2
 filter p2 chain 0 prio 1 proto ip flower skip_hw action ct zone 15 pipe action ct zone 14 pipe action ct zone 13 pipe action ct zone 12 pipe action ct zone 11 nat pipe action goto chain 1
 filter p2 chain 1 prio 1 proto ip flower skip_hw ct_state +trk+rpl+est src_ip 10.0.0.40 ct_mark 1/1 action mirred egress redirect dev p1
 serve h2
-tcp h1 10.0.0.40 8 & A=$!; SPORT=41000 udp h1 10.0.0.40 11; SPORT=41001 TTL=64,60,2 udp h1 10.0.0.40 11; wait $A; finish
+tcp h1 10.0.0.40 8 & A=$!; SPORT=41000 udp h1 10.0.0.40 11; SPORT=41001 TTL=64,60,2 udp h1 10.0.0.40 11; wait $A; finish; expect merged.installed=8 hardware.handled=60%

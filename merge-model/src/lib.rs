@@ -25,6 +25,7 @@ mod testing;
 mod walk;
 
 pub use act::shown;
+pub use frag::Fragments;
 pub use outcome::{Counted, Found, Hit, Outcome, Sent, Terminal, Verdict};
 pub use skb::Skb;
 pub use table::FilterTable;

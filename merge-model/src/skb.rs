@@ -107,6 +107,16 @@ impl Skb {
         .filter(|_| frame.len() >= ETHERNET)
     }
 
+    /// A frame without its tags, the data at its network header: as OVS's own datapath shows it to conntrack.
+    pub(crate) fn untagged(frame: &[u8]) -> Option<Skb> {
+        let mut skb = Skb::from_wire(Port(0), frame)?;
+        while is_vlan(skb.protocol) {
+            skb.receive().ok()?;
+            skb.tag = None;
+        }
+        Some(skb)
+    }
+
     /// Bytes from the data pointer on (`skb->len`).
     pub fn len(&self) -> usize {
         self.bytes.len().saturating_sub(self.data)

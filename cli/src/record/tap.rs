@@ -10,7 +10,7 @@ use nix::{
     sys::{
         socket::{
             AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType,
-            recvmmsg, setsockopt, socket, sockopt,
+            getsockopt, recvmmsg, setsockopt, socket, sockopt,
         },
         time::TimeSpec,
     },
@@ -43,8 +43,8 @@ const RETURN: u16 = 0x06;
 /// `BPF_MAXINSNS`.
 const LONGEST_FILTER: usize = 4096;
 
-mod auxdata {
-    //! An option that nix has not: with each packet what the kernel took off it, the VLAN tag.
+mod options {
+    //! Options that nix has not: with each packet what the kernel took off it, the VLAN tag; and what was lost so far.
     use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
     sockopt_impl!(
@@ -54,6 +54,14 @@ mod auxdata {
         libc::SOL_PACKET,
         super::PACKET_AUXDATA,
         bool
+    );
+    sockopt_impl!(
+        /// `PACKET_STATISTICS` (packet(7)): since it was asked last, or opened.
+        Statistics,
+        GetOnly,
+        libc::SOL_PACKET,
+        libc::PACKET_STATISTICS,
+        libc::tpacket_stats
     );
 }
 /// linux/if_packet.h.
@@ -94,24 +102,33 @@ impl Tap {
     /// # Errors
     /// No CAP_NET_RAW.
     pub fn open(room: usize) -> Result<Tap> {
+        Tap::of(Tap::socket()?, room)
+    }
+
+    /// A packet socket. Packets come in at once, of every device, and into a small buffer.
+    fn socket() -> Result<OwnedFd> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let opened = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll);
-        let socket = match opened {
+        match opened {
             Err(Errno::EPERM | Errno::EACCES) => {
                 bail!(
                     "CAP_NET_RAW is missing, which a packet socket takes (run as root, or in a user and network namespace)"
                 )
             }
-            opened => opened.context("cannot open a packet socket")?,
-        };
+            opened => opened.context("cannot open a packet socket"),
+        }
+    }
+
+    fn of(socket: OwnedFd, room: usize) -> Result<Tap> {
         let mut tap = Tap { socket, buffer: vec![0; BATCH * ROOM], dropped: 0, lost: 0 };
         tap.watch(&[], u32::MAX)?;
         set_room(&tap.socket, room).context("cannot size the packet socket's buffer")?;
         setsockopt(&tap.socket, sockopt::ReceiveTimestampns, &true).context("SO_TIMESTAMPNS")?;
         setsockopt(&tap.socket, sockopt::RxqOvfl, &1).context("SO_RXQ_OVFL")?;
-        setsockopt(&tap.socket, auxdata::AuxData, &true).context("PACKET_AUXDATA")?;
-        // What came in before the filter was there.
+        setsockopt(&tap.socket, options::AuxData, &true).context("PACKET_AUXDATA")?;
+        // What came in before the filter was there, and what was lost then: the next packet will tell of that, too.
         while tap.take(&mut Vec::new())? {}
+        tap.dropped = getsockopt(&tap.socket, options::Statistics).context("PACKET_STATISTICS")?.tp_drops;
         tap.lost = 0;
         Ok(tap)
     }
@@ -267,6 +284,30 @@ mod tests {
         assert_eq!(short, packet(&frame[..11]));
         complete(&mut short, &[0x50; 19]);
         assert_eq!(short, packet(&frame[..11]));
+    }
+
+    /// Traffic may flow as the socket is opened, and fill the small buffer that it has at first.
+    #[test]
+    fn what_is_lost_before_the_filter_is_there_is_not_told() {
+        // Where there is no CAP_NET_RAW nothing can be opened.
+        let Ok(socket) = Tap::socket() else { return };
+        let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let send = |count| {
+            for _ in 0..count {
+                udp.send_to(&[0; 1000], udp.local_addr().unwrap()).unwrap();
+            }
+        };
+        // The default buffer holds some 200.
+        send(2000);
+        let mut tap = Tap::of(socket, 1 << 20).unwrap();
+        let missing = tap.dropped;
+        tap.watch(&[lo], u32::MAX).unwrap();
+        send(3);
+        let mut packets = Vec::new();
+        while tap.take(&mut packets).unwrap() {}
+        assert!(missing > 0 && packets.len() >= 6, "{missing} lost before, {} packets", packets.len());
+        assert_eq!(tap.lost, 0);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Datapath {
 struct Known {
     cookie: Cookie,
     filter: Filter,
+    /// What hardware had counted for its actions when that was last added.
+    read: Vec<Counters>,
 }
 
 impl Datapath {
@@ -74,12 +76,12 @@ impl Datapath {
         }
     }
 
-    /// Adds what hardware has counted for the filters that are there: the last reading, after which nothing counts.
+    /// Adds what hardware has counted for the filters that are there since it was asked last.
     pub fn read_hardware(&mut self, hardware: &mut dyn Offload) {
-        for known in self.filters.values() {
-            for (action, more) in known.filter.actions.iter().zip(hardware.stats(known.cookie)) {
-                self.book.count(action, more);
-            }
+        for known in self.filters.values_mut() {
+            let now = hardware.stats(known.cookie);
+            add(&mut self.book, known, &now);
+            known.read = now;
         }
     }
 
@@ -144,11 +146,11 @@ impl Datapath {
         }
         self.cookies += 1;
         let cookie = Cookie(self.cookies);
-        let known = Known { cookie, filter: filter.clone() };
+        let known = Known { cookie, filter: filter.clone(), read: Vec::new() };
         match self.filters.insert(filter.id, known) {
             Some(old) => {
                 let last = hardware.replace(old.cookie, cookie, filter);
-                self.end(&old.filter, last);
+                self.end(&old, &last);
             }
             None => hardware.add(cookie, filter, dumped),
         }
@@ -165,16 +167,14 @@ impl Datapath {
         self.model.filters.remove(id);
         if let Some(known) = self.filters.remove(&id) {
             let last = hardware.destroy(known.cookie);
-            self.end(&known.filter, last);
+            self.end(&known, &last);
         }
     }
 
     /// A filter is over: what hardware counted for it last goes to the actions, which others may share.
-    fn end(&mut self, filter: &Filter, last: Vec<Counters>) {
-        for (action, more) in filter.actions.iter().zip(last) {
-            self.book.count(action, more);
-        }
-        self.book.close(filter);
+    fn end(&mut self, known: &Known, last: &[Counters]) {
+        add(&mut self.book, known, last);
+        self.book.close(&known.filter);
     }
 
     /// An action changes under the filters that use it.
@@ -201,14 +201,92 @@ impl Datapath {
             self.cookies += 1;
             let cookie = Cookie(self.cookies);
             let last = hardware.replace(known.cookie, cookie, &filter);
-            if let Some(old) = self.filters.insert(id, Known { cookie, filter }) {
-                self.end(&old.filter, last);
+            if let Some(old) = self.filters.insert(id, Known { cookie, filter, read: Vec::new() }) {
+                self.end(&old, &last);
             }
         }
+    }
+}
+
+/// Adds what hardware has counted by now for a filter's actions, beyond what was added before.
+fn add(book: &mut Book, known: &Known, now: &[Counters]) {
+    for (i, (action, &now)) in known.filter.actions.iter().zip(now).enumerate() {
+        let before = known.read.get(i).copied().unwrap_or_default();
+        let more = Counters {
+            packets: now.packets.saturating_sub(before.packets),
+            bytes: now.bytes.saturating_sub(before.bytes),
+            last_used: now.last_used,
+        };
+        book.count(action, more);
     }
 }
 
 /// Whether two actions are one in the kernel.
 fn is_same(a: &Action, b: &Action) -> bool {
     a.index == b.index && a.name() == b.name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::offload::{Arrival, Handled};
+    use flowmerge::{
+        flower::{Action, Match},
+        walk::Walk,
+    };
+    use merge_model::conntrack::observed::Change;
+
+    /// Hardware that has counted so much, for every filter.
+    struct Counted(u64);
+
+    impl Counted {
+        fn all(&self) -> Vec<Counters> {
+            vec![Counters { packets: self.0, bytes: 100 * self.0, last_used: 5 }]
+        }
+    }
+
+    impl Offload for Counted {
+        fn add(&mut self, _: Cookie, _: &Filter, _: bool) {}
+        fn replace(&mut self, _: Cookie, _: Cookie, _: &Filter) -> Vec<Counters> {
+            self.all()
+        }
+        fn destroy(&mut self, _: Cookie) -> Vec<Counters> {
+            self.all()
+        }
+        fn bind(&mut self, _: Hook, _: u32) {}
+        fn unbind(&mut self, _: Hook, _: u32) {}
+        fn port(&mut self, _: Port, _: bool) {}
+        fn connection(&mut self, _: &Change) {}
+        fn walk(&mut self, _: Walk) {}
+        fn receive(&mut self, _: Arrival) -> Option<Handled> {
+            None
+        }
+        fn stats(&mut self, _: Cookie) -> Vec<Counters> {
+            self.all()
+        }
+    }
+
+    /// The last dump goes on while frames come: what the first port's filters are compared with is read before the next port.s.
+    #[test]
+    fn what_hardware_counted_is_added_once() {
+        let id = |handle| FilterId { hook: Hook::Ingress(Port(1)), chain: 0, prio: 1, protocol: 0x0800, handle };
+        // They share the action of index 7.
+        let shared = Action { index: 7, ..Action::redirect(Port(2)) };
+        let mut datapath = Datapath::default();
+        for handle in [1, 2] {
+            let filter = Filter::flower(id(handle), Match::default(), vec![shared.clone()]);
+            let told =
+                FilterMessage { event: Event::New, filter, counters: Vec::new(), idle: Vec::new(), in_hardware: false };
+            datapath.filter(&told, false, &mut Counted(0));
+        }
+        let packets = |datapath: &Datapath| datapath.read(id(2)).map(|counted| (counted[0].packets, counted[0].bytes));
+        datapath.read_hardware(&mut Counted(3));
+        assert_eq!(packets(&datapath), Some((6, 600)));
+        datapath.read_hardware(&mut Counted(3));
+        assert_eq!(packets(&datapath), Some((6, 600)), "no frame came");
+        datapath.read_hardware(&mut Counted(4));
+        assert_eq!(packets(&datapath), Some((8, 800)));
+        datapath.remove(id(1), &mut Counted(5));
+        assert_eq!(packets(&datapath), Some((9, 900)), "the last of one that goes");
+    }
 }

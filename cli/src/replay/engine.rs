@@ -3,7 +3,8 @@
 //!
 //! What the kernel does besides TC shows only in its frames. A frame that TC missed goes up to OVS, which sends it
 //! itself, having put filters for its way into TC first; so when such a frame comes out, walking it once more says which
-//! connections it passed through on the way ([`Tracker::resume`]).
+//! connections it passed through on the way ([`Tracker::resume`]). Behind each `ct` on that way it is missed anew, and other
+//! frames may come before it is out: that it has come so far the filters tell, each time that OVS puts some in.
 
 use super::{
     datapath::Datapath,
@@ -14,19 +15,22 @@ use super::{
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
-    flower::{Counters, Field, FilterId, Key, Port},
-    netlink::{FilterMessage, Message},
+    flower::{Counters, Field, FilterId, Hook, Key, Port},
+    netlink::{Event, FilterMessage, Message},
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
-    Outcome, Terminal, Verdict,
+    Fragments, Outcome, Terminal, Verdict,
     conntrack::{
         Conntrack, Info,
         observed::{Passage, Report, Reported, Tracker},
     },
 };
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, VecDeque},
+};
 
 /// What became of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +144,8 @@ impl Run {
 
 /// A frame that TC did not send on its way; OVS or the stack may.
 struct Open {
+    /// When it came: its place among the steps.
+    at: usize,
     port: Port,
     frame: Vec<u8>,
     /// What it has moved in conntrack, until it comes out and moves the rest.
@@ -153,6 +159,8 @@ struct Engine<'a> {
     tracker: Tracker,
     hardware: &'a mut dyn Offload,
     sent: Ledger<Open>,
+    /// What came out of OVS in fragments.
+    fragments: Fragments,
     /// Frames at a port's ingress: those that filters redirected there are not received from outside.
     arrived: Ledger<()>,
     /// Hardware's counters are read, and nothing has come in since.
@@ -186,6 +194,7 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, before: Option<&Run>
         tracker: Tracker::new(dump, reports),
         hardware,
         sent: Ledger::new(frames(false)),
+        fragments: Fragments::default(),
         arrived: Ledger::new(frames(true)),
         is_read: false,
         before,
@@ -201,6 +210,11 @@ pub fn run(timeline: &Timeline, hardware: &mut dyn Offload, before: Option<&Run>
                 // Of what a dump told in mid-run the order is as unknown as at the start.
                 engine.datapath.apply(&envelope.message, envelope.is_dump(), engine.hardware);
                 engine.tracker.advance(at + 1);
+                if let Message::Filter(told) = &envelope.message
+                    && told.event == Event::New
+                {
+                    engine.put(at, step, told.filter.id);
+                }
             }
             What::Counted(filter) => engine.datapath.recount(filter),
             What::Last(last) => engine.answer(last),
@@ -241,7 +255,7 @@ impl Engine<'_> {
         if self.run.redirected.contains(&at) {
             return;
         }
-        let mut open = Open { port, frame: bytes.to_vec(), passage: None };
+        let mut open = Open { at, port, frame: bytes.to_vec(), passage: None };
         if !self.timeline.filtered.contains(&port) {
             open.passage = self.timeline.has_ovs.then(Passage::default);
             return self.sent.open(step.time, bytes, open);
@@ -394,15 +408,38 @@ impl Engine<'_> {
         }
     }
 
-    /// A missed frame has come out: it went through the connections on its way.
+    /// A missed frame has come out: it went through the connections on its way. A packet in fragments did so as a whole, and
+    /// which filters that would hit is not known: they were made for its fragments.
     fn resume(&mut self, passage: &Passage, at: usize, step: &Step, port: Port, frame: &[u8]) {
+        let Some(whole) = self.fragments.whole(frame, step.time) else { return };
         self.tracker.resume(passage, at, step.time, self.horizons[at]);
-        let mut model = self.datapath.model.clone();
-        let outcome = model.receive(port, frame, step.time, &mut self.tracker);
-        if !matches!(outcome.verdict, Verdict::Decided(_))
-            && let Some(shown) = merge_model::shown(frame)
-        {
+        let is_decided = matches!(whole, Cow::Borrowed(_)) && {
+            let outcome = self.datapath.model.receive(port, frame, step.time, &mut self.tracker);
+            matches!(outcome.verdict, Verdict::Decided(_))
+        };
+        if !is_decided && let Some(shown) = merge_model::shown(&whole) {
             self.tracker.move_all(&shown);
+        }
+    }
+
+    /// OVS puts a filter in, and then takes the frame that it is for as far as that goes. An answer moves its connections on the way;
+    /// of new ones the kernel tells.
+    fn put(&mut self, at: usize, step: &Step, filter: FilterId) {
+        if !self.timeline.has_ovs {
+            return;
+        }
+        let is_meant = |open: &&mut Open| filter.hook == Hook::Ingress(open.port);
+        let mut all: Vec<_> = self.sent.still_open(step.time).filter(is_meant).collect();
+        all.sort_by_key(|open| open.at);
+        for open in all {
+            let Some(passage) = &mut open.passage else { continue };
+            let is_whole = matches!(Fragments::default().whole(&open.frame, step.time), Some(Cow::Borrowed(_)));
+            let Some(shown) = merge_model::shown(&open.frame).filter(|_| is_whole) else { continue };
+            if self.tracker.is_answer(&shown) {
+                self.tracker.resume(passage, at, step.time, self.horizons[at]);
+                self.datapath.model.receive(open.port, &open.frame, step.time, &mut self.tracker);
+                passage.join(self.tracker.missed());
+            }
         }
     }
 

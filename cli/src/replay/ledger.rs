@@ -150,6 +150,12 @@ impl<T> Ledger<T> {
         }
     }
 
+    /// What is open of the second before a time: the frames that may still be sent.
+    pub fn still_open(&mut self, time: u64) -> impl Iterator<Item = &mut T> {
+        let all = self.open.values_mut().flatten();
+        all.filter(move |o| o.time <= time && time <= o.time.saturating_add(SENT_FOR)).map(|o| &mut o.what)
+    }
+
     /// A frame that the kernel sent has its turn.
     pub fn settle(&mut self, sent: &Sent, time: u64) -> Settled<'_, T> {
         let positions = self.waiting.get_mut(&(sent.port, sent.bytes.clone()));

@@ -8,6 +8,7 @@
 mod counters;
 mod datapath;
 pub mod engine;
+pub mod expected;
 mod frames;
 pub mod known;
 mod ledger;
@@ -21,6 +22,7 @@ pub mod totals;
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Fate, Run};
+use expected::AtLeast;
 use flowmerge::{netlink::Message, trace};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merging::Merging;
@@ -36,7 +38,7 @@ use totals::Totals;
 
 /// Replay a recorded run and compare it with what the kernel did.
 ///
-/// Exit status: 0 if nothing differs, 1 if something does, 2 if the trace cannot be read.
+/// Exit status: 0 if nothing differs, 1 if something does or a total is less than --at-least says, 2 if the trace cannot be read.
 ///
 /// A received frame counts if its port has filters at some time of the run, and if it came from outside: one that a filter
 /// redirected to a port's ingress is part of the frame that was redirected. Frames to ports that were not recorded are
@@ -57,9 +59,16 @@ pub struct Options {
     /// filter passes to the stack are decided, and what the stack then sends is not theirs.
     #[arg(long, value_name = "FILE")]
     frames: Option<PathBuf>,
+    /// What the run must come to at least, besides that nothing differs; may be given several times.
+    ///
+    /// NAME is that of a number in what --json prints, such as merged.installed=4 or merged.refused.changed=1. A number of packets
+    /// or walks may be a share of all: software.decided, software.missed and hardware.handled of software.received
+    /// (hardware.handled=60%), walks.established_merged of walks.established.
+    #[arg(long, value_name = "NAME=N")]
+    at_least: Vec<AtLeast>,
 }
 
-/// Replays; whether nothing differs.
+/// Replays; whether nothing differs, and all is there that must be.
 ///
 /// # Errors
 /// The trace cannot be read or replayed, or the output not be written.
@@ -115,7 +124,14 @@ pub fn run(options: &Options) -> Result<bool> {
         report::totals(&mut out, &totals)?;
     }
     out.flush()?;
-    Ok(totals.software.result.is_identical() && totals.hardware.result.is_identical())
+    let mut enough = true;
+    for wanted in &options.at_least {
+        if let Some(got) = wanted.missing(&totals)? {
+            enough = false;
+            writeln!(io::stderr(), "flowmerge: {}: expected at least {wanted}, got {got}", options.trace.display())?;
+        }
+    }
+    Ok(enough && totals.software.result.is_identical() && totals.hardware.result.is_identical())
 }
 
 /// The first run alone: every frame through the model.

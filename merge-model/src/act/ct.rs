@@ -154,11 +154,7 @@ impl Walk<'_> {
         if skb.ct.is_some() || skb.untracked {
             return Ok(false);
         }
-        let fragment = match ipv6 {
-            false => be16(&skb.bytes, skb.network + 6).filter(|_| skb.len() >= 20).map(|field| field & 0x3fff != 0),
-            true => extension::is_fragment(&skb.bytes, skb.network).filter(|_| skb.len() >= 40),
-        };
-        if !fragment.ok_or(Stop::Drop)? {
+        if !is_fragment(skb, ipv6).ok_or(Stop::Drop)? {
             return Ok(false);
         }
         match self.model.fragments.gather(skb, zone, ipv6, self.now) {
@@ -237,6 +233,14 @@ impl Walk<'_> {
 }
 
 /// Whether the packet is of the ICMP that goes with its IP version.
+/// Whether a packet is a fragment; nothing if its header is cut off (`tcf_ct_ipv4_is_fragment`, `tcf_ct_ipv6_is_fragment`).
+pub(crate) fn is_fragment(skb: &Skb, ipv6: bool) -> Option<bool> {
+    match ipv6 {
+        false => be16(&skb.bytes, skb.network + 6).filter(|_| skb.len() >= 20).map(|field| field & 0x3fff != 0),
+        true => extension::is_fragment(&skb.bytes, skb.network).filter(|_| skb.len() >= 40),
+    }
+}
+
 fn is_icmp(skb: &Skb, ipv6: bool) -> bool {
     match ipv6 {
         false => byte(&skb.bytes, skb.data + 9) == Some(proto::ICMP),

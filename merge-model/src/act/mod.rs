@@ -8,6 +8,7 @@ mod nat;
 mod pedit;
 mod show;
 
+pub(crate) use ct::is_fragment;
 pub use show::shown;
 
 pub(crate) use flowmerge::flower::Control;

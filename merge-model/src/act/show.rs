@@ -12,7 +12,6 @@ use crate::{
 };
 use flowmerge::{
     conntrack::{Tuple, proto},
-    flower::Port,
     packet::dissect::ethertype,
 };
 use std::net::IpAddr;
@@ -42,16 +41,15 @@ pub(super) fn look(packet: &[u8], ipv6: bool, summed: &mut Summed) -> Look {
     }
 }
 
-/// What a frame, as on the wire, shows to conntrack; `None` if conntrack does not look it up. For those who follow a frame
-/// outside of TC.
+/// What a frame, as on the wire, shows to conntrack, tagged or not; `None` if conntrack does not look it up. For those who follow
+/// a frame outside of TC.
 pub fn shown(frame: &[u8]) -> Option<Shown> {
-    let mut skb = Skb::from_wire(Port(0), frame)?;
-    let ipv6 = match skb.inner_protocol() {
+    let mut skb = Skb::untagged(frame)?;
+    let ipv6 = match skb.protocol {
         ethertype::IPV4 => false,
         ethertype::IPV6 => true,
         _ => return None,
     };
-    skb.data = skb.network;
     super::ct::trim(&mut skb, ipv6)?;
     match look(skb.packet(), ipv6, &mut Summed::No) {
         Look::Shown(shown) => Some(shown),
@@ -320,4 +318,21 @@ pub(super) fn transport_of(packet: &[u8], ipv6: bool) -> Option<(u8, usize)> {
 pub(super) fn icmp_is_sound(packet: &[u8], ipv6: bool, summed: Summed) -> bool {
     let is_sound = |l3: L3| l3.is_sound(packet, &mut Summed::No);
     summed != Summed::No || L3::of(packet, 0, ipv6).is_some_and(is_sound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_shows_the_same_under_tags() {
+        let udp = [&[0x1f, 0x40, 0, 53, 0, 8, 0, 0][..]].concat();
+        let ip = [&[0x45, 0, 0, 28, 0, 7, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2][..], &udp].concat();
+        let frame = |tags: &[u8]| [&[2; 12], tags, &[8, 0], &ip].concat();
+        let plain = shown(&frame(&[])).expect("conntrack looks UDP up");
+        assert_eq!((plain.tuple.src_port, plain.tuple.dst_port), (8000, 53));
+        assert_eq!(shown(&frame(&[0x81, 0, 0, 5])), Some(plain.clone()));
+        assert_eq!(shown(&frame(&[0x88, 0xa8, 0, 20, 0x81, 0, 0, 30])), Some(plain));
+        assert_eq!(shown(&frame(&[0x81, 0])[..16]), None, "cut off");
+    }
 }

@@ -7,7 +7,8 @@
 //!
 //! Connections that OVS's own datapath commits report little more than their birth and death. Their state comes from
 //! the frames alone, also from those that TC missed: such a frame's [`Passage`] is kept, and when the frame comes out, the
-//! caller walks it once more under [`Tracker::resume`], which leaves alone what the first walk has moved already.
+//! caller walks it once more under [`Tracker::resume`], which leaves alone what the first walk has moved already. OVS takes a
+//! packet from one `ct` to the next, putting filters in before each; so a frame may be resumed more than once.
 //!
 //! No timeout is simulated: a connection ends when the trace says so.
 
@@ -58,6 +59,13 @@ pub struct Change {
 #[derive(Clone, Debug, Default)]
 pub struct Passage {
     moved: Vec<(u16, EntryId)>,
+}
+
+impl Passage {
+    /// It has come further, and moved these, too.
+    pub fn join(&mut self, more: Passage) {
+        self.moved.extend(more.moved);
+    }
 }
 
 /// How long after a frame its finding of an expired connection is still reported: far more than the kernel takes, far
@@ -190,6 +198,11 @@ impl Tracker {
         self.begin(at, time, next);
         self.resumed = passage.clone();
         self.resuming = true;
+    }
+
+    /// Whether a packet goes in the reply direction of a connection, in whatever zone.
+    pub fn is_answer(&self, shown: &Shown) -> bool {
+        self.zones.iter().any(|&zone| matches!(self.find(zone, shown.tuple), Some((_, Direction::Reply))))
     }
 
     /// Moves the connections that a missed frame may have passed through, where its way through OVS is not known: those of

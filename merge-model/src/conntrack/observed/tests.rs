@@ -226,6 +226,30 @@ fn a_missed_frame_moves_each_connection_once() {
 }
 
 #[test]
+fn a_missed_answer_comes_through_its_zones_one_after_the_other() {
+    let t = tuple(proto::UDP);
+    let born = |zone| report(ConnectionEvent::New, zone, t);
+    let mut tracker = Tracker::new([born(6), born(7)], []);
+    let answer = shown(t.inverse(), 0);
+    assert!(tracker.is_answer(&answer) && !tracker.is_answer(&shown(t, 0)));
+    let info = |tracker: &mut Tracker, zone| entry(tracker.track(zone, &shown(t, 0))).1;
+    // It comes at 1 and is missed; OVS takes it through zone 6, and before zone 7 another packet comes.
+    tracker.begin(1, 1000, 3);
+    let mut passage = tracker.missed();
+    tracker.resume(&passage, 2, 2000, 3);
+    assert_eq!(entry(tracker.track(6, &answer)).1, Info::EstablishedReply);
+    passage.join(tracker.missed());
+    tracker.begin(3, 3000, 5);
+    assert_eq!([6, 7].map(|zone| info(&mut tracker, zone)), [Info::Established, Info::New]);
+    tracker.resume(&passage, 4, 4000, 5);
+    for zone in [6, 7] {
+        tracker.track(zone, &answer);
+    }
+    tracker.begin(5, 5000, 6);
+    assert_eq!([6, 7].map(|zone| info(&mut tracker, zone)), [Info::Established, Info::Established]);
+}
+
+#[test]
 fn an_icmp_error_is_related_to_what_it_is_about() {
     let t = tuple(proto::UDP);
     let mut tracker = Tracker::new([report(ConnectionEvent::New, 5, t)], []);
