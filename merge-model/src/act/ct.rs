@@ -232,7 +232,6 @@ impl Walk<'_> {
     }
 }
 
-/// Whether the packet is of the ICMP that goes with its IP version.
 /// Whether a packet is a fragment; nothing if its header is cut off (`tcf_ct_ipv4_is_fragment`, `tcf_ct_ipv6_is_fragment`).
 pub(crate) fn is_fragment(skb: &Skb, ipv6: bool) -> Option<bool> {
     match ipv6 {
@@ -241,6 +240,7 @@ pub(crate) fn is_fragment(skb: &Skb, ipv6: bool) -> Option<bool> {
     }
 }
 
+/// Whether the packet is of the ICMP that goes with its IP version.
 fn is_icmp(skb: &Skb, ipv6: bool) -> bool {
     match ipv6 {
         false => byte(&skb.bytes, skb.data + 9) == Some(proto::ICMP),
