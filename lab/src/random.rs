@@ -188,7 +188,7 @@ impl fmt::Display for Merged {
             "{filters} merged filters handled {handled} packets, {share} % of those decided in pipelines with ct; "
         )?;
         write!(f, "{} excluded on a merged way; known differences:", self.excluded)?;
-        for known in [Known::Checksum, Known::Length, Known::Window] {
+        for known in [Known::Checksum, Known::Length, Known::Window, Known::Trailing] {
             write!(f, " {} {known},", self.known.get(&known).unwrap_or(&0))?;
         }
         write!(f, " {} trailing bytes, {} checksums computed anew", self.trailing, self.recomputed)

@@ -26,6 +26,8 @@ pub enum Known {
     Length,
     /// TCP outside of the window, as far as nothing else is wrong with it.
     Window,
+    /// Bytes follow the datagram. `ct` cuts them off, and what is then redirected to a port's ingress is counted there without them.
+    Trailing,
 }
 
 impl fmt::Display for Known {
@@ -34,6 +36,7 @@ impl fmt::Display for Known {
             Known::Checksum => "wrong checksum",
             Known::Length => "wrong length",
             Known::Window => "outside the TCP window",
+            Known::Trailing => "trailing bytes counted at a second port",
         })
     }
 }

@@ -3,13 +3,13 @@
 
 use super::{
     engine::{Met, Received},
-    known::{Known, has_wrong_length, known},
+    known::{Known, has_wrong_length, known, trailing},
     offload::{Arrival, Handled, Offload},
     totals,
 };
 use flowmerge::{
     conntrack::{ConnectionId, is_excluded},
-    flower::{ActionKind, Capabilities, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
+    flower::{Action, ActionKind, Capabilities, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
     hardware::{Entry, Memory, MergedId},
     merge::{Path, Refusal},
     merger::{ConnectionEvent, Merger, NotRemoved, Outcome, ReplaceError},
@@ -39,6 +39,8 @@ pub struct Record {
     pub met: Vec<Option<Met>>,
     /// How many actions of the parents run.
     pub ran: usize,
+    /// Packets are cut to their datagram and go on at a port's ingress, where they are counted anew.
+    recounted: bool,
 }
 
 impl Record {
@@ -148,7 +150,11 @@ impl Merging {
         let connection = |c| table.connection(c).map(ToString::to_string);
         let found = walk.hits.iter().flat_map(|hit| &hit.found);
         let met = found.map(|found| found.and_then(|f| Some(Met::new(table.connection(f.connection)?, f.direction))));
+        let enters = |action: &Action| matches!(action.kind, ActionKind::Mirred(mirred) if mirred.ingress);
+        let parents = cookies.iter().filter_map(|&cookie| table.filter(cookie));
+        let recounted = path.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
         let record = Record {
+            recounted,
             filter: Filter::alone(path.port, id.0 as u32, merged.matches, merged.actions.clone()),
             parents: cookies.iter().filter_map(filter).collect(),
             connections: merged.connections.iter().filter_map(|&c| connection(c)).collect(),
@@ -210,6 +216,9 @@ impl Merging {
         let (entry, applied) = self.peek(port, frame)?;
         let id = entry.id.0;
         let record = self.records.get(&id)?;
+        if record.recounted && trailing(frame) > 0 {
+            return Some(Known::Trailing);
+        }
         if record.is_as_in(software, &applied) { None } else { record.why_not(frame, software) }
     }
 
