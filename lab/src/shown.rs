@@ -38,6 +38,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::Write,
+    os::unix::process::ExitStatusExt,
     process::{Command, Stdio},
 };
 
@@ -253,22 +254,43 @@ pub fn disagreements(shown: &One, filter: &Filter, names: &dyn Names) -> Vec<Str
     all
 }
 
-/// Asks tc, once, what hangs at all ports' ingress and wherever else these filters do; what it says otherwise than we would print,
-/// each with the filter.
+/// What tc shows of the filters of some hooks, against what we print.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Filters shown.
+    pub shown: u64,
+    /// Filters of hooks at which tc dies: iproute2 6.1 does of an IPv6 address with a mask that is no prefix, as soon as both are longer
+    /// than 64 letters.
+    pub deadly: u64,
+    /// What it says otherwise than we would print, each with the filter.
+    pub differences: Vec<String>,
+}
+
+/// Asks tc, once, what hangs at all ports' ingress and wherever else these filters do.
 ///
 /// # Errors
 /// tc cannot be run or prints no JSON.
-pub fn compare(devices: &Devices, filters: &[Filter]) -> Result<Vec<String>> {
+pub fn compare(devices: &Devices, filters: &[Filter]) -> Result<Compared> {
     let hooks: BTreeSet<Hook> =
         filters.iter().map(|filter| filter.id.hook).chain(devices.ports().map(Hook::Ingress)).collect();
     let hooks: Vec<Hook> = hooks.into_iter().collect();
-    let shown = parse(&show(devices, &hooks)?)?;
+    let shown = match show(devices, &hooks)? {
+        Some(text) => parse(&text)?.into_iter().map(Some).collect(),
+        None => one_by_one(devices, &hooks)?,
+    };
     if shown.len() != hooks.len() {
         bail!("tc was asked for {} lists of filters and gave {}", hooks.len(), shown.len());
     }
     let names = |port: Port| devices.name_of(port);
-    let mut all = Vec::new();
+    let mut compared = Compared::default();
+    let all = &mut compared.differences;
     for (hook, shown) in hooks.iter().zip(&shown) {
+        let count = filters.iter().filter(|filter| filter.id.hook == *hook).count() as u64;
+        let Some(shown) = shown else {
+            compared.deadly += count;
+            continue;
+        };
+        compared.shown += count;
         let mut places = BTreeSet::new();
         for filter in filters.iter().filter(|filter| filter.id.hook == *hook) {
             places.insert(place(&filter.id));
@@ -287,11 +309,20 @@ pub fn compare(devices: &Devices, filters: &[Filter]) -> Result<Vec<String>> {
             }
         }
     }
-    Ok(all)
+    Ok(compared)
 }
 
-/// What tc prints for these hooks. A process costs 30 ms inside, so one prints all.
-fn show(devices: &Devices, hooks: &[Hook]) -> Result<String> {
+/// The hooks each by itself; nothing of one at which tc dies.
+fn one_by_one(devices: &Devices, hooks: &[Hook]) -> Result<Vec<Option<Shown>>> {
+    let of = |hook: &Hook| match show(devices, &[*hook])? {
+        Some(text) => Ok(parse(&text)?.pop()),
+        None => Ok(None),
+    };
+    hooks.iter().map(of).collect()
+}
+
+/// What tc prints for these hooks; nothing if it dies. A process costs 30 ms inside, so one prints all.
+fn show(devices: &Devices, hooks: &[Hook]) -> Result<Option<String>> {
     let commands = hooks.iter().map(|hook| match hook {
         Hook::Ingress(port) => format!("filter show dev {} ingress\n", devices.name_of(*port)),
         Hook::Egress(port) => format!("filter show dev {} egress\n", devices.name_of(*port)),
@@ -309,9 +340,12 @@ fn show(devices: &Devices, hooks: &[Hook]) -> Result<String> {
     // A few lines: they fit into the pipe, whatever tc does.
     child.stdin.take().context("tc -batch")?.write_all(commands.as_bytes()).context("tc -batch")?;
     let output = child.wait_with_output().context("tc -batch")?;
+    if output.status.signal().is_some() {
+        return Ok(None);
+    }
     let told = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || !told.is_empty() {
         bail!("tc -j filter show: {}", told.trim_end());
     }
-    String::from_utf8(output.stdout).context("what `tc -j filter show` printed")
+    String::from_utf8(output.stdout).map(Some).context("what `tc -j filter show` printed")
 }

@@ -54,6 +54,8 @@ pub struct Front {
     pub counters: u64,
     /// Packets for which software sent something else, for a known reason.
     pub known: BTreeMap<&'static str, u64>,
+    /// Those at hooks at which tc dies.
+    pub deadly: u64,
     /// Whether the kernel was told one of them otherwise than it is.
     pub spoiled: bool,
     /// Filters, merged ones among them, that tc showed and whose words were compared with ours.
@@ -74,6 +76,7 @@ impl Front {
         self.frames += other.frames;
         self.counters += other.counters;
         self.shown += other.shown;
+        self.deadly += other.deadly;
         for (why, count) in &other.untold {
             *self.untold.entry(why.clone()).or_default() += count;
         }
@@ -85,7 +88,7 @@ impl Front {
 
 impl fmt::Display for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Front { installed, taken, packets, beside, frames, counters, shown, .. } = self;
+        let Front { installed, taken, packets, beside, frames, counters, shown, deadly, .. } = self;
         write!(
             f,
             "{installed} merged filters in the kernel, in front of the others: {packets} packets that they match "
@@ -98,7 +101,8 @@ impl fmt::Display for Front {
         };
         list(f, "known differences", &mut self.known.iter().map(|(why, n)| (*why, *n)))?;
         let untold = self.untold.iter().map(|(why, n)| (why.as_str(), *n));
-        list(f, "left out", &mut untold.chain([("where priority 1 is taken", *taken)]))
+        let others = [("where priority 1 is taken", *taken), ("not shown, since tc dies of them", *deadly)];
+        list(f, "left out", &mut untold.chain(others))
     }
 }
 

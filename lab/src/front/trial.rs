@@ -186,8 +186,10 @@ impl Trial<'_> {
         }
         let others = self.merging.merger().table().filters().map(|(_, entry)| entry.filter.clone());
         let all: Vec<Filter> = others.chain(self.filters.values().cloned()).collect();
-        self.front.shown += all.len() as u64;
-        self.front.findings.extend(shown::compare(&self.ground.devices, &all)?);
+        let compared = shown::compare(&self.ground.devices, &all)?;
+        self.front.shown += compared.shown;
+        self.front.deadly += compared.deadly;
+        self.front.findings.extend(compared.differences);
         Ok(())
     }
 
