@@ -19,6 +19,8 @@ pub mod report;
 pub mod timeline;
 pub mod totals;
 
+pub use frames::hex;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Fate, Run};

@@ -20,6 +20,7 @@ use flowmerge::{
 use flowmerge_cli::{
     record::Recorder,
     replay::{
+        hex,
         merging::Merging,
         offload::{Arrival, Offload},
     },
@@ -315,8 +316,4 @@ fn since(counts: [&Counts; 2], id: &FilterId, action: usize) -> (u64, u64) {
     let of = |counts: &Counts| counts.get(id).and_then(|all| all.get(action)).copied().unwrap_or_default();
     let [from, to] = counts.map(of);
     (to.packets.wrapping_sub(from.packets), to.bytes.wrapping_sub(from.bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
