@@ -63,7 +63,9 @@ impl Entry {
         const SECOND: u64 = 1_000_000_000;
         let outlived = self.told.is_none_or(|(at, timeout)| now.saturating_sub(at) + TICK >= timeout.min(10 * SECOND));
         let rested = self.touched.is_none_or(|at| now.saturating_sub(at) + TICK >= SECOND);
-        // From the flow table it may come back with no time left.
-        outlived && (rested || self.offloaded.is_some() || self.connection.tcp == Some(TcpState::SynSent))
+        // From the flow table it may come back with no time left; but not by the frame that has just lengthened it.
+        outlived
+            && self.touched != Some(now)
+            && (rested || self.offloaded.is_some() || self.connection.tcp == Some(TcpState::SynSent))
     }
 }

@@ -250,6 +250,18 @@ fn a_missed_answer_comes_through_its_zones_one_after_the_other() {
 }
 
 #[test]
+fn what_this_frame_has_begun_is_not_over_when_it_comes_round() {
+    let t = tuple(proto::UDP);
+    let mut tracker = Tracker::new([], [at(1, report(ConnectionEvent::New, 5, t))]);
+    tracker.begin(0, 1000, 2);
+    let (id, info) = entry(tracker.track(5, &shown(t, 0)));
+    assert_eq!(tracker.commit(id, None, None), Some(id));
+    tracker.offload(id, info);
+    // A copy of it goes to a port's ingress, and through the zone again.
+    assert_eq!(entry(tracker.track(5, &shown(t, 0))), (id, Info::New));
+}
+
+#[test]
 fn an_icmp_error_is_related_to_what_it_is_about() {
     let t = tuple(proto::UDP);
     let mut tracker = Tracker::new([report(ConnectionEvent::New, 5, t)], []);
