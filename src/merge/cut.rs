@@ -82,7 +82,7 @@ pub fn keep_out(
                 let mask = if let Needs::Bits { mask, .. } = *need { mask } else { field.ones() };
                 template.require(field, mask, packet.get(field));
             }
-            return Err(why(shadow));
+            return Err(why(shadow, unseen(shadow, packet, masks)));
         }
         left.push((shadow, cuts));
         conditions.extend(of_parameters.into_iter().map(Condition::Holds));
@@ -102,10 +102,17 @@ pub fn keep_out(
     Ok(())
 }
 
-/// Why a shadow that the packet does not differ from was not hit.
-fn why(shadow: &Shadow) -> Refusal {
+/// A field in which the packet differs from the shadow, and which the table cannot compare in packets like this.
+fn unseen(shadow: &Shadow, packet: &Key, masks: &Masks) -> Option<Field> {
+    let differs = |need: &Needs| need.field().filter(|&field| need.denied(packet.get(field), field.ones()));
+    shadow.needs.iter().filter_map(differs).find(|&field| !masks.shows(field, packet))
+}
+
+/// Why a shadow that the packet does not differ from was not hit, or not in what the table sees.
+fn why(shadow: &Shadow, unseen: Option<Field>) -> Refusal {
     let (filter, other) = (shadow.hit, shadow.filter);
-    match (&shadow.undecoded, shadow.hidden, shadow.order) {
+    let unseen = unseen.map(|field| (field, "the table does not see it in packets like this"));
+    match (&shadow.undecoded, shadow.hidden.or(unseen), shadow.order) {
         (Some(what), ..) => Refusal::ShadowUndecoded { filter, shadow: other, what: what.clone() },
         (None, Some((field, why)), _) => Refusal::ShadowHidden { filter, shadow: other, field, why },
         (None, None, Order::Unknown) => Refusal::Unordered { filter, other },

@@ -30,6 +30,22 @@ fn a_field_without_a_mask_is_cut_as_a_whole() {
 }
 
 #[test]
+fn what_only_the_unseen_tells_apart_is_refused() {
+    // The IP header is cut off; flower compares addresses by their kind, and has no word for none.
+    let cut_off = Key::ZERO.with(Field::Protocol, 0x800).with(Field::EthType, 0x800);
+    let front = filter(0, 1, ip().exact(Field::AddrType, 2).with(Field::Ipv4Dst, 0, 1), &[drop()]);
+    let hit = filter(0, 2, ip(), &[output()]);
+    let merged = |masks| {
+        let case = Case { masks, ..Case::default() };
+        case.hit_with(&hit, &[&front], &[]).merged(&cut_off).map(|(matches, _)| matches.mask.get(Field::AddrType) != 0)
+    };
+    assert_eq!(merged(Masks::ANY), Ok(true));
+    let why = "the table does not see it in packets like this";
+    let refusal = Refusal::ShadowHidden { filter: hit.id, shadow: front.id, field: Field::AddrType, why };
+    assert_eq!(merged(Masks::flower()), Err(refusal));
+}
+
+#[test]
 fn part_of_a_field_without_a_mask_is_asked_for_with_the_rest() {
     let hit = filter(0, 1, ip().with(Field::IpProto, 4, 4), &[output()]);
     let merged = |masks| {
