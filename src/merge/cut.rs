@@ -153,12 +153,12 @@ fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
 /// Gives each bit of the cut back without which all shadows still stay out.
 fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)], masks: &Masks) {
     for &Cut { field, mask } in chosen {
-        let is_whole = masks.is_whole(field);
-        let bits = (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0 && !is_whole);
-        for bit in bits.chain(is_whole.then_some(mask)) {
+        let bits = (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0);
+        let parts: Vec<u128> = if masks.is_whole(field) { vec![mask] } else { bits.collect() };
+        for bits in parts {
             let mut less = *asked;
-            less.mask.set(field, asked.mask.get(field) & !bit);
-            less.key.set(field, asked.key.get(field) & !bit);
+            less.mask.set(field, asked.mask.get(field) & !bits);
+            less.key.set(field, asked.key.get(field) & !bits);
             if left.iter().all(|(shadow, _)| shadow.is_impossible(&less)) {
                 *asked = less;
             }
