@@ -171,6 +171,8 @@ struct Current {
 }
 
 struct Fold<'a> {
+    /// Where the packet came in first.
+    arrived: Port,
     state: State<'a>,
     ports: &'a dyn Ports,
     current: Option<Current>,
@@ -190,6 +192,7 @@ struct Fold<'a> {
 impl<'a> Fold<'a> {
     fn new(scene: &Scene<'a>, ports: &'a dyn Ports) -> Fold<'a> {
         Fold {
+            arrived: scene.port,
             state: State::new(scene.port, scene.key),
             ports,
             current: None,
@@ -392,6 +395,10 @@ impl<'a> Fold<'a> {
             Control::Reclassify => self.at = Some(Place { chain: 0, port }),
             Control::Shot | Control::Stolen | Control::Queued => self.ended = Some(Control::Shot),
             Control::Trap => self.ended = Some(Control::Trap),
+            _ if port != self.arrived => {
+                let why = "the stack would get the packet from another port than the one it came in at";
+                return Err(Refusal::unfit(filter, "pass", why));
+            }
             _ => self.ended = Some(Control::Ok),
         }
         Ok(())
