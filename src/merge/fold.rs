@@ -392,6 +392,11 @@ impl<'a> Fold<'a> {
             Control::Reclassify => self.at = Some(Place { chain: 0, port }),
             Control::Shot | Control::Stolen | Control::Queued => self.ended = Some(Control::Shot),
             Control::Trap => self.ended = Some(Control::Trap),
+            _ if self.entered > 0 => {
+                let why =
+                    "the packet is in another port by now, and would come to the stack from the one that it arrived at";
+                return Err(Refusal::action(filter, "pass", why));
+            }
             _ => self.ended = Some(Control::Ok),
         }
         Ok(())

@@ -81,7 +81,6 @@ fn matches() -> Vec<Match> {
         ipv4(any()),
         ipv6(any()),
         ipv4(merged(V4)),
-        any().exact(EncAddrType, addr_type::IPV6),
         ipv6(merged(V6)).with(Ipv6Src, 0xfd << 120, 0xff << 120).exact(Ipv6Dst, 1),
         ipv6(merged(V6)).with(Ipv6Src, 0x10_0000, 0xffff_0000).exact(Ipv6Dst, 0x0a00_0001),
         ipv6(merged(V6)).with(Ipv6Src, 0xffff_0a00_0001, 0xffff_ffff_ffff).exact(Ipv6Dst, 0xffff_0a00_0001),
