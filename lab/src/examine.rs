@@ -6,7 +6,8 @@
 //!
 //! - *Order-free*: merged filters that a packet could match both of describe one way.
 //! - *Idempotent*: a merged filter, as the only filter of a walk of one, merges to itself.
-//! - *Wide*: of a way without shadows, a packet of one shape with the packet that was merged, and not excluded, is matched.
+//! - *Wide*: of a way without shadows, a packet of one shape with the packet that was merged, and not excluded, is matched; save
+//!   where filters add to a field, since no one mask says which sums another filter's mask takes.
 //! - The known differences that the table in memory has not, since it does more than others: what would become of bytes behind
 //!   the datagram in one that does not cut them off, and of wrong checksums in one that can only compute them anew.
 
@@ -69,7 +70,14 @@ impl Examiner {
             there && is_same_way(&record.walk, walk) && shape(&record.walk.key) == shape(&walk.key)
         };
         let id = self.ways.get(&cookies(walk))?.iter().find(same)?;
-        (!self.is_shadowed(walk)).then_some(*id)
+        (!self.is_shadowed(walk) && !self.adds(walk)).then_some(*id)
+    }
+
+    /// Whether some filter of a walk adds to what a packet holds.
+    fn adds(&self, walk: &Walk) -> bool {
+        let table = self.merging.merger().table();
+        let mut actions = walk.hits.iter().filter_map(|hit| table.filter(hit.filter)).flat_map(|e| &e.filter.actions);
+        actions.any(|action| matches!(&action.kind, ActionKind::Pedit(pedit) if pedit.keys.iter().any(|key| key.add)))
     }
 
     /// Whether filters stand in front of those of a walk that packets of both could match.

@@ -11,7 +11,7 @@ use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
     net::if_::InterfaceFlags,
-    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
+    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto, socket},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -219,6 +219,36 @@ impl Cables {
             Err(Errno::ENETDOWN | Errno::ENXIO | Errno::ENOBUFS | Errno::EMSGSIZE) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("sending {} bytes into {port}", frame.len())),
         }
+    }
+}
+
+/// What goes up to the machine's own stack: IP that TC lets pass. A socket for one protocol gets that alone, while one for all
+/// protocols is given packets before TC.
+pub struct Stack([OwnedFd; 2]);
+
+impl Stack {
+    /// Opens it; what comes from now on is kept.
+    pub fn open() -> Result<Stack> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let open = |protocol| socket(AddressFamily::Packet, SockType::Raw, flags, protocol).context("a packet socket");
+        Ok(Stack([open(SockProtocol::EthIp)?, open(SockProtocol::EthIpv6)?]))
+    }
+
+    /// Takes what has come, with the device that it seems to have come in at: without a tag, should it have had one.
+    pub fn take(&mut self) -> Result<Vec<(Port, Vec<u8>)>> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        for socket in &self.0 {
+            loop {
+                match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+                    Ok((length, Some(from))) => all.push((Port(from.ifindex() as u32), buffer[..length].to_vec())),
+                    Ok((_, None)) => {}
+                    Err(Errno::EAGAIN) => break,
+                    Err(error) => return Err(error).context("packets of the stack"),
+                }
+            }
+        }
+        Ok(all)
     }
 }
 

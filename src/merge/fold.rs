@@ -397,7 +397,7 @@ impl<'a> Fold<'a> {
             Control::Trap => self.ended = Some(Control::Trap),
             _ if port != self.arrived => {
                 let why = "the stack would get the packet from another port than the one it came in at";
-                return Err(Refusal::unfit(filter, "pass", why));
+                return Err(Refusal::action(filter, "pass", why));
             }
             _ => self.ended = Some(Control::Ok),
         }

@@ -431,15 +431,9 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names, dump: Dump) ->
         }
     }
     let tags = Tags { outer: true, inner: true };
-    // An address of which no bit counts stands for its kind. The kernel compares that, and does not say it back.
-    let names_none = |kind: Field| !m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(kind));
-    let stands_for = |kind: Field| dump == Dump::MaySayLess && m.mask.get(kind) != 0 && names_none(kind);
-    let alone = [Field::AddrType, Field::EncAddrType].map(|kind| stands_for(kind).then_some(kind));
     for row in ROWS {
         let mask = m.mask.get(row.field);
-        let prerequisite = row.field.row().prerequisite;
-        let stands = prerequisite.is_some() && alone.contains(&prerequisite);
-        if mask == 0 && !stands || !row.guard.is_open(m, tags) {
+        if mask == 0 || !row.guard.is_open(m, tags) {
             continue;
         }
         out.push(Attribute::new(row.value, row.order.write(m.key.get(row.field), row.bytes)));

@@ -30,7 +30,7 @@ pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, Enco
 }
 
 /// The same for a filter that its owner remembers ([`Filter::in_front`]): what Linux compares and does not say back is sent, too. That
-/// is a tag's own type in a filter of `protocol all`, and the kind of addresses where none is named.
+/// is a tag's own type in a filter of `protocol all`.
 pub fn encode_front(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, EncodeError> {
     put_filter(filter, names, NLM_F_CREATE | NLM_F_EXCL, Dump::MaySayLess)
 }

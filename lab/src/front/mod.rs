@@ -19,7 +19,7 @@ mod differ;
 mod spoil;
 mod trial;
 
-use crate::{generate::dice::Dice, ground::Ground, run::Ran};
+use crate::{generate::dice::Dice, ground::Ground, kernel::Stack, run::Ran};
 use anyhow::Result;
 use flowmerge::{
     flower::{Capabilities, Filter, Hook},
@@ -56,6 +56,8 @@ pub struct Front {
     pub known: BTreeMap<&'static str, u64>,
     /// Those at hooks at which tc dies.
     pub deadly: u64,
+    /// Packets that they match and that could not be sent: the port is down, or the frame too long.
+    pub lost: u64,
     /// Whether the kernel was told one of them otherwise than it is.
     pub spoiled: bool,
     /// Filters, merged ones among them, that tc showed and whose words were compared with ours.
@@ -77,6 +79,7 @@ impl Front {
         self.counters += other.counters;
         self.shown += other.shown;
         self.deadly += other.deadly;
+        self.lost += other.lost;
         for (why, count) in &other.untold {
             *self.untold.entry(why.clone()).or_default() += count;
         }
@@ -88,7 +91,7 @@ impl Front {
 
 impl fmt::Display for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Front { installed, taken, packets, beside, frames, counters, shown, deadly, .. } = self;
+        let Front { installed, taken, packets, beside, frames, counters, shown, deadly, lost, .. } = self;
         write!(
             f,
             "{installed} merged filters in the kernel, in front of the others: {packets} packets that they match "
@@ -101,7 +104,11 @@ impl fmt::Display for Front {
         };
         list(f, "known differences", &mut self.known.iter().map(|(why, n)| (*why, *n)))?;
         let untold = self.untold.iter().map(|(why, n)| (why.as_str(), *n));
-        let others = [("where priority 1 is taken", *taken), ("not shown, since tc dies of them", *deadly)];
+        let others = [
+            ("where priority 1 is taken", *taken),
+            ("not shown, since tc dies of them", *deadly),
+            ("packets at ports that are down", *lost),
+        ];
         list(f, "left out", &mut untold.chain(others))
     }
 }
@@ -116,6 +123,9 @@ pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run, spoil: Option<u64>
     let mut merging = Merging::into_table(Capabilities::tc());
     hardware(timeline, &mut merging, run);
     front.findings.extend(merging.failures.iter().map(|failure| format!("merging: {failure}")));
+    // What TC can be told has all that its table wants: none may be refused for what that cannot do.
+    let refused = merging.refusals.get("hardware").into_iter().flat_map(BTreeMap::keys);
+    front.findings.extend(refused.map(|sentence| format!("merging for TC: {sentence}")));
     let names = ran.ground.devices.names().to_vec();
     let mut recorder = Recorder::start(&names, Vec::new())?;
     let mut filters = told(&mut front, &merging, &mut ran.ground)?;
@@ -123,7 +133,14 @@ pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run, spoil: Option<u64>
         front.spoiled = spoil::spoiled(&mut filters, &ran.ground.devices, &mut Dice::new(seed));
     }
     if !filters.is_empty() {
-        let mut trial = Trial { front: &mut front, ground: &mut ran.ground, merging, filters, recorder: &mut recorder };
+        let mut trial = Trial {
+            front: &mut front,
+            ground: &mut ran.ground,
+            merging,
+            filters,
+            recorder: &mut recorder,
+            stack: Stack::open()?,
+        };
         let (inside, beside) = trial.packets(&ran.case);
         trial.run(inside, beside)?;
     }
@@ -136,8 +153,8 @@ fn told(front: &mut Front, merging: &Merging, ground: &mut Ground) -> Result<BTr
     let mut filters = BTreeMap::new();
     let mut taken: HashMap<Hook, bool> = HashMap::new();
     for (id, merged) in merging.merger().merged() {
-        let Some(record) = merging.records.get(&id.0) else { continue };
-        let (Some(hook), port) = (record.parents.first().map(|parent| parent.hook), record.walk.port) else { continue };
+        let record = &merging.records[&id.0];
+        let (hook, port) = (record.parents[0].hook, record.walk.port);
         let is_taken = match taken.get(&hook) {
             Some(&is_taken) => is_taken,
             None => {

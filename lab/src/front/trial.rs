@@ -8,12 +8,13 @@ use crate::{
     case::{Case, Step},
     generate::{dice::Dice, packets, universe::Universe},
     ground::{Asked, Ground},
+    kernel::Stack,
     mend::arrives,
     shown,
 };
 use anyhow::{Context, Result};
 use flowmerge::{
-    flower::{ActionKind, Counters, Counts as Counting, Filter, FilterId, Hook, Port},
+    flower::{ActionKind, Counters, Counts as Counting, Filter, FilterId, Hook, Match, Port},
     hardware::MergedId,
     netlink::encode_front,
 };
@@ -21,7 +22,7 @@ use flowmerge_cli::{
     record::Recorder,
     replay::{
         hex,
-        merging::Merging,
+        merging::{Merging, Record},
         offload::{Arrival, Offload},
     },
 };
@@ -32,8 +33,8 @@ use std::{
 
 /// Packets that are made for each merged filter, besides those that differ in one bit of what it compares.
 const AIMED: usize = 8;
-/// Of each merged filter so many packets are sent at most, not counted those beside.
-const EACH: usize = 24;
+/// Of each merged filter so many packets of the run are sent at most, besides those that are made for it.
+const EACH: usize = 12;
 
 /// A packet, and the merged filter that matches it.
 pub struct Packet {
@@ -46,6 +47,16 @@ pub struct Packet {
 pub type Sent = (Port, Vec<u8>);
 /// What came out of ports, in order.
 pub type Frames = Vec<Sent>;
+
+/// What became of a packet.
+#[derive(Default, PartialEq)]
+struct Fate {
+    /// What came out of ports.
+    out: Frames,
+    /// What went up to the machine's own stack, and from which port.
+    up: Frames,
+}
+
 /// What the actions of filters have counted.
 type Counts = BTreeMap<FilterId, Vec<Counters>>;
 
@@ -57,6 +68,7 @@ pub struct Trial<'a> {
     /// The merged filters, by name, which is their handle.
     pub filters: BTreeMap<u64, Filter>,
     pub recorder: &'a mut Recorder<Vec<u8>>,
+    pub stack: Stack,
 }
 
 impl Trial<'_> {
@@ -65,37 +77,49 @@ impl Trial<'_> {
         // Always the same: a case that is run again shall come to the same.
         let mut dice = Dice::new(1);
         let universe = Universe::new(&mut dice);
-        let mut all = Frames::new();
+        let mut all = Vec::new();
         for id in self.filters.keys() {
-            let Some(record) = self.merging.records.get(id) else { continue };
+            let record = &self.merging.records[id];
             let port = record.walk.port;
-            let near = packets::near(&mut dice, &universe, port, &record.filter.matches, AIMED);
-            all.extend(near.into_iter().map(|frame| (port, frame)));
+            let near = packets::near(&mut dice, &universe, port, &record.filter.matches, &self.others(record), AIMED);
+            all.extend(near.into_iter().map(|frame| ((port, frame), true)));
         }
         let sent = case.steps.iter().filter_map(|step| match step {
-            Step::Frame(port, frame) => Some((*port, frame.clone())),
+            Step::Frame(port, frame) => Some(((*port, frame.clone()), false)),
             _ => None,
         });
         all.extend(sent);
         let (mut inside, mut beside) = (Vec::new(), Vec::new());
         let mut each: HashMap<u64, usize> = HashMap::new();
         let mut seen = BTreeSet::new();
-        for (port, frame) in all.into_iter().filter(|packet| arrives(&packet.1) && seen.insert(packet.clone())) {
+        for (packet, is_made) in all.into_iter().filter(|(packet, _)| arrives(&packet.1)) {
+            if !seen.insert(packet.clone()) {
+                continue;
+            }
+            let (port, frame) = packet;
             let merged = self.merging.peek(port, &frame).map(|(entry, _)| entry.id.0);
             match merged.filter(|id| self.filters.contains_key(id)) {
                 Some(id) => {
                     let count = each.entry(id).or_default();
-                    *count += 1;
-                    if *count <= EACH {
+                    *count += usize::from(!is_made);
+                    if *count <= EACH || is_made {
                         inside.push(Packet { port, frame, merged });
                     }
                 }
-                // It matches one that TC cannot be told.
+                // It matches one that is not in the kernel.
                 None if merged.is_some() => {}
                 None => beside.push(Packet { port, frame, merged }),
             }
         }
         (inside, beside)
+    }
+
+    /// What filters that are no parents of a merged filter compare, where packets of it come by.
+    fn others(&self, record: &Record) -> Vec<&Match> {
+        let hooks: BTreeSet<Hook> = record.parents.iter().map(|parent| parent.hook).collect();
+        let filters = self.merging.merger().table().filters().map(|(_, entry)| &entry.filter);
+        let others = filters.filter(|filter| hooks.contains(&filter.id.hook) && !record.parents.contains(&filter.id));
+        others.map(|filter| &filter.matches).collect()
     }
 
     /// Sends them with and without the merged filters, and compares.
@@ -111,37 +135,64 @@ impl Trial<'_> {
         let special_in_software = self.send(&special)?;
         self.install()?;
         self.front.packets += (plain.len() + special.len()) as u64;
-        self.front.beside += beside.len() as u64;
 
         let start = self.counters()?;
         let merged = self.send(&plain)?;
         self.compare(&plain, &plain_in_software, &merged);
         let after = self.counters()?;
-        self.own([&start, &after], &plain, &merged);
+        self.own([&start, &after], &come_in(&plain, &merged));
         self.sums([&zero, &counted], [&start, &after]);
 
         let merged = self.send(&special)?;
         self.compare(&special, &special_in_software, &merged);
         let last = self.counters()?;
-        self.own([&after, &last], &special, &merged);
+        self.own([&after, &last], &come_in(&special, &merged));
 
-        let merged = self.send(&beside)?;
+        let beside = self.count(beside)?;
+        self.front.beside += beside.len() as u64;
         let end = self.counters()?;
-        self.own([&last, &end], &beside, &merged);
+        self.own([&last, &end], &beside.iter().collect::<Vec<_>>());
         Ok(())
     }
 
-    /// Sends packets one by one; the frames that come out for each. `None` for one that did not come in.
-    fn send(&mut self, packets: &[Packet]) -> Result<Vec<Option<Frames>>> {
+    /// Sends packets one by one; what became of each. `None` for one that did not come in.
+    fn send(&mut self, packets: &[Packet]) -> Result<Vec<Option<Fate>>> {
         let mut all = Vec::with_capacity(packets.len());
+        // Whatever came up before is not theirs.
+        self.stack.take()?;
         for packet in packets {
-            let asked = self.ground.happen(&Step::Frame(packet.port, packet.frame.clone()))?;
+            let came_in = self.happens(packet)?;
             self.ground.settle()?;
-            let mut out = Frames::new();
-            self.recorder.take_and_show(Duration::ZERO, &mut |port, frame| out.push((port, frame.to_vec())))?;
-            all.push((asked == Asked::Done).then_some(out));
+            let mut fate = Fate::default();
+            self.recorder.take_and_show(Duration::ZERO, &mut |port, frame| fate.out.push((port, frame.to_vec())))?;
+            // Hosts have a stack, too: the same one.
+            let ports: BTreeSet<Port> = self.ground.devices.ports().collect();
+            fate.up = self.stack.take()?.into_iter().filter(|(port, _)| ports.contains(port)).collect();
+            all.push(came_in.then_some(fate));
         }
         Ok(all)
+    }
+
+    /// Sends packets of which only the counters are looked at; those that came in.
+    fn count(&mut self, packets: Vec<Packet>) -> Result<Vec<Packet>> {
+        let mut all = Vec::with_capacity(packets.len());
+        for (i, packet) in packets.into_iter().enumerate() {
+            if self.happens(&packet)? {
+                all.push(packet);
+            }
+            if i % 16 == 15 {
+                self.ground.settle()?;
+                self.recorder.take(Duration::ZERO)?;
+            }
+        }
+        self.ground.settle()?;
+        self.recorder.take(Duration::ZERO)?;
+        Ok(all)
+    }
+
+    /// Sends a packet; whether it came in.
+    fn happens(&mut self, packet: &Packet) -> Result<bool> {
+        Ok(self.ground.happen(&Step::Frame(packet.port, packet.frame.clone()))? == Asked::Done)
     }
 
     /// What the actions of all filters have counted.
@@ -199,23 +250,28 @@ impl Trial<'_> {
         self.merging.merger().table().filters().map(|(_, entry)| entry.filter.id.hook).collect()
     }
 
-    /// What came out for packets in software, and with merged filters in front.
-    fn compare(&mut self, packets: &[Packet], software: &[Option<Frames>], merged: &[Option<Frames>]) {
+    /// What became of packets in software, and with merged filters in front.
+    fn compare(&mut self, packets: &[Packet], software: &[Option<Fate>], merged: &[Option<Fate>]) {
         for ((packet, software), merged) in packets.iter().zip(software).zip(merged) {
-            let (Some(software), Some(merged)) = (software, merged) else { continue };
+            let (Some(software), Some(merged)) = (software, merged) else {
+                self.front.lost += 1;
+                continue;
+            };
             let Packet { port, frame, .. } = packet;
             let arrival = Arrival { port: *port, frame, now: 1, software: None };
             let handled = self.merging.receive(arrival);
             let sent = handled.into_iter().flat_map(|handled| handled.sent).filter(|sent| !sent.ingress);
             let predicted: Frames = sent.map(|sent| (sent.port, sent.frame)).collect();
-            self.front.frames += merged.len() as u64;
-            if predicted != *merged {
-                self.finds(packet, "the kernel does not what the library says that it would", &predicted, merged);
-            } else if software != merged {
-                match why(frame, software, merged) {
+            self.front.frames += (merged.out.len() + merged.up.len()) as u64;
+            if predicted != merged.out {
+                self.finds(packet, "the kernel does not what the library says that it would", &predicted, &merged.out);
+            } else if software.out != merged.out {
+                match why(frame, &software.out, &merged.out) {
                     Some(why) => *self.front.known.entry(why).or_default() += 1,
-                    None => self.finds(packet, "software and merged filter differ", software, merged),
+                    None => self.finds(packet, "software and merged filter differ", &software.out, &merged.out),
                 }
+            } else if software.up != merged.up && is_plain(frame) {
+                self.finds(packet, "software and merged filter let other packets pass", &software.up, &merged.up);
             }
         }
     }
@@ -239,7 +295,7 @@ impl Trial<'_> {
     }
 
     /// Merged filters count the packets that they match, and no others. Those that overlap are of one way: together.
-    fn own(&mut self, counts: [&Counts; 2], packets: &[Packet], sent: &[Option<Frames>]) {
+    fn own(&mut self, counts: [&Counts; 2], packets: &[&Packet]) {
         // What is redirected into a port they match there, too, and nobody knows here what that is.
         let table = self.merging.merger().table();
         let actions = table.filters().flat_map(|(_, entry)| &entry.filter.actions);
@@ -259,16 +315,17 @@ impl Trial<'_> {
             let since = since(counts, &filter.id, 0);
             *got = (got.0 + since.0, got.1 + since.1);
         }
-        for (packet, _) in packets.iter().zip(sent).filter(|(_, sent)| sent.is_some()) {
+        for packet in packets {
             if let Some([want, _]) = packet.merged.and_then(|id| sums.get_mut(&way(&id))) {
                 *want = (want.0 + 1, want.1 + Counting::Ingress.bytes(&packet.frame));
             }
         }
-        for ((_, parents), [want, got]) in sums.into_iter().filter(|(_, [want, got])| want != got) {
-            let names: Vec<String> = parents.iter().map(|id| id.to_string()).collect();
+        for (of, [want, got]) in sums.into_iter().filter(|(_, [want, got])| want != got) {
+            let filters = self.filters.iter().filter(|(id, _)| way(id) == of);
+            let words: Vec<String> = filters.map(|(_, filter)| self.ground.words(filter)).collect();
             self.front.findings.push(format!(
-                "merged filters of {} count {got:?} packets and bytes where {want:?} match them",
-                names.join(" > ")
+                "{got:?} packets and bytes are counted where {want:?} match\n    {}",
+                words.join("\n    ")
             ));
         }
     }
@@ -309,6 +366,11 @@ impl Trial<'_> {
         }
         given
     }
+}
+
+/// The packets that came in.
+fn come_in<'a>(packets: &'a [Packet], fates: &[Option<Fate>]) -> Vec<&'a Packet> {
+    packets.iter().zip(fates).filter(|(_, fate)| fate.is_some()).map(|(packet, _)| packet).collect()
 }
 
 /// Packets and bytes that an action counted between two dumps.

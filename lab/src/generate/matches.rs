@@ -23,6 +23,11 @@ impl Shape {
         Shape { protocol: ethertype, tags: [0, 0], ethertype }
     }
 
+    /// Whether it is IP.
+    pub fn is_ip(self) -> bool {
+        matches!(self.ethertype, et::IPV4 | et::IPV6)
+    }
+
     /// Any.
     pub fn any(dice: &mut Dice, universe: &Universe) -> Shape {
         let ip = if dice.percent(universe.v6_share) { et::IPV6 } else { et::IPV4 };

@@ -8,5 +8,6 @@ pub mod hosts;
 pub mod matches;
 pub mod packets;
 pub mod pipeline;
+mod relay;
 pub mod spec;
 pub mod universe;

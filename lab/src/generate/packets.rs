@@ -69,31 +69,49 @@ fn aimed(dice: &mut Dice, universe: &Universe, case: &Case) -> Spec {
     spec
 }
 
-/// Packets for a filter: so many that it matches; for each of its comparisons one that differs in a bit of that; and one for each
-/// thing about a packet that software may judge and a table does not.
-pub fn near(dice: &mut Dice, universe: &Universe, port: Port, m: &Match, inside: usize) -> Vec<Vec<u8>> {
+/// Packets for a filter: so many that it matches; for each of its comparisons one that differs in a bit of that; one that is as
+/// each of the `others` would have it, save for what this one compares; and one for each thing that conntrack, or software at
+/// all, may judge a packet by.
+pub fn near(
+    dice: &mut Dice,
+    universe: &Universe,
+    port: Port,
+    m: &Match,
+    others: &[&Match],
+    inside: usize,
+) -> Vec<Vec<u8>> {
     let bits = compared(m).into_iter().map(|(field, mask)| Change::Bit(field, one_of(dice, mask)));
     let edges = m.ranges().flat_map(|(field, range)| {
         [range.min.wrapping_sub(1), range.max.wrapping_add(1)].map(|value| Change::To(field, value))
     });
+    let bits: Vec<_> = bits.collect();
+    let likes = others.iter().map(|other| Change::Like(other));
     let none = (0..inside).map(|_| Change::None);
-    let changes: Vec<_> = bits.collect::<Vec<_>>().into_iter().chain(edges).chain(JUDGED).chain(none).collect();
+    let changes: Vec<Change> = bits.into_iter().chain(edges).chain(likes).chain(JUDGED).chain(none).collect();
     let mut frame = |change: Change| {
         let mut spec = blank(dice, universe, port);
+        if let Change::Like(other) = change {
+            meet(&mut spec, dice, other);
+        }
         meet(&mut spec, dice, m);
+        if !change.is_of(&spec) {
+            return None;
+        }
         change.of_fields(&mut spec);
         settle(&mut spec);
         dress(&mut spec, dice);
         change.of_the_rest(&mut spec);
-        spec.frame()
+        Some(spec.frame())
     };
-    changes.into_iter().map(&mut frame).collect()
+    changes.into_iter().filter_map(&mut frame).collect()
 }
 
 /// How a packet differs from others that a filter matches.
 #[derive(Clone, Copy)]
-enum Change {
+enum Change<'a> {
     None,
+    /// What a filter does not compare is as this would have it.
+    Like(&'a Match),
     Bit(Field, u128),
     To(Field, u16),
     Fault(Fault),
@@ -103,7 +121,14 @@ enum Change {
     FarOff,
 }
 
-const JUDGED: [Change; 6] = [
+const JUDGED: [Change; 12] = [
+    // What opens and closes a connection, and what belongs to none.
+    Change::To(Field::TcpFlags, 0x02),
+    Change::To(Field::TcpFlags, 0x11),
+    Change::To(Field::TcpFlags, 0x14),
+    Change::To(Field::TcpFlags, 0x00),
+    Change::Bit(Field::IpFlags, ip_flags::FRAG),
+    Change::Bit(Field::IpFlags, ip_flags::FIRST),
     Change::Fault(Fault::Checksum),
     Change::Fault(Fault::IpChecksum),
     Change::Fault(Fault::NoChecksum),
@@ -112,7 +137,17 @@ const JUDGED: [Change; 6] = [
     Change::FarOff,
 ];
 
-impl Change {
+impl Change<'_> {
+    /// Whether a packet like this has what is to be changed.
+    fn is_of(self, spec: &Spec) -> bool {
+        let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
+        match self {
+            Change::To(Field::TcpFlags, _) | Change::FarOff => is_ip && spec.key.get(Field::IpProto) as u8 == ip::TCP,
+            Change::Bit(Field::IpFlags, _) | Change::Fault(_) => is_ip,
+            _ => true,
+        }
+    }
+
     fn of_fields(self, spec: &mut Spec) {
         match self {
             // A first fragment is one.

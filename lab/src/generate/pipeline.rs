@@ -1,5 +1,5 @@
-//! Pipelines: *services*, through which connections come about in both directions, as a controller would build them, and
-//! filters at random among them and in front of them.
+//! Pipelines: *services*, through which connections come about in both directions, as a controller would build them; *relays*, where
+//! filters see what others made of a packet (`relay`); and filters at random among them and in front of them.
 
 use super::{
     actions::{self, track},
@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How a case's filters are drawn up.
 pub struct Planner<'a> {
-    dice: &'a mut Dice,
-    universe: &'a Universe,
+    pub(super) dice: &'a mut Dice,
+    pub(super) universe: &'a Universe,
     shared: Vec<(Port, u32)>,
     /// How many chains the random filters use.
     chains: u32,
@@ -86,6 +86,9 @@ impl<'a> Planner<'a> {
         for _ in 0..self.dice.weighted(&[(2, 0), (5, 1), (3, 2)]) {
             self.service();
         }
+        for _ in 0..self.dice.weighted(&[(5, 0), (3, 1), (2, 2)]) {
+            self.relay();
+        }
         for _ in 0..self.dice.between(0, 14) {
             self.stray();
         }
@@ -108,7 +111,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Where the filters of a port are.
-    fn hook(&self, port: Port) -> Hook {
+    pub(super) fn hook(&self, port: Port) -> Hook {
         match self.shared.iter().find(|(p, _)| *p == port) {
             Some(&(_, block)) => Hook::Block(block),
             None => Hook::Ingress(port),
@@ -116,7 +119,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a filter, in the first priority from this one on that has its protocol.
-    fn add(&mut self, hook: Hook, chain: u32, mut prio: u16, shape: Shape, m: Match, actions: Vec<Action>) {
+    pub(super) fn add(&mut self, hook: Hook, chain: u32, mut prio: u16, shape: Shape, m: Match, actions: Vec<Action>) {
         while *self.protocols.entry((hook, chain, prio)).or_insert(shape.protocol) != shape.protocol {
             prio += 1;
         }

@@ -32,7 +32,7 @@ const UNSAID: &[(&str, Silent, &str)] = &[
         Silent::Always,
         "it is the filter's protocol, but of a filter of `protocol all` it is not said at all",
     ),
-    ("addr_type", Silent::Always, "the kernel compares it, and does not dump it where no address is named"),
+    ("addr_type", Silent::Always, "the addresses tell it, without which it is not compared"),
     ("enc_addr_type", Silent::Always, "likewise"),
     ("src_ip", Silent::ButUnderIp, "flower compares it whatever the ethertype; tc wants to know the ethertype first"),
     ("dst_ip", Silent::ButUnderIp, "likewise"),

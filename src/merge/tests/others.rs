@@ -95,23 +95,3 @@ fn a_record_that_does_not_fit_names_the_first_filter_that_it_does_not_fit() {
     let refusal = case.fold(&packet(t)).unwrap_err();
     assert_eq!(refusal, Refusal::Changed { filter: f.id, what: Otherwise::Connection });
 }
-
-#[test]
-fn what_passes_comes_from_the_port_that_it_came_in_at() {
-    let into = |port| {
-        let mirred = Mirred { port, ingress: true, mirror: false };
-        Action::new(ActionKind::Mirred(mirred), Control::Stolen)
-    };
-    let pass = Action::gact(Control::Ok);
-    for (port, passes) in [(IN, true), (OUT, false)] {
-        let first = filter(0, 1, ip().exact(Field::IpTtl, 64), &[into(port)]);
-        let mut second = filter(0, 2, ip(), std::slice::from_ref(&pass));
-        second.id.hook = Hook::Ingress(port);
-        let around = Around { ingress: vec![IN, OUT], ..Around::default() };
-        let case = Case { around, ..Case::default() };
-        let merged = case.hit(&first).hit(&second).merged(&packet(tcp(H1, 1, H2, 2)));
-        let why = "the stack would get the packet from another port than the one it came in at";
-        let refusal = Refusal::Unfit { filter: second.id, action: "pass".into(), why };
-        assert_eq!(merged.map(|_| ()), if passes { Ok(()) } else { Err(refusal) });
-    }
-}

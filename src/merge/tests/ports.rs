@@ -99,6 +99,23 @@ fn a_redirect_into_a_port_with_filters_goes_on_there_and_one_without_is_sent() {
 }
 
 #[test]
+fn what_passes_in_another_port_is_not_merged() {
+    let there = || Around { ingress: vec![THIRD], ..Around::default() };
+    let into = filter(0, 1, ip(), &[mirred(THIRD, true, false, Control::Stolen)]);
+    for end in [vec![Action::gact(Control::Ok)], vec![mirror(OUT)], vec![]] {
+        let inner = at(THIRD, filter(0, 1, ip(), &end));
+        let refusal = folded(&[&into, &inner], there()).unwrap_err();
+        assert!(matches!(&refusal, Refusal::Action { filter, .. } if *filter == inner.id), "{refusal}");
+    }
+    let dropped = at(THIRD, filter(0, 1, ip(), &[drop()]));
+    assert!(folded(&[&into, &dropped], there()).is_ok());
+    // The same port once more is no other.
+    let again = filter(0, 1, ip().exact(Field::IpTtl, 64), &[mirred(IN, true, false, Control::Stolen)]);
+    let inner = filter(0, 2, ip(), &[Action::gact(Control::Ok)]);
+    assert!(folded(&[&again, &inner], Around { ingress: vec![IN], ..Around::default() }).is_ok());
+}
+
+#[test]
 fn conntrack_s_findings_do_not_enter_the_next_port() {
     let t = tcp(H1, 1, H2, 2);
     let c = Connection { mark: 7, labels: 7, ..Connection::established(5, t, t.inverse()) };
