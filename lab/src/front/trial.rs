@@ -81,7 +81,11 @@ impl Trial<'_> {
         for id in self.filters.keys() {
             let record = &self.merging.records[id];
             let port = record.walk.port;
-            let near = packets::near(&mut dice, &universe, port, &record.filter.matches, &self.others(record), AIMED);
+            // As the kernel is told, save what is spoiled.
+            let own = record.filter.matches;
+            let told = Filter::in_front(record.parents[0].hook, port, 0, own, Vec::new());
+            let aim = told.map_or(own, |filter| filter.matches);
+            let near = packets::near(&mut dice, &universe, port, &aim, &self.others(record), AIMED);
             all.extend(near.into_iter().map(|frame| ((port, frame), true)));
         }
         let sent = case.steps.iter().filter_map(|step| match step {

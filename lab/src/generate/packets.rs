@@ -244,9 +244,10 @@ fn meet(spec: &mut Spec, dice: &mut Dice, m: &Match) {
     for (field, value, mask) in m.terms().filter(|(f, ..)| !f.is_conntrack()) {
         spec.key.set(field, spec.key.get(field) & !mask | value);
     }
+    let is_untagged = m.mask.get(Field::NumOfVlans) != 0 && m.key.get(Field::NumOfVlans) == 0;
     for field in [Field::VlanTpid, Field::CvlanTpid] {
-        // A filter of untagged packets says so by its ethertype alone.
-        if m.mask.get(field) == 0 && m.mask.get(Field::Protocol) != 0 {
+        // A filter of untagged packets says so by its ethertype alone, or by the number of tags.
+        if m.mask.get(field) == 0 && (is_untagged || m.mask.get(Field::Protocol) != 0) {
             spec.key.set(field, 0);
         }
     }
