@@ -54,7 +54,7 @@ pub struct Front {
     pub counters: u64,
     /// Packets for which software sent something else, for a known reason.
     pub known: BTreeMap<&'static str, u64>,
-    /// Those at hooks at which tc dies.
+    /// Filters at hooks at which tc dies, so that their words were not compared.
     pub deadly: u64,
     /// Packets that they match and that could not be sent: the port is down, or the frame too long.
     pub lost: u64,
