@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 /// Of a hundred spoiled merged filters so many must be noticed at least. Some differ for packets that nobody sends.
-const NOTICED: u64 = 90;
+const NOTICED: u64 = 85;
 
 /// In a run of so many pipelines, so many merged filters for each must come into the kernel.
 const MANY: u64 = 100;
