@@ -22,7 +22,7 @@ const IGMP: u8 = 2;
 pub enum Known {
     /// The checksum of TCP or UDP is wrong, or that of the IPv4 header, over which the kernel sums up as well.
     Checksum,
-    /// The IP, TCP or UDP header says another length than there is.
+    /// The IP, TCP or UDP header says another length than there is, or is cut off itself.
     Length,
     /// TCP outside of the window, as far as nothing else is wrong with it.
     Window,
