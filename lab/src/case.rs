@@ -2,7 +2,7 @@
 //! frames are put in and where those that come out arrive.
 
 use flowmerge::{
-    flower::{ActionKind, Control, Filter, FilterId, Port},
+    flower::{Action, ActionKind, Control, Filter, FilterId, Port},
     netlink::Names,
 };
 
@@ -104,6 +104,11 @@ impl Case {
     pub fn may_be_cut(&self) -> bool {
         self.filters.iter().all(only_sends_on)
     }
+}
+
+/// What actions do, whatever the kernel calls them.
+pub fn does(actions: &[Action]) -> Vec<(&ActionKind, Control)> {
+    actions.iter().map(|action| (&action.kind, action.control)).collect()
 }
 
 /// Whether all that a filter sends is the packet itself, out of a port.

@@ -11,6 +11,7 @@
 //! - The known differences that the table in memory has not, since it does more than others: what would become of bytes behind
 //!   the datagram in one that does not cut them off, and of wrong checksums in one that can only compute them anew.
 
+use crate::case::does;
 use flowmerge::{
     conntrack::is_excluded,
     flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Masks, Port, print::printed},
@@ -135,7 +136,6 @@ impl Examiner {
         let path = fold(&scene, self.merging.merger()).map_err(|refused| format!("is refused: {}", refused.refusal))?;
         let matches = path.matches(&[]).ok_or("becomes one that matches nothing")?;
         let (actions, _) = path.actions(&[], true);
-        let does = |actions: &[Action]| actions.iter().map(|a| (a.kind.clone(), a.control)).collect::<Vec<_>>();
         if matches == filter.matches && does(&actions) == does(&filter.actions) {
             return Ok(());
         }

@@ -224,24 +224,27 @@ impl Cables {
 
 /// What goes up to the machine's own stack: IP that TC lets pass. A socket for one protocol gets that alone, while one for all
 /// protocols is given packets before TC.
-pub struct Stack([OwnedFd; 2]);
+pub struct Stack {
+    sockets: [OwnedFd; 2],
+    buffer: Vec<u8>,
+}
 
 impl Stack {
     /// Opens it; what comes from now on is kept.
     pub fn open() -> Result<Stack> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let open = |protocol| socket(AddressFamily::Packet, SockType::Raw, flags, protocol).context("a packet socket");
-        Ok(Stack([open(SockProtocol::EthIp)?, open(SockProtocol::EthIpv6)?]))
+        let sockets = [open(SockProtocol::EthIp)?, open(SockProtocol::EthIpv6)?];
+        Ok(Stack { sockets, buffer: vec![0; 1 << 16] })
     }
 
     /// Takes what has come, with the device that it seems to have come in at: without a tag, should it have had one.
     pub fn take(&mut self) -> Result<Vec<(Port, Vec<u8>)>> {
         let mut all = Vec::new();
-        let mut buffer = vec![0; 1 << 16];
-        for socket in &self.0 {
+        for socket in &self.sockets {
             loop {
-                match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-                    Ok((length, Some(from))) => all.push((Port(from.ifindex() as u32), buffer[..length].to_vec())),
+                match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut self.buffer) {
+                    Ok((length, Some(from))) => all.push((Port(from.ifindex() as u32), self.buffer[..length].to_vec())),
                     Ok((_, None)) => {}
                     Err(Errno::EAGAIN) => break,
                     Err(error) => return Err(error).context("packets of the stack"),

@@ -1,7 +1,7 @@
 //! A case that fails, made small: fewer packets, fewer filters, fewer actions and comparisons, as long as it fails.
 
 use crate::case::{Case, Step};
-use flowmerge::flower::{Field, Filter, Match};
+use flowmerge::flower::{Field, Filter};
 
 /// The smallest case that was found, in at most so many trials. `fails` runs one.
 pub fn shrink<E>(case: Case, trials: usize, fails: &mut dyn FnMut(&Case) -> Result<bool, E>) -> Result<Case, E> {
@@ -71,7 +71,7 @@ impl<E> Search<'_, E> {
             }
             let terms: Vec<Field> = self.best.filters[i].matches.terms().map(|(field, ..)| field).collect();
             for field in terms.into_iter().filter(|&f| f != Field::Protocol) {
-                self.change(i, |filter| forget(&mut filter.matches, field))?;
+                self.change(i, |filter| filter.matches.clear(field))?;
             }
             self.change(i, |filter| filter.matches.src_range = None)?;
             self.change(i, |filter| filter.matches.dst_range = None)?;
@@ -105,16 +105,11 @@ impl<E> Search<'_, E> {
     }
 }
 
-fn forget(m: &mut Match, field: Field) {
-    m.key.set(field, 0);
-    m.mask.set(field, 0);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::case::port;
-    use flowmerge::flower::{Action, Control, FilterId, Hook};
+    use flowmerge::flower::{Action, Control, FilterId, Hook, Match};
     use std::convert::Infallible;
 
     #[test]

@@ -127,8 +127,7 @@ impl Filter {
         if let Hook::Block(_) = hook {
             tell(Field::Indev, port.0.into())?;
         }
-        told.key.set(Field::Protocol, 0);
-        told.mask.set(Field::Protocol, 0);
+        told.clear(Field::Protocol);
         let id = FilterId { hook, chain: 0, prio: 1, protocol: PROTOCOL_ALL, handle };
         Ok(Filter::flower(id, told, actions))
     }

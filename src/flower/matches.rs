@@ -78,6 +78,12 @@ impl Match {
         self
     }
 
+    /// Drops the comparison of a field; a range of it stays.
+    pub fn clear(&mut self, field: Field) {
+        self.mask.set(field, 0);
+        self.key.set(field, 0);
+    }
+
     /// An exact comparison of the whole field.
     pub fn exact(self, field: Field, value: u128) -> Match {
         self.with(field, value, field.ones())

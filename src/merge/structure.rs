@@ -172,10 +172,7 @@ impl Facts {
 /// The same without what stands in the transport header, which some see in fragments too.
 pub fn with_fragments(asked: &Match) -> Match {
     let mut all = Match { src_range: None, dst_range: None, ..*asked };
-    for field in BEHIND {
-        all.mask.set(field, 0);
-        all.key.set(field, 0);
-    }
+    BEHIND.into_iter().for_each(|field| all.clear(field));
     all
 }
 

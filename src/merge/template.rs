@@ -139,6 +139,9 @@ impl Template {
 
     /// Asks, besides, for what a table with these masks must compare along, as this packet has it.
     pub fn complete(&mut self, masks: &Masks, packet: &Key) {
+        if *masks == Masks::ANY {
+            return;
+        }
         while let Some(field) = masks.missing(&self.asked())
             && self.require(field, field.ones(), packet.get(field))
         {}

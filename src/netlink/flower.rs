@@ -188,18 +188,11 @@ struct Types {
 
 /// Who says what a message holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Said {
+pub(super) enum Said {
     /// Whoever asks the kernel for a filter.
     Asked,
     /// The kernel.
     Dumped,
-}
-
-/// Whether the kernel's dump must say all that it is asked to compare.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dump {
-    SaysAll,
-    MaySayLess,
 }
 
 impl Types {
@@ -286,8 +279,7 @@ fn set_pppoe(flower: &Attributes, m: &mut Match) -> Result<(), DecodeError> {
         m.set(Field::PppoeSid, session.into(), u128::MAX);
     }
     let Some(carried) = flower.u16_be(PPP_PROTO)? else {
-        m.key.set(Field::EthType, 0);
-        m.mask.set(Field::EthType, 0);
+        m.clear(Field::EthType);
         return Ok(());
     };
     m.set(Field::PppProto, carried.into(), u128::MAX);
@@ -413,8 +405,13 @@ fn set_range(flower: &Attributes, m: &mut Match, undecoded: &mut Vec<String>) ->
     Ok(())
 }
 
-/// The attributes that make flower compare what the match says; a match that the kernel would not take whole is refused.
-pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names, dump: Dump) -> Result<Vec<Attribute>, EncodeError> {
+/// The attributes that make flower compare what the match says; a match that not all of these readers would take whole is refused.
+pub(super) fn encode(
+    m: &Match,
+    protocol: u16,
+    names: &dyn Names,
+    readers: &[Said],
+) -> Result<Vec<Attribute>, EncodeError> {
     let mut out = Vec::new();
     if m.mask.get(Field::Indev) != 0 {
         let index = m.key.get(Field::Indev) as u32;
@@ -452,10 +449,7 @@ pub(super) fn encode(m: &Match, protocol: u16, names: &dyn Names, dump: Dump) ->
         out.push(Attribute::new(min, range.min.to_be_bytes()));
         out.push(Attribute::new(max, range.max.to_be_bytes()));
     }
-    check(m, protocol, names, &out, Said::Asked)?;
-    if dump == Dump::SaysAll {
-        check(m, protocol, names, &out, Said::Dumped)?;
-    }
+    readers.iter().try_for_each(|&said| check(m, protocol, names, &out, said))?;
     Ok(out)
 }
 

@@ -6,7 +6,7 @@ use super::{
     attributes::{Attribute, emit},
     error::EncodeError,
     filter::{CHAIN, KIND, OPTIONS, RTM_DELTFILTER, RTM_NEWTFILTER, SKIP_HW, SKIP_SW},
-    flower::{self, Dump},
+    flower::{self, Said},
 };
 use crate::flower::{Filter, FilterId, Hook, Kind, Port};
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader};
@@ -26,28 +26,28 @@ const INGRESS_BLOCK: u16 = 13;
 /// handle of 0 lets the kernel choose as well. Nothing is sent that Linux 6.1 would not say back: a filter for which that
 /// cannot be is refused.
 pub fn encode_filter(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, EncodeError> {
-    put_filter(filter, names, NLM_F_CREATE | NLM_F_EXCL, Dump::SaysAll)
+    put_filter(filter, names, NLM_F_CREATE | NLM_F_EXCL, &[Said::Asked, Said::Dumped])
 }
 
 /// The same for a filter that its owner remembers ([`Filter::in_front`]): what Linux compares and does not say back is sent, too. That
 /// is a tag's own type in a filter of `protocol all`.
 pub fn encode_front(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, EncodeError> {
-    put_filter(filter, names, NLM_F_CREATE | NLM_F_EXCL, Dump::MaySayLess)
+    put_filter(filter, names, NLM_F_CREATE | NLM_F_EXCL, &[Said::Asked])
 }
 
 /// Puts this filter in the place of the one with the same identity (`tc filter replace`). Flower takes no other mask there.
 pub fn encode_replacement(filter: &Filter, names: &dyn Names) -> Result<Vec<u8>, EncodeError> {
-    put_filter(filter, names, NLM_F_CREATE | NLM_F_REPLACE, Dump::SaysAll)
+    put_filter(filter, names, NLM_F_CREATE | NLM_F_REPLACE, &[Said::Asked, Said::Dumped])
 }
 
-fn put_filter(filter: &Filter, names: &dyn Names, flags: u16, dump: Dump) -> Result<Vec<u8>, EncodeError> {
+fn put_filter(filter: &Filter, names: &dyn Names, flags: u16, readers: &[Said]) -> Result<Vec<u8>, EncodeError> {
     if let Kind::Other(kind) = &filter.kind {
         return Err(EncodeError::Classifier(kind.clone()));
     }
     if let Some(what) = filter.undecoded.first() {
         return Err(EncodeError::Undecoded(what.clone()));
     }
-    let mut options = flower::encode(&filter.matches, filter.id.protocol, names, dump)?;
+    let mut options = flower::encode(&filter.matches, filter.id.protocol, names, readers)?;
     let skip = u32::from(filter.skip_sw) * SKIP_SW + u32::from(filter.skip_hw) * SKIP_HW;
     if skip != 0 {
         options.push(Attribute::new(flower::FLAGS, skip.to_ne_bytes()));

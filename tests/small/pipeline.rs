@@ -192,8 +192,7 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
     let asks = |m: &Match, fields: &[Field]| fields.iter().any(|&f| m.mask.get(f) != 0);
     for (field, ranged) in [(Field::SrcPort, m.src_range.is_some()), (Field::DstPort, m.dst_range.is_some())] {
         if ranged {
-            m.key.set(field, 0);
-            m.mask.set(field, 0);
+            m.clear(field);
         }
     }
     if asks(&m, &[Field::SrcPort, Field::DstPort]) || m.ranges().next().is_some() {

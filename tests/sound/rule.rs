@@ -57,8 +57,7 @@ impl Rule {
         match self.blind {
             Some(Blind::Field(n)) => {
                 if let Some(field) = self.hidden(n) {
-                    told.matches.mask.set(field, 0);
-                    told.matches.key.set(field, 0);
+                    told.matches.clear(field);
                     told.undecoded = vec!["TCA_FLOWER 112".into()];
                 }
             }

@@ -55,12 +55,12 @@ impl Record {
 
     /// Why software made something else of a frame, if that is one of the known differences.
     fn why_not(&self, frame: &[u8], software: &Received) -> Option<Known> {
-        if self.parents.starts_with(&software.hits) && self.met.starts_with(&software.met) && software.ran < self.ran {
-            // `csum` drops what is too short to be summed up: nothing behind it runs, or counts.
-            return has_wrong_length(frame).then_some(Known::Length);
-        }
-        if self.parents == software.hits && self.met == software.met && software.ran == self.ran {
-            // `pedit` ends at the first word that is not there; which that is depends on the order of its words.
+        // `csum` drops what is too short to be summed up: nothing behind it runs, or counts.
+        let ended_early =
+            self.parents.starts_with(&software.hits) && self.met.starts_with(&software.met) && software.ran < self.ran;
+        // `pedit` ends at the first word that is not there; which that is depends on the order of its words.
+        let ended = self.parents == software.hits && self.met == software.met && software.ran == self.ran;
+        if ended_early || ended {
             return has_wrong_length(frame).then_some(Known::Length);
         }
         let first = self.met.iter().zip(&software.met).find(|(mine, found)| mine != found);

@@ -2,6 +2,7 @@
 //! packet's own bytes; and what the kernel's dump of a filter leaves out.
 
 use super::trial::{Frames, Sent};
+use crate::case::does;
 use flowmerge::flower::{Field, Filter, Match};
 use flowmerge_cli::replay::known::{Known, has_no_checksum, has_wrong_length, known, trailing, without_checksums};
 
@@ -55,21 +56,14 @@ pub fn says(dump: &Filter, told: &Filter) -> bool {
     use Field::*;
     const TAGS: [Field; 8] = [VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType];
     let asks = |field: Field| told.matches.mask.get(field) != 0;
-    let mut unsaid = Vec::new();
-    if asks(VlanTpid) {
-        unsaid.extend(TAGS);
-    }
+    let unsaid: &[Field] = if asks(VlanTpid) { &TAGS } else { &[] };
     let said = |m: &Match| {
         let mut m = *m;
-        for &field in &unsaid {
-            m.key.set(field, 0);
-            m.mask.set(field, 0);
-        }
+        unsaid.iter().for_each(|&field| m.clear(field));
         m
     };
-    let does = |filter: &Filter| filter.actions.iter().map(|a| (a.kind.clone(), a.control)).collect::<Vec<_>>();
     said(&dump.matches) == said(&told.matches)
-        && does(dump) == does(told)
+        && does(&dump.actions) == does(&told.actions)
         && (dump.skip_sw, dump.skip_hw) == (told.skip_sw, told.skip_hw)
         && (dump.undecoded.is_empty() || asks(VlanTpid))
 }

@@ -19,7 +19,7 @@ mod differ;
 mod spoil;
 mod trial;
 
-use crate::{generate::dice::Dice, ground::Ground, kernel::Stack, run::Ran};
+use crate::{case::Devices, generate::dice::Dice, kernel::Stack, run::Ran};
 use anyhow::Result;
 use flowmerge::{
     flower::{Capabilities, Filter, Hook},
@@ -30,7 +30,7 @@ use flowmerge_cli::{
     replay::{engine::Run, hardware, merging::Merging, timeline::Timeline},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     fmt,
 };
 use trial::Trial;
@@ -126,56 +126,50 @@ pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run, spoil: Option<u64>
     // What TC can be told has all that its table wants: none may be refused for what that cannot do.
     let refused = merging.refusals.get("hardware").into_iter().flat_map(BTreeMap::keys);
     front.findings.extend(refused.map(|sentence| format!("merging for TC: {sentence}")));
-    let names = ran.ground.devices.names().to_vec();
-    let mut recorder = Recorder::start(&names, Vec::new())?;
-    let mut filters = told(&mut front, &merging, &mut ran.ground)?;
+    let mut filters = told(&mut front, &merging, &ran.ground.devices);
+    if filters.is_empty() {
+        return Ok(front);
+    }
     if let Some(seed) = spoil {
         front.spoiled = spoil::spoiled(&mut filters, &ran.ground.devices, &mut Dice::new(seed));
     }
-    if !filters.is_empty() {
-        let mut trial = Trial {
-            front: &mut front,
-            ground: &mut ran.ground,
-            merging,
-            filters,
-            recorder: &mut recorder,
-            stack: Stack::open()?,
-        };
-        let (inside, beside) = trial.packets(&ran.case);
-        trial.run(inside, beside)?;
-    }
+    let names = ran.ground.devices.names().to_vec();
+    let mut recorder = Recorder::start(&names, Vec::new())?;
+    let mut trial = Trial {
+        front: &mut front,
+        ground: &mut ran.ground,
+        merging,
+        filters,
+        recorder: &mut recorder,
+        stack: Stack::open()?,
+    };
+    let (inside, beside) = trial.packets(&ran.case);
+    trial.run(inside, beside)?;
     front.trace = recorder.finish()?.0;
     Ok(front)
 }
 
 /// The merged filters that are there at the end of the run, as TC is told of them.
-fn told(front: &mut Front, merging: &Merging, ground: &mut Ground) -> Result<BTreeMap<u64, Filter>> {
+fn told(front: &mut Front, merging: &Merging, devices: &Devices) -> BTreeMap<u64, Filter> {
     let mut filters = BTreeMap::new();
-    let mut taken: HashMap<Hook, bool> = HashMap::new();
+    let others = merging.merger().table().filters().map(|(_, entry)| entry.filter.id);
+    let taken: HashSet<Hook> = others.filter(|id| id.chain == 0 && id.prio == 1).map(|id| id.hook).collect();
     for (id, merged) in merging.merger().merged() {
         let record = &merging.records[&id.0];
         let (hook, port) = (record.parents[0].hook, record.walk.port);
-        let is_taken = match taken.get(&hook) {
-            Some(&is_taken) => is_taken,
-            None => {
-                let there = ground.filters(hook)?;
-                let is_taken = there.iter().any(|told| told.filter.id.chain == 0 && told.filter.id.prio == 1);
-                *taken.entry(hook).or_insert(is_taken)
-            }
-        };
-        if is_taken {
+        if taken.contains(&hook) {
             front.taken += 1;
             continue;
         }
         let told = Filter::in_front(hook, port, id.0 as u32, merged.matches, merged.actions.clone());
         let told = told.map_err(|field| format!("{field} cannot be told in front")).and_then(|mut filter| {
             filter.skip_hw = true;
-            encode_front(&filter, &ground.devices).map(|_| filter).map_err(|error| error.to_string())
+            encode_front(&filter, devices).map(|_| filter).map_err(|error| error.to_string())
         });
         match told {
             Ok(filter) => drop(filters.insert(id.0, filter)),
             Err(why) => *front.untold.entry(why).or_default() += 1,
         }
     }
-    Ok(filters)
+    filters
 }

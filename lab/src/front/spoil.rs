@@ -21,8 +21,7 @@ pub fn spoiled(filters: &mut BTreeMap<u64, Filter>, devices: &Devices, dice: &mu
         match dice.below(3) {
             0 if !terms.is_empty() => {
                 let field = *dice.pick(&terms);
-                other.matches.key.set(field, 0);
-                other.matches.mask.set(field, 0);
+                other.matches.clear(field);
             }
             1 => other.actions.retain(|action| !matches!(action.kind, ActionKind::Pedit(_))),
             _ => other.actions.iter_mut().for_each(|action| {

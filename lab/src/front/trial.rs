@@ -164,13 +164,13 @@ impl Trial<'_> {
         let mut all = Vec::with_capacity(packets.len());
         // Whatever came up before is not theirs.
         self.stack.take()?;
+        // Hosts have a stack, too: the same one.
+        let ports: BTreeSet<Port> = self.ground.devices.ports().collect();
         for packet in packets {
             let came_in = self.happens(packet)?;
             self.ground.settle()?;
             let mut fate = Fate::default();
             self.recorder.take_and_show(Duration::ZERO, &mut |port, frame| fate.out.push((port, frame.to_vec())))?;
-            // Hosts have a stack, too: the same one.
-            let ports: BTreeSet<Port> = self.ground.devices.ports().collect();
             fate.up = self.stack.take()?.into_iter().filter(|(port, _)| ports.contains(port)).collect();
             all.push(came_in.then_some(fate));
         }

@@ -148,16 +148,11 @@ pub fn compare(m: &mut Match, dice: &mut Dice, universe: &Universe, field: Field
     }
     // A range and a comparison of the same port are two filters' work.
     if m.src_range.is_some() {
-        clear(m, Field::SrcPort);
+        m.clear(Field::SrcPort);
     }
     if m.dst_range.is_some() {
-        clear(m, Field::DstPort);
+        m.clear(Field::DstPort);
     }
-}
-
-fn clear(m: &mut Match, field: Field) {
-    m.key.set(field, 0);
-    m.mask.set(field, 0);
 }
 
 /// Comparisons of what conntrack found, as likely behind `ct` as they are sensible there.

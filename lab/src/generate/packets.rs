@@ -20,9 +20,8 @@ pub fn fresh(dice: &mut Dice, universe: &Universe, case: &Case, may_be_cut: bool
 
 /// A packet's frames.
 pub fn frames(dice: &mut Dice, mut spec: Spec, may_be_cut: bool) -> Vec<Vec<u8>> {
-    let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
     // As few cases permit it, those get more.
-    if is_ip && may_be_cut && dice.percent(8) {
+    if is_ip(&spec) && may_be_cut && dice.percent(8) {
         spec.payload.resize(spec.payload.len() + dice.between(8, 60), 0x66);
         spec.key.set(Field::IpFlags, 0);
         let mut pieces = spec.fragments(8 * dice.between(1, 4));
@@ -106,6 +105,10 @@ pub fn near(
     changes.into_iter().filter_map(&mut frame).collect()
 }
 
+fn is_ip(spec: &Spec) -> bool {
+    matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6)
+}
+
 /// How a packet differs from others that a filter matches.
 #[derive(Clone, Copy)]
 enum Change<'a> {
@@ -140,10 +143,11 @@ const JUDGED: [Change; 12] = [
 impl Change<'_> {
     /// Whether a packet like this has what is to be changed.
     fn is_of(self, spec: &Spec) -> bool {
-        let is_ip = matches!(spec.key.get(Field::EthType) as u16, et::IPV4 | et::IPV6);
         match self {
-            Change::To(Field::TcpFlags, _) | Change::FarOff => is_ip && spec.key.get(Field::IpProto) as u8 == ip::TCP,
-            Change::Bit(Field::IpFlags, _) | Change::Fault(_) => is_ip,
+            Change::To(Field::TcpFlags, _) | Change::FarOff => {
+                is_ip(spec) && spec.key.get(Field::IpProto) as u8 == ip::TCP
+            }
+            Change::Bit(Field::IpFlags, _) | Change::Fault(_) => is_ip(spec),
             _ => true,
         }
     }

@@ -28,8 +28,7 @@ fn of_protocol(protocol: u16) -> Match {
 
 /// Without the filter's own protocol, which is `all`.
 fn in_front(mut m: Match) -> Match {
-    m.key.set(Field::Protocol, 0);
-    m.mask.set(Field::Protocol, 0);
+    m.clear(Field::Protocol);
     m
 }
 

@@ -256,10 +256,7 @@ fn common(mut m: Match, terms: &[(usize, Pick)]) -> Match {
 /// As flower wants it: ports need a protocol, addresses their kind and ethertype.
 fn allowed(m: &mut Match, v6: bool) {
     let drop = |m: &mut Match, fields: &[Field]| {
-        for &field in fields {
-            m.key.set(field, 0);
-            m.mask.set(field, 0);
-        }
+        fields.iter().for_each(|&field| m.clear(field));
     };
     let (own, other) = match v6 {
         false => ([Field::Ipv4Src, Field::Ipv4Dst], [Field::Ipv6Src, Field::Ipv6Dst]),
