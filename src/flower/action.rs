@@ -3,7 +3,7 @@
 //! The meanings are the kernel's (`net/sched/act_*.c`, `man tc-actions`). Addresses and ports are host integers read in
 //! network order, as in the field table; `pedit` words are the four bytes as they lie in the packet.
 
-use super::filter::Port;
+use super::{filter::Port, tunnel::Tunnel};
 use std::net::IpAddr;
 
 /// One action of a filter.
@@ -68,6 +68,18 @@ pub enum ActionKind {
     Vlan(Vlan),
     /// `skbedit`: metadata of the packet, nothing of its bytes.
     Skbedit(Skbedit),
+    /// `skbmod`: the Ethernet header, or the ECN bits.
+    Skbmod(Skbmod),
+    /// `mpls`.
+    Mpls(Mpls),
+    /// `tunnel_key`.
+    TunnelKey(TunnelKey),
+    /// `nat`: the stateless one.
+    Nat(StatelessNat),
+    /// `police`.
+    Police(Police),
+    /// `sample`: some packets are shown to user space. Never merged.
+    Sample(Sample),
     /// A kind that is decoded by name only. Never merged.
     Other(String),
 }
@@ -260,6 +272,141 @@ pub struct Skbedit {
     pub inherit_dsfield: bool,
 }
 
+/// `skbmod` (`net/sched/act_skbmod.c`). The kernel does one of these at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Skbmod {
+    /// Writes to the Ethernet header.
+    Set {
+        /// Destination.
+        dst: Option<[u8; 6]>,
+        /// Source.
+        src: Option<[u8; 6]>,
+        /// Ethertype, in the bytes only: TC goes on by the one that it knows.
+        ethertype: Option<u16>,
+    },
+    /// Source and destination change places.
+    Swap,
+    /// An IP packet that is capable of ECN gets "congestion experienced", its checksum mended.
+    Ecn,
+}
+
+/// `mpls` (`net/sched/act_mpls.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mpls {
+    /// Take the outer entry off; leaves alone what is not MPLS.
+    Pop {
+        /// Ethertype of what is behind it.
+        protocol: u16,
+    },
+    /// Put an entry on, behind the Ethernet header.
+    Push {
+        /// 0x8847 or 0x8848.
+        protocol: u16,
+        /// The entry. Where the bottom of stack is not given, it is set in front of what is not MPLS.
+        entry: MplsEntry,
+    },
+    /// Put an entry on, in front of the Ethernet header.
+    PushMac {
+        /// 0x8847 or 0x8848.
+        protocol: u16,
+        /// The entry.
+        entry: MplsEntry,
+    },
+    /// Change the outer entry; drops what is not MPLS.
+    Modify(MplsEntry),
+    /// Count the TTL of the outer entry down; drops what is not MPLS, and where nothing is left of it.
+    DecTtl,
+}
+
+/// What `mpls` writes to an entry; the rest stays, or is 0 in a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MplsEntry {
+    /// Label, 20 bits.
+    pub label: Option<u32>,
+    /// Traffic class, 3 bits.
+    pub tc: Option<u8>,
+    /// Bottom of stack.
+    pub bos: Option<bool>,
+    /// TTL, not 0.
+    pub ttl: Option<u8>,
+}
+
+impl MplsEntry {
+    /// The bits that are kept of an entry, and those that are written.
+    pub fn write(&self) -> (u32, u32) {
+        let parts = [
+            (self.label, 0xf_ffff, 12),
+            (self.tc.map(u32::from), 7, 9),
+            (self.bos.map(u32::from), 1, 8),
+            (self.ttl.map(u32::from), 0xff, 0),
+        ];
+        parts.into_iter().fold((u32::MAX, 0), |(kept, written), (value, ones, shift)| match value {
+            Some(value) => (kept & !(ones << shift), written | (value & ones) << shift),
+            None => (kept, written),
+        })
+    }
+}
+
+/// `tunnel_key` (`net/sched/act_tunnel_key.c`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelKey {
+    /// The packet is to go through this tunnel.
+    Set(Box<Tunnel>),
+    /// It came through none, and is to go through none (`unset`, the kernel's `RELEASE`).
+    Unset,
+}
+
+/// `nat` (`net/sched/act_nat.c`): an IPv4 address that is `old` under the mask gets `new` there, checksums mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StatelessNat {
+    /// The address looked for.
+    pub old: u32,
+    /// What it becomes.
+    pub new: u32,
+    /// The bits compared and written.
+    pub mask: u32,
+    /// The source address rather than the destination.
+    pub egress: bool,
+}
+
+/// `police` (`net/sched/act_police.c`). The action's control is what becomes of a packet that exceeds the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Police {
+    /// Whether it exists beside this filter, so that others may share it by index.
+    pub shared: bool,
+    /// What becomes of a packet that conforms.
+    pub conform: Control,
+    /// Bytes a second; 0 none.
+    pub rate: u64,
+    /// Most at once, in the kernel's ticks of 64 ns.
+    pub burst: u32,
+    /// The largest packet that conforms, bytes; 0 is any in what is asked, the kernel tells another number.
+    pub mtu: u32,
+    /// Bytes a second that are never exceeded; 0 none.
+    pub peak_rate: u64,
+    /// Packets a second; 0 none.
+    pub packet_rate: u64,
+    /// Most packets at once, in ticks.
+    pub packet_burst: u64,
+    /// Bytes a second on the average; 0 none.
+    pub average_rate: u32,
+    /// Bytes that each packet counts more.
+    pub overhead: u16,
+    /// Link layer: 1 Ethernet, 2 ATM; 0 not said.
+    pub link_layer: u8,
+}
+
+/// `sample` (`net/sched/act_sample.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// One packet in so many, by chance.
+    pub rate: u32,
+    /// The group that gets it.
+    pub group: u32,
+    /// How much of it, bytes.
+    pub truncate: Option<u32>,
+}
+
 /// What an action has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -312,6 +459,12 @@ impl Action {
             ActionKind::Csum(_) => "csum",
             ActionKind::Vlan(_) => "vlan",
             ActionKind::Skbedit(_) => "skbedit",
+            ActionKind::Skbmod(_) => "skbmod",
+            ActionKind::Mpls(_) => "mpls",
+            ActionKind::TunnelKey(_) => "tunnel_key",
+            ActionKind::Nat(_) => "nat",
+            ActionKind::Police(_) => "police",
+            ActionKind::Sample(_) => "sample",
             ActionKind::Other(name) => name,
         }
     }

@@ -1,7 +1,7 @@
 //! What a table can match and do. The merge refuses what it cannot; a driver says it of its hardware.
 
 use super::{
-    action::{Action, ActionKind, Control, Vlan},
+    action::{Action, ActionKind, Control, Mpls, TunnelKey, Vlan},
     ethertype::is_vlan,
     field::Field,
     key::Key,
@@ -61,6 +61,22 @@ bitflags::bitflags! {
         const METADATA = 1 << 13;
         /// Cut off what follows the IP datagram, as `ct` does.
         const TRIM = 1 << 14;
+        /// Take an MPLS entry off.
+        const MPLS_POP = 1 << 15;
+        /// Put an MPLS entry on.
+        const MPLS_PUSH = 1 << 16;
+        /// Change the outer MPLS entry, its TTL by one.
+        const MPLS_MODIFY = 1 << 17;
+        /// Send through a tunnel.
+        const ENCAP = 1 << 18;
+        /// Forget the tunnel that the packet came through.
+        const DECAP = 1 << 19;
+        /// Take the Ethernet header off.
+        const ETHERNET_POP = 1 << 20;
+        /// Put an Ethernet header on.
+        const ETHERNET_PUSH = 1 << 21;
+        /// Use the policers that were made for filters to share, by index.
+        const POLICE = 1 << 22;
     }
 }
 
@@ -143,6 +159,10 @@ impl Capabilities {
         }
         all.masks = Masks::flower();
         all.abilities -= Abilities::MEND | Abilities::TRIM;
+        // Later kernels' fields.
+        [Field::EncFlags, Field::L2Miss, Field::CfmLevel, Field::CfmOpcode, Field::Spi]
+            .into_iter()
+            .for_each(|field| all.fields.set(field, 0));
         all
     }
 
@@ -214,10 +234,27 @@ pub fn needed(index: usize, action: &Action) -> Result<Abilities, Lacking> {
         ActionKind::Vlan(Vlan::Push { .. }) => Abilities::VLAN_PUSH,
         ActionKind::Vlan(Vlan::Modify { .. }) => Abilities::VLAN_MODIFY,
         ActionKind::Skbedit(_) => Abilities::METADATA,
+        ActionKind::Vlan(Vlan::PopEthernet) => Abilities::ETHERNET_POP,
+        ActionKind::Vlan(Vlan::PushEthernet { .. }) => Abilities::ETHERNET_PUSH,
+        ActionKind::Mpls(Mpls::Pop { .. }) => Abilities::MPLS_POP,
+        ActionKind::Mpls(Mpls::Push { .. }) => Abilities::MPLS_PUSH,
+        ActionKind::Mpls(Mpls::Modify(_) | Mpls::DecTtl) => Abilities::MPLS_MODIFY,
+        ActionKind::TunnelKey(TunnelKey::Set(_)) => Abilities::ENCAP,
+        ActionKind::TunnelKey(TunnelKey::Unset) => Abilities::DECAP,
+        ActionKind::Police(police) if police.shared => {
+            return match (action.control, police.conform) {
+                (Control::Shot, Control::Pipe) => Ok(Abilities::POLICE | Abilities::DROP),
+                _ => never("police that does not drop what exceeds and pass on what conforms".into()),
+            };
+        }
+        ActionKind::Police(_) => return never("police of one filter".into()),
         ActionKind::Gact { .. } => return never("gact random".into()),
-        ActionKind::Vlan(Vlan::PopEthernet) => return never("vlan pop_eth".into()),
-        ActionKind::Vlan(Vlan::PushEthernet { .. }) => return never("vlan push_eth".into()),
-        ActionKind::Ct(_) | ActionKind::Other(_) => return never(action.name().into()),
+        ActionKind::Mpls(Mpls::PushMac { .. }) => return never("mpls mac_push".into()),
+        ActionKind::Ct(_)
+        | ActionKind::Skbmod(_)
+        | ActionKind::Nat(_)
+        | ActionKind::Sample(_)
+        | ActionKind::Other(_) => return never(action.name().into()),
     };
     let control = match action.control {
         Control::Pipe | Control::Stolen | Control::Queued => Abilities::empty(),

@@ -22,6 +22,8 @@ pub const PPPOE: u16 = 0x8864;
 pub const PRP: u16 = 0x88fb;
 /// Service VLAN.
 pub const QINQ: u16 = 0x88a8;
+/// Connectivity fault management.
+pub const CFM: u16 = 0x8902;
 /// Seamless redundancy.
 pub const HSR: u16 = 0x892f;
 /// The kernel's name for a length field before 0xffff (Novell).
@@ -34,7 +36,12 @@ pub fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, VLAN | QINQ)
 }
 
+/// Whether this is the ethertype of a label stack (`eth_p_mpls`).
+pub fn is_mpls(ethertype: u16) -> bool {
+    matches!(ethertype, MPLS | MPLS_MC)
+}
+
 /// Whether a frame of this ethertype shows flower another one behind it, or another's frame shows this one: neither tells the other.
 pub fn carries(ethertype: u16) -> bool {
-    is_vlan(ethertype) || matches!(ethertype, PPPOE | MPLS | MPLS_MC | BATMAN | HSR | PRP)
+    is_vlan(ethertype) || is_mpls(ethertype) || matches!(ethertype, PPPOE | BATMAN | HSR | PRP)
 }

@@ -27,6 +27,10 @@ pub enum Header {
     Sctp,
     /// ICMP and ICMPv6.
     Icmp,
+    /// ARP between Ethernet and IPv4 addresses.
+    Arp,
+    /// The MPLS label stack.
+    Mpls,
 }
 
 /// Where a field's bits lie: the header and the distance of the field's first bit from the header's first bit.
@@ -133,23 +137,85 @@ fields! {
     /// ICMP or ICMPv6 code.
     IcmpCode = "code", 8, [Icmp 8], Some(IpProto);
     /// ARP sender protocol address.
-    ArpSip = "arp_sip", 32, [], Some(EthType);
+    ArpSip = "arp_sip", 32, [Arp 112], Some(EthType);
     /// ARP target protocol address.
-    ArpTip = "arp_tip", 32, [], Some(EthType);
+    ArpTip = "arp_tip", 32, [Arp 192], Some(EthType);
     /// ARP operation, its low byte.
-    ArpOp = "arp_op", 8, [], Some(EthType);
+    ArpOp = "arp_op", 8, [Arp 56], Some(EthType);
     /// ARP sender hardware address.
-    ArpSha = "arp_sha", 48, [], Some(EthType);
+    ArpSha = "arp_sha", 48, [Arp 64], Some(EthType);
     /// ARP target hardware address.
-    ArpTha = "arp_tha", 48, [], Some(EthType);
+    ArpTha = "arp_tha", 48, [Arp 144], Some(EthType);
+    /// Whether there is a first MPLS entry.
+    Mpls1 = "mpls_lse1", 1 whole, [], Some(EthType);
     /// Label of the first MPLS entry.
-    MplsLabel = "mpls_label", 20 whole, [], Some(EthType);
+    MplsLabel = "mpls_label", 20 whole, [Mpls 0], Some(Mpls1);
     /// Traffic class of the first MPLS entry.
-    MplsTc = "mpls_tc", 3 whole, [], Some(EthType);
+    MplsTc = "mpls_tc", 3 whole, [Mpls 20], Some(Mpls1);
     /// Bottom-of-stack bit of the first MPLS entry.
-    MplsBos = "mpls_bos", 1 whole, [], Some(EthType);
+    MplsBos = "mpls_bos", 1 whole, [Mpls 23], Some(Mpls1);
     /// TTL of the first MPLS entry.
-    MplsTtl = "mpls_ttl", 8 whole, [], Some(EthType);
+    MplsTtl = "mpls_ttl", 8 whole, [Mpls 24], Some(Mpls1);
+    /// Whether there is a second MPLS entry.
+    Mpls2 = "mpls_lse2", 1 whole, [], Some(EthType);
+    /// Label of the second MPLS entry.
+    Mpls2Label = "mpls2_label", 20 whole, [Mpls 32], Some(Mpls2);
+    /// Traffic class of the second MPLS entry.
+    Mpls2Tc = "mpls2_tc", 3 whole, [Mpls 52], Some(Mpls2);
+    /// Bottom-of-stack bit of the second MPLS entry.
+    Mpls2Bos = "mpls2_bos", 1 whole, [Mpls 55], Some(Mpls2);
+    /// TTL of the second MPLS entry.
+    Mpls2Ttl = "mpls2_ttl", 8 whole, [Mpls 56], Some(Mpls2);
+    /// Whether there is a third MPLS entry.
+    Mpls3 = "mpls_lse3", 1 whole, [], Some(EthType);
+    /// Label of the third MPLS entry.
+    Mpls3Label = "mpls3_label", 20 whole, [Mpls 64], Some(Mpls3);
+    /// Traffic class of the third MPLS entry.
+    Mpls3Tc = "mpls3_tc", 3 whole, [Mpls 84], Some(Mpls3);
+    /// Bottom-of-stack bit of the third MPLS entry.
+    Mpls3Bos = "mpls3_bos", 1 whole, [Mpls 87], Some(Mpls3);
+    /// TTL of the third MPLS entry.
+    Mpls3Ttl = "mpls3_ttl", 8 whole, [Mpls 88], Some(Mpls3);
+    /// Whether there is a fourth MPLS entry.
+    Mpls4 = "mpls_lse4", 1 whole, [], Some(EthType);
+    /// Label of the fourth MPLS entry.
+    Mpls4Label = "mpls4_label", 20 whole, [Mpls 96], Some(Mpls4);
+    /// Traffic class of the fourth MPLS entry.
+    Mpls4Tc = "mpls4_tc", 3 whole, [Mpls 116], Some(Mpls4);
+    /// Bottom-of-stack bit of the fourth MPLS entry.
+    Mpls4Bos = "mpls4_bos", 1 whole, [Mpls 119], Some(Mpls4);
+    /// TTL of the fourth MPLS entry.
+    Mpls4Ttl = "mpls4_ttl", 8 whole, [Mpls 120], Some(Mpls4);
+    /// Whether there is a fifth MPLS entry.
+    Mpls5 = "mpls_lse5", 1 whole, [], Some(EthType);
+    /// Label of the fifth MPLS entry.
+    Mpls5Label = "mpls5_label", 20 whole, [Mpls 128], Some(Mpls5);
+    /// Traffic class of the fifth MPLS entry.
+    Mpls5Tc = "mpls5_tc", 3 whole, [Mpls 148], Some(Mpls5);
+    /// Bottom-of-stack bit of the fifth MPLS entry.
+    Mpls5Bos = "mpls5_bos", 1 whole, [Mpls 151], Some(Mpls5);
+    /// TTL of the fifth MPLS entry.
+    Mpls5Ttl = "mpls5_ttl", 8 whole, [Mpls 152], Some(Mpls5);
+    /// Whether there is a sixth MPLS entry.
+    Mpls6 = "mpls_lse6", 1 whole, [], Some(EthType);
+    /// Label of the sixth MPLS entry.
+    Mpls6Label = "mpls6_label", 20 whole, [Mpls 160], Some(Mpls6);
+    /// Traffic class of the sixth MPLS entry.
+    Mpls6Tc = "mpls6_tc", 3 whole, [Mpls 180], Some(Mpls6);
+    /// Bottom-of-stack bit of the sixth MPLS entry.
+    Mpls6Bos = "mpls6_bos", 1 whole, [Mpls 183], Some(Mpls6);
+    /// TTL of the sixth MPLS entry.
+    Mpls6Ttl = "mpls6_ttl", 8 whole, [Mpls 184], Some(Mpls6);
+    /// Whether there is a seventh MPLS entry.
+    Mpls7 = "mpls_lse7", 1 whole, [], Some(EthType);
+    /// Label of the seventh MPLS entry.
+    Mpls7Label = "mpls7_label", 20 whole, [Mpls 192], Some(Mpls7);
+    /// Traffic class of the seventh MPLS entry.
+    Mpls7Tc = "mpls7_tc", 3 whole, [Mpls 212], Some(Mpls7);
+    /// Bottom-of-stack bit of the seventh MPLS entry.
+    Mpls7Bos = "mpls7_bos", 1 whole, [Mpls 215], Some(Mpls7);
+    /// TTL of the seventh MPLS entry.
+    Mpls7Ttl = "mpls7_ttl", 8 whole, [Mpls 216], Some(Mpls7);
     /// Tunnel key.
     EncKeyId = "enc_key_id", 32 whole, [], None;
     /// Kind of the tunnel's addresses, as `AddrType`.
@@ -170,6 +236,20 @@ fields! {
     EncTos = "enc_tos", 8, [], None;
     /// Tunnel TTL.
     EncTtl = "enc_ttl", 8, [], None;
+    /// Tunnel flags, as [`enc_flags`] has them.
+    EncFlags = "enc_flags", 6, [], None;
+    /// Kind of the tunnel's options, as [`enc_options`] has them; 0 if there are none.
+    EncOptsType = "enc_opts_type", 16, [], None;
+    /// Length of the tunnel's options, bytes. Flower compares only the bits that are set in the length asked for.
+    EncOptsLen = "enc_opts_len", 8, [], None;
+    /// Bytes 0 to 15 of the tunnel's options, as [`Tunnel`](super::Tunnel) lays them out.
+    EncOpts0 = "enc_opts0", 128, [], None;
+    /// Bytes 16 to 31 of the tunnel's options.
+    EncOpts1 = "enc_opts1", 128, [], None;
+    /// Bytes 32 to 47 of the tunnel's options.
+    EncOpts2 = "enc_opts2", 128, [], None;
+    /// Bytes 48 to 63 of the tunnel's options.
+    EncOpts3 = "enc_opts3", 128, [], None;
     /// Connection state after `ct`: new 1, established 2, related 4, tracked 8, invalid 16, reply 32.
     CtState = "ct_state", 16, [], None;
     /// Conntrack zone after `ct`.
@@ -186,6 +266,14 @@ fields! {
     PppProto = "ppp_proto", 16 whole, [], Some(EthType);
     /// L2TPv3 session.
     L2tpv3Sid = "l2tpv3_sid", 32 whole, [], Some(IpProto);
+    /// Whether a bridge did not know the destination (Linux 6.5).
+    L2Miss = "l2_miss", 1 whole, [], None;
+    /// CFM maintenance domain level (Linux 6.5).
+    CfmLevel = "cfm_mdl", 3 whole, [], Some(EthType);
+    /// CFM opcode (Linux 6.5).
+    CfmOpcode = "cfm_op", 8 whole, [], Some(EthType);
+    /// Security parameter index of ESP or AH (Linux 6.6).
+    Spi = "spi", 32, [], Some(IpProto);
 }
 
 impl Field {
@@ -205,6 +293,46 @@ impl Field {
     /// All ones over the field's width.
     pub const fn ones(self) -> u128 {
         u128::MAX >> (128 - self.row().bits as u32)
+    }
+
+    /// The entries of the MPLS stack, from the outermost on: present, label, traffic class, bottom of stack, TTL.
+    pub const MPLS: [[Field; 5]; 7] = [
+        [Mpls1, MplsLabel, MplsTc, MplsBos, MplsTtl],
+        [Mpls2, Mpls2Label, Mpls2Tc, Mpls2Bos, Mpls2Ttl],
+        [Mpls3, Mpls3Label, Mpls3Tc, Mpls3Bos, Mpls3Ttl],
+        [Mpls4, Mpls4Label, Mpls4Tc, Mpls4Bos, Mpls4Ttl],
+        [Mpls5, Mpls5Label, Mpls5Tc, Mpls5Bos, Mpls5Ttl],
+        [Mpls6, Mpls6Label, Mpls6Tc, Mpls6Bos, Mpls6Ttl],
+        [Mpls7, Mpls7Label, Mpls7Tc, Mpls7Bos, Mpls7Ttl],
+    ];
+
+    /// What is known of the tunnel that a packet came through, or is going to: not of its bytes.
+    pub const TUNNEL: [Field; 17] = [
+        EncKeyId,
+        EncAddrType,
+        EncIpv4Src,
+        EncIpv4Dst,
+        EncIpv6Src,
+        EncIpv6Dst,
+        EncSrcPort,
+        EncDstPort,
+        EncTos,
+        EncTtl,
+        EncFlags,
+        EncOptsType,
+        EncOptsLen,
+        EncOpts0,
+        EncOpts1,
+        EncOpts2,
+        EncOpts3,
+    ];
+
+    /// The tunnel's options, as far as a key holds them.
+    pub const OPTIONS: [Field; 4] = [EncOpts0, EncOpts1, EncOpts2, EncOpts3];
+
+    /// Whether the field is of the tunnel ([`Field::TUNNEL`]).
+    pub const fn is_tunnel(self) -> bool {
+        self as u8 >= EncKeyId as u8 && self as u8 <= EncOpts3 as u8
     }
 
     /// Whether the field comes from conntrack and is known only after a `ct` action.
@@ -233,6 +361,30 @@ pub mod addr_type {
     pub const IPV6: u128 = 3;
 }
 
+/// The bits of [`Field::EncFlags`] (`TCA_FLOWER_KEY_FLAGS_TUNNEL_*`, Linux 6.12; the two lowest are of other flags).
+pub mod enc_flags {
+    /// The outer packet has a checksum.
+    pub const CSUM: u128 = 4;
+    /// It is not to be fragmented.
+    pub const DONT_FRAGMENT: u128 = 8;
+    /// Operations, administration and maintenance.
+    pub const OAM: u128 = 16;
+    /// It has critical options.
+    pub const CRITICAL: u128 = 32;
+}
+
+/// The values of [`Field::EncOptsType`] (`TUNNEL_*_OPT`, `include/net/ip_tunnels.h`).
+pub mod enc_options {
+    /// Geneve.
+    pub const GENEVE: u128 = 0x0800;
+    /// VXLAN's group policy.
+    pub const VXLAN: u128 = 0x1000;
+    /// ERSPAN.
+    pub const ERSPAN: u128 = 0x4000;
+    /// GTP.
+    pub const GTP: u128 = 0x8000;
+}
+
 /// The values of [`Field::IpProto`] that matter here.
 pub mod ip_proto {
     /// ICMP.
@@ -247,6 +399,10 @@ pub mod ip_proto {
     pub const DCCP: u8 = 33;
     /// GRE.
     pub const GRE: u8 = 47;
+    /// ESP.
+    pub const ESP: u8 = 50;
+    /// AH.
+    pub const AH: u8 = 51;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
     /// L2TP.
@@ -304,6 +460,7 @@ mod tests {
             assert!(seen.insert(f.name()), "{f} twice");
             assert!((1..=128).contains(&f.row().bits), "{f}");
             assert_eq!(f.ones().count_ones(), f.row().bits as u32);
+            assert_eq!(f.is_tunnel(), Field::TUNNEL.contains(&f), "{f}");
         }
         assert_eq!(Field::ALL.len(), Field::COUNT);
     }

@@ -56,7 +56,11 @@ impl Masks {
                 TcpFlags => proto == ip_proto::TCP,
                 IcmpType | IcmpCode => matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6),
                 ArpSip | ArpTip | ArpOp | ArpSha | ArpTha => matches!(ethertype, ethertype::ARP | ethertype::RARP),
-                MplsLabel | MplsTc | MplsBos | MplsTtl => matches!(ethertype, ethertype::MPLS | ethertype::MPLS_MC),
+                CfmLevel | CfmOpcode => ethertype == ethertype::CFM,
+                Spi => matches!(proto, ip_proto::ESP | ip_proto::AH),
+                // What flower can ask of options it asks of all of them.
+                EncOptsType | EncOptsLen | EncOpts0 | EncOpts1 | EncOpts2 | EncOpts3 => false,
+                _ if Field::MPLS.iter().flatten().any(|&f| f == field) => ethertype::is_mpls(ethertype),
                 EncAddrType => get(EncAddrType) != 0,
                 EncIpv4Src | EncIpv4Dst => get(EncAddrType) == addr_type::IPV4,
                 EncIpv6Src | EncIpv6Dst => get(EncAddrType) == addr_type::IPV6,

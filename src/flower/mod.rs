@@ -9,6 +9,7 @@ pub mod key;
 pub mod masks;
 pub mod matches;
 pub mod print;
+pub mod tunnel;
 
 pub use action::{Action, ActionKind, Control, Counters};
 pub use capabilities::{Capabilities, Counts, Lacking};
@@ -17,3 +18,4 @@ pub use filter::{Cookie, Filter, FilterId, Hook, Kind, Port};
 pub use key::Key;
 pub use masks::Masks;
 pub use matches::{Match, Range};
+pub use tunnel::Tunnel;

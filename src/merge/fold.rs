@@ -374,7 +374,16 @@ impl<'a> Fold<'a> {
                         }
                     }
                 }
-                ActionKind::Other(_) => {
+                ActionKind::Sample(_) => {
+                    let why = "which packets it shows is a matter of chance";
+                    return Err(Refusal::action(filter, action.name(), why));
+                }
+                ActionKind::Skbmod(_)
+                | ActionKind::Mpls(_)
+                | ActionKind::TunnelKey(_)
+                | ActionKind::Nat(_)
+                | ActionKind::Police(_)
+                | ActionKind::Other(_) => {
                     let why = "flowmerge does not know this kind";
                     return Err(Refusal::action(filter, action.name(), why));
                 }

@@ -343,6 +343,7 @@ pub fn pedit_header(header: Header) -> Option<PeditHeader> {
         Header::Ipv6 => PeditHeader::Ipv6,
         Header::Tcp => PeditHeader::Tcp,
         Header::Udp => PeditHeader::Udp,
+        Header::Arp | Header::Mpls => PeditHeader::Network,
         Header::Sctp | Header::Icmp => return None,
     })
 }

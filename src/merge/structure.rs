@@ -20,7 +20,8 @@ use Field::*;
 const TAGS: [Field; 9] =
     [NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType];
 const ARP: [Field; 5] = [ArpSip, ArpTip, ArpOp, ArpSha, ArpTha];
-const MPLS: [Field; 4] = [MplsLabel, MplsTc, MplsBos, MplsTtl];
+/// An entry is there only behind another one.
+const MPLS: [Field; 5] = Field::MPLS[0];
 const V4: [Field; 2] = [Ipv4Src, Ipv4Dst];
 const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
 const PORTS: [Field; 2] = [SrcPort, DstPort];

@@ -49,7 +49,7 @@ pub const VLAN: usize = 4;
 const HEADERS: u32 = 15;
 
 /// How many MPLS entries it reads (`FLOW_DIS_MPLS_MAX`).
-const MPLS_ENTRIES: u32 = 7;
+const MPLS_ENTRIES: u32 = Field::MPLS.len() as u32;
 
 /// A VLAN tag beside the bytes, as hardware strips it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,11 +362,9 @@ impl Dissector<'_> {
             return Some(Next::Done);
         }
         let entry = entry?;
-        if index == 0 {
-            self.key.set(Field::MplsLabel, entry >> 12);
-            self.key.set(Field::MplsTc, entry >> 9);
-            self.key.set(Field::MplsBos, entry >> 8);
-            self.key.set(Field::MplsTtl, entry);
+        let [present, label, tc, bos, ttl] = Field::MPLS[index as usize];
+        for (field, value) in [(present, 1), (label, entry >> 12), (tc, entry >> 9), (bos, entry >> 8), (ttl, entry)] {
+            self.key.set(field, value);
         }
         Some(if entry >> 8 & 1 == 1 { Next::Done } else { Next::Ethertype })
     }
@@ -587,7 +585,15 @@ mod tests {
         );
         sees(
             "8847 12345b07 45000014",
-            &[(Protocol, 0x8847), (EthType, 0x8847), (MplsLabel, 0x12345), (MplsTc, 5), (MplsBos, 1), (MplsTtl, 7)],
+            &[
+                (Protocol, 0x8847),
+                (EthType, 0x8847),
+                (Mpls1, 1),
+                (MplsLabel, 0x12345),
+                (MplsTc, 5),
+                (MplsBos, 1),
+                (MplsTtl, 7),
+            ],
         );
         let mut pppoe = tcp(0x8864);
         pppoe.extend([(PppoeSid, 0x1234), (PppProto, 0x0021)]);

@@ -53,6 +53,12 @@ impl Walk<'_> {
             ActionKind::Vlan(vlan) => skb.vlan(vlan).is_ok(),
             ActionKind::Skbedit(skbedit) => !skbedit.inherit_dsfield || skb.has_ip_header(),
             ActionKind::Mirred(_) => true,
+            ActionKind::Skbmod(_)
+            | ActionKind::Mpls(_)
+            | ActionKind::TunnelKey(_)
+            | ActionKind::Nat(_)
+            | ActionKind::Police(_)
+            | ActionKind::Sample(_) => return After::Unknown(format!("the action {} is not modelled", action.name())),
             ActionKind::Other(name) => return After::Unknown(format!("the action {name} is not modelled")),
         };
         After::Control(if done { action.control } else { Control::Shot })

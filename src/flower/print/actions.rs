@@ -50,6 +50,12 @@ fn arguments(action: &Action, names: &dyn Names) -> String {
     let mut words = vec![action.name().to_string()];
     match &action.kind {
         ActionKind::Gact { .. } | ActionKind::Other(_) => {}
+        ActionKind::Skbmod(_)
+        | ActionKind::Mpls(_)
+        | ActionKind::TunnelKey(_)
+        | ActionKind::Nat(_)
+        | ActionKind::Police(_)
+        | ActionKind::Sample(_) => {}
         ActionKind::Mirred(m) => {
             let hook = if m.ingress { "ingress" } else { "egress" };
             let verb = if m.mirror { "mirror" } else { "redirect" };

@@ -246,6 +246,12 @@ fn options_of(kind: &ActionKind, generic: Generic) -> Result<Vec<Attribute>, &'s
         ActionKind::Skbedit(skbedit) => plain::skbedit_options(*skbedit, parameters),
         ActionKind::Ct(ct) => ct::encode(ct, parameters)?,
         ActionKind::Pedit(pedit) => pedit::encode(pedit, parameters)?,
+        ActionKind::Skbmod(_)
+        | ActionKind::Mpls(_)
+        | ActionKind::TunnelKey(_)
+        | ActionKind::Nat(_)
+        | ActionKind::Police(_)
+        | ActionKind::Sample(_) => return Err("not yet"),
         ActionKind::Other(_) => return Err("known by name only"),
     })
 }
