@@ -108,7 +108,7 @@ fn label() -> impl Strategy<Value = Mpls> {
     ]
 }
 
-fn through(id: u32) -> TunnelKey {
+pub(super) fn through(id: u32) -> TunnelKey {
     let (src, dst) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
     let (flags, options) = (TunnelFlags::CSUM, TunnelOptions::None);
     TunnelKey::Set(Box::new(Tunnel {
