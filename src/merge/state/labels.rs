@@ -16,6 +16,8 @@ use crate::{
 
 const BEHIND: &str = "it lies behind an MPLS label that the packet arrived with, and flower does not look there";
 
+const NO_BOTTOM: &str = "it is read from what is no label, behind one that is not the bottom of the stack";
+
 /// What a label that was pushed hides.
 #[derive(Clone, Debug)]
 pub(super) struct Hidden {
@@ -78,9 +80,11 @@ impl State<'_> {
         for (field, value) in [(present, 1), (label, new >> 12), (tc, new >> 9), (bottom, new >> 8), (ttl, new)] {
             self.set(field, Value::known(value & field.ones()));
         }
-        // At the bottom the dissector stops, whatever is behind.
-        if entry.bos == Some(true) {
-            self.set_entries_from(1, |_| Value::known(0));
+        // At the bottom the dissector stops, whatever is behind; else it reads on, also what is no label.
+        match entry.bos {
+            Some(true) => self.set_entries_from(1, |_| Value::known(0)),
+            _ if ethertype::is_mpls(network) => {}
+            _ => self.set_entries_from(1, |field| Value::hidden(NO_BOTTOM, field)),
         }
         self.set_network(protocol, Value::known(protocol.into()));
     }
