@@ -7,7 +7,7 @@ use crate::{
     merge::structure,
     packet::{
         self,
-        apply::{Applied, End, Sent, Trim, apply},
+        apply::{Applied, End, Sent, Trim, apply_through},
     },
 };
 use foldhash::fast::RandomState;
@@ -93,9 +93,9 @@ impl Memory {
         let actions = &slot.entry.actions;
         let exceeds = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index);
         let dropped = actions.iter().position(exceeds);
+        let done = &actions[..dropped.unwrap_or(actions.len())];
         // `install` refused what cannot be applied.
-        let Applied { sent, mut end } =
-            apply(&actions[..dropped.unwrap_or(actions.len())], slot.entry.trim, frame).ok()?;
+        let Applied { sent, mut end } = apply_through(done, slot.entry.trim, frame, tunnel).ok()?;
         let bytes = self.capabilities.counts.bytes(frame);
         slot.reading.packets += 1;
         slot.reading.bytes += bytes;

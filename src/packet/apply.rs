@@ -29,7 +29,7 @@ pub struct Sent {
     pub ingress: bool,
     /// The frame as on the wire, from the Ethernet header, without check sequence.
     pub frame: Vec<u8>,
-    /// The tunnel that a tunnel device there is to send it through; nothing of what it came through.
+    /// The tunnel that it came through, or is to go through: of that, a tunnel device makes something.
     pub tunnel: Option<Tunnel>,
 }
 
@@ -71,12 +71,25 @@ pub enum Trim {
 /// # Errors
 /// An action that a merged filter cannot hold ([`needed`]), whatever the frame; nothing is sent then.
 pub fn apply(actions: &[Action], trim: Trim, frame: &[u8]) -> Result<Applied, Lacking> {
+    apply_through(actions, trim, frame, None)
+}
+
+/// The same for a frame that a tunnel device took out of an outer packet.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_through(
+    actions: &[Action],
+    trim: Trim,
+    frame: &[u8],
+    tunnel: Option<&Tunnel>,
+) -> Result<Applied, Lacking> {
     for (index, action) in actions.iter().enumerate() {
         needed(index, action)?;
     }
     let mut packet = Packet::arrived(frame);
     let mut sent = Vec::new();
-    let mut tunnel = None;
+    let mut tunnel = tunnel.cloned();
     for (index, action) in actions.iter().enumerate() {
         if trim == Trim::Before(index) {
             packet.trim();
