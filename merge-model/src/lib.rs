@@ -6,8 +6,8 @@
 //!
 //! It is written from the kernel's meaning and shares no code with flowmerge's merge. Connections come from a
 //! [`Conntrack`](conntrack::Conntrack), so that a run can be replayed on what a trace showed. What cannot be known - a
-//! classifier that is not flower, an attribute that was not decoded, `gact random` - ends a walk as *undecidable*, with
-//! the filter's name: the model never guesses.
+//! classifier that is not flower, an attribute that was not decoded, a packet's hash, `gact random`, what a policer has seen - ends
+//! a walk as *undecidable*, with the filter's name: the model never guesses.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -29,4 +29,4 @@ pub use frag::Fragments;
 pub use outcome::{Counted, Found, Hit, Outcome, Sent, Terminal, Verdict};
 pub use skb::Skb;
 pub use table::FilterTable;
-pub use walk::{Model, PortState};
+pub use walk::{Arrival, Model, PortState};

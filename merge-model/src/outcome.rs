@@ -3,7 +3,7 @@
 use crate::conntrack::{EntryId, Info};
 use flowmerge::{
     conntrack::Direction,
-    flower::{FilterId, Key, Port},
+    flower::{FilterId, Key, Port, Tunnel},
 };
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use std::ops::Range;
 pub struct Outcome {
     /// How the packet itself ended; copies do not matter, unless one of them is undecidable.
     pub verdict: Verdict,
-    /// The frame's key on arrival, at its port, before any action.
+    /// The frame's key on arrival, at its port, before any action, with what a tunnel device took off.
     pub key: Key,
     /// The filters hit, in order, copies' hits between the packet's own (see [`Hit::branch`]).
     pub hits: Vec<Hit>,
@@ -102,6 +102,8 @@ pub struct Sent {
     pub frame: Vec<u8>,
     /// Given to the port's ingress instead of sent out of it: a receiver there sees it come in.
     pub ingress: bool,
+    /// The tunnel that it came through, or is to go through. A device that is no tunnel makes nothing of it.
+    pub tunnel: Option<Tunnel>,
     /// Bytes of the frame that the kernel fills at random (the identification of IPv6 fragments made anew); 0 here.
     pub random: Option<Range<usize>>,
 }

@@ -10,7 +10,7 @@ use crate::{
     conntrack::{EntryId, Info},
 };
 use flowmerge::{
-    flower::{Port, action::Vlan},
+    flower::{Port, Tunnel, action::Vlan},
     packet::dissect::{ETHERNET, Tag, VLAN, View, is_vlan, protocol_of},
 };
 
@@ -37,6 +37,8 @@ pub struct Skb {
     pub device: Port,
     /// The device it came from (`skb_iif`), flower's `indev`.
     pub iif: Port,
+    /// What a tunnel device took off it, or `tunnel_key` put on (`skb_dst`, where that is metadata of a tunnel).
+    pub tunnel: Option<Tunnel>,
     /// Connection and the packet's standing to it.
     pub ct: Option<(EntryId, Info)>,
     /// Conntrack was told to leave it alone, or had its connection taken away (`IP_CT_UNTRACKED`).
@@ -95,6 +97,7 @@ impl Skb {
             at_ingress: true,
             device: port,
             iif: port,
+            tunnel: None,
             ct: None,
             untracked: false,
             post_ct: false,
@@ -342,7 +345,8 @@ impl Skb {
     }
 }
 
-fn insert_tag(frame: &mut Vec<u8>, tag: Tag) {
+/// Puts a tag behind the addresses.
+pub(crate) fn insert_tag(frame: &mut Vec<u8>, tag: Tag) {
     let at = frame.len().min(12);
     let [p, q] = tag.protocol.to_be_bytes();
     let [r, s] = tag.tci.to_be_bytes();

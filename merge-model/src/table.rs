@@ -5,7 +5,7 @@
 //! filters does not matter there; but a mask with a port range tries the ranges in order of insertion. A mask goes with
 //! its last filter; a filter that is replaced keeps its place.
 
-use flowmerge::flower::{Filter, FilterId, Hook, Key, Kind, Match, Port, filter::PROTOCOL_ALL};
+use flowmerge::flower::{Field, Filter, FilterId, Hook, Key, Kind, Match, Port, filter::PROTOCOL_ALL};
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
@@ -49,6 +49,11 @@ struct Shape {
 }
 
 impl Shape {
+    /// Whether the packet's hash (`skb->hash`) is compared, which depends on where the packet has been.
+    fn asks_hash(&self) -> bool {
+        self.mask.get(Field::Hash) != 0
+    }
+
     fn of(matches: &Match) -> Shape {
         Shape { mask: matches.mask, src_range: matches.src_range.is_some(), dst_range: matches.dst_range.is_some() }
     }
@@ -61,7 +66,7 @@ pub(crate) enum Search {
     None,
     /// This one does. With `guessed`, the answer rests on an order of insertion that was not observed.
     Hit { filter: Arc<Filter>, guessed: bool },
-    /// This one may match.
+    /// This one may match: what it asks is not known, or the packet's hash, for which it asks.
     Unknown(Arc<Filter>),
 }
 
@@ -252,22 +257,28 @@ impl Priority {
     /// The filter that a packet with this key hits (`fl_classify`).
     pub(crate) fn search(&self, key: &Key) -> Search {
         // What is known of a match that was not decoded in full can still exclude the packet.
-        let maybe = |f: &&Arc<Filter>| f.kind != Kind::Flower || f.matches.fits(key);
+        let maybe = |f: &&Arc<Filter>| f.kind != Kind::Flower || f.matches.fits(&of_hash(key, f));
         if let Some(filter) = self.unknown.iter().find(maybe).filter(|f| !f.skip_sw) {
             return Search::Unknown(filter.clone());
         }
-        let mut hits = self.masks.iter().filter_map(|mask| mask.search(key));
-        let Some(filter) = hits.next() else {
+        let mut hits = self.masks.iter().filter_map(|mask| Some((mask, mask.search(key)?)));
+        let Some((mask, filter)) = hits.next() else {
             return Search::None;
         };
+        if mask.shape.asks_hash() {
+            return Search::Unknown(filter.clone());
+        }
         let guessed = self.order_guessed && self.masks.iter().map(|mask| mask.matching(key)).sum::<usize>() > 1;
         Search::Hit { filter: filter.clone(), guessed }
     }
 }
 
 impl Mask {
-    /// The filter found under this mask. One that is `skip_sw` hides others of its mask: the lookup is over with it.
+    /// The filter found under this mask; with the hash in the mask, one that may be. One that is `skip_sw` hides others of its mask: the lookup is over with it.
     fn search(&self, key: &Key) -> Option<&Arc<Filter>> {
+        if self.shape.asks_hash() {
+            return self.filters.iter().find(|f| !f.skip_sw && f.matches.fits(&of_hash(key, f)));
+        }
         let found = if self.shape.src_range || self.shape.dst_range {
             // The first filter whose ranges hold the ports lends them to a lookup by key *and* ranges, which may find another
             // filter with the same ranges (`fl_lookup_range`).
@@ -290,8 +301,13 @@ impl Mask {
 
     /// How many of its filters a packet matches.
     fn matching(&self, key: &Key) -> usize {
-        self.filters.iter().filter(|f| f.matches.fits(key)).count()
+        self.filters.iter().filter(|f| f.matches.fits(&of_hash(key, f))).count()
     }
+}
+
+/// The key, if the packet had the hash that the filter asks for.
+fn of_hash(key: &Key, filter: &Filter) -> Key {
+    key.with(Field::Hash, filter.matches.key.get(Field::Hash))
 }
 
 #[cfg(test)]
@@ -359,6 +375,27 @@ mod tests {
         assert_eq!(hit(&table, packet(3)), Some((2, false)));
         assert_eq!(hit(&table, packet(7)), Some((3, false)));
         assert_eq!(hit(&table, packet(11)), None);
+    }
+
+    /// Of a filter that asks for the hash as well, it is known only that a packet does not match.
+    #[test]
+    fn a_hash_leaves_open_what_fits_otherwise() {
+        let of = |dst| Match::default().exact(Field::Ipv4Dst, dst);
+        let mut table = FilterTable::new();
+        table.replace(filter(1, of(7)));
+        table.replace(filter(2, of(7).exact(Field::Hash, 5)));
+        table.replace(filter(3, of(8).exact(Field::Hash, 6)));
+        table.replace(Filter { skip_sw: true, ..filter(4, of(9).exact(Field::Hash, 6)) });
+        table.replace(filter(5, Match::default()));
+        let found = |dst| {
+            let (_, priority) = table.priority_after(HOOK, 0, None).unwrap();
+            match priority.search(&Key::ZERO.with(Field::Ipv4Dst, dst)) {
+                Search::Hit { filter, .. } => (filter.id.handle, true),
+                Search::Unknown(filter) => (filter.id.handle, false),
+                Search::None => (0, false),
+            }
+        };
+        assert_eq!([7, 8, 9, 10].map(found), [(1, true), (3, false), (5, true), (5, true)]);
     }
 
     #[test]

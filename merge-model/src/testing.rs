@@ -1,7 +1,7 @@
 //! What tests share: frames from hex, filters in a line, and a tracker with a few connections.
 
 use crate::{
-    Model, Outcome, PortState,
+    Model, Outcome, PortState, Terminal, Verdict,
     conntrack::{Conntrack, EntryId, Info, Shown, Tracked},
 };
 use flowmerge::{
@@ -145,4 +145,31 @@ pub fn tuple(proto: u8, src: &str, dst: &str) -> Tuple {
 
 pub fn tcp(src: &str, dst: &str) -> Tuple {
     tuple(proto::TCP, src, dst)
+}
+
+/// The Ethernet addresses of frames that tests make.
+pub const LINK: &str = "020000000002020000000001";
+
+/// What comes out of a model whose port 1 has these actions in chain 0 and sends what goes on in chain 1 out of port 2.
+pub fn through(actions: Vec<ActionKind>, frame: &str) -> Outcome {
+    let mut model = model();
+    let hook = Hook::Ingress(Port(1));
+    let actions = actions.into_iter().map(|kind| action(kind, Control::Pipe));
+    let actions = actions.chain([gact(Control::Goto(1))]).collect();
+    add(&mut model, hook, 0, 1, Match::default(), actions);
+    add(&mut model, hook, 1, 1, Match::default(), vec![to(2)]);
+    receive(&mut model, &mut Tracker::default(), &format!("{LINK}{frame}"))
+}
+
+/// The only frame sent, without the addresses that all have.
+#[track_caller]
+pub fn sent(outcome: &Outcome) -> String {
+    let [sent] = &outcome.sent[..] else { panic!("{} frames: {:?}", outcome.sent.len(), outcome.verdict) };
+    let text: String = sent.frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.strip_prefix(LINK).unwrap_or(&text).to_string()
+}
+
+/// Whether the packet was dropped, and nothing sent.
+pub fn dropped(outcome: &Outcome) -> bool {
+    outcome.verdict == Verdict::Decided(Terminal::Drop) && outcome.sent.is_empty()
 }

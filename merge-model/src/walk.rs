@@ -13,7 +13,7 @@ use crate::{
 };
 use flowmerge::{
     flower::{
-        Field, Filter, Hook, Key, Port,
+        Field, Filter, Hook, Key, Kind, Port, Tunnel,
         field::ct_state::{ESTABLISHED, INVALID, NEW, RELATED, REPLY, TRACKED},
     },
     packet::{arrived, dissect, dissect::VLAN},
@@ -39,12 +39,27 @@ pub struct PortState {
     pub mtu: usize,
 }
 
-/// TC's state: ports, filters, and the fragments that wait for others.
+/// A frame that comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The port.
+    pub port: Port,
+    /// The frame, as on the wire.
+    pub frame: &'a [u8],
+    /// What a tunnel device took off it, where that keeps an account of it (`external`).
+    pub tunnel: Option<&'a Tunnel>,
+    /// When: nanoseconds of any clock that does not go back.
+    pub now: u64,
+}
+
+/// TC's state: ports, filters, policers, and the fragments that wait for others.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     /// The filters.
     pub filters: FilterTable,
     ports: HashMap<Port, PortState>,
+    /// Those of which it was said how they judge.
+    pub(crate) policers: HashMap<u32, bool>,
     pub(crate) fragments: Reassembly,
 }
 
@@ -69,8 +84,15 @@ impl Model {
         self.ports.get(&port).copied()
     }
 
-    /// Takes a frame, as on the wire, that came in on a port at `now` (nanoseconds of any clock that does not go back).
+    /// Takes a frame, as on the wire, that came in on a port, and through no tunnel, at `now` (nanoseconds of any clock that does
+    /// not go back).
     pub fn receive(&mut self, port: Port, frame: &[u8], now: u64, tracker: &mut dyn Conntrack) -> Outcome {
+        self.arrive(Arrival { port, frame, tunnel: None, now }, tracker)
+    }
+
+    /// Takes a frame that may have come through a tunnel.
+    pub fn arrive(&mut self, arrival: Arrival, tracker: &mut dyn Conntrack) -> Outcome {
+        let Arrival { port, frame, tunnel, now } = arrival;
         let mut walk = Walk {
             model: self,
             tracker,
@@ -85,7 +107,7 @@ impl Model {
             later: VecDeque::new(),
         };
         if let Some(skb) = Skb::from_wire(port, frame) {
-            walk.ingress(skb, 0);
+            walk.ingress(Skb { tunnel: tunnel.cloned(), ..skb }, 0);
         }
         for _ in 0..ROUNDS {
             match walk.later.pop_front() {
@@ -103,7 +125,7 @@ impl Model {
         }
         Outcome {
             verdict: walk.undecidable.unwrap_or(walk.verdict),
-            key: arrived(frame).with(Field::Indev, port.0.into()),
+            key: Tunnel::tell(tunnel, arrived(frame)).with(Field::Indev, port.0.into()),
             hits: walk.hits,
             sent: walk.sent,
             counted: walk.counted,
@@ -179,7 +201,8 @@ impl Walk<'_> {
 
     /// Gives a packet to a port's ingress: now, or where the kernel puts it into a queue, later.
     pub(crate) fn deliver(&mut self, skb: Skb, branch: u32, now: bool) {
-        self.sent.push(Sent { port: skb.device, frame: skb.received_frame(), ingress: true, random: None });
+        let (frame, tunnel) = (skb.received_frame(), skb.tunnel.clone());
+        self.sent.push(Sent { port: skb.device, frame, ingress: true, tunnel, random: None });
         match now {
             true => self.ingress(skb, branch),
             false => self.later.push_back((skb, branch)),
@@ -249,6 +272,7 @@ impl Walk<'_> {
             port,
             frame: skb.frame(),
             ingress: false,
+            tunnel: skb.tunnel,
             random: skb.random.map(|at| skb.network + at + tag).map(|at| at..at + 4),
         });
         true
@@ -272,9 +296,10 @@ impl Walk<'_> {
                     Search::None => continue,
                     Search::Hit { filter, guessed } => (filter, guessed),
                     Search::Unknown(filter) => {
-                        let why = match filter.undecoded.first() {
-                            Some(attribute) => format!("{attribute} was not decoded"),
-                            None => format!("its classifier is {:?}", filter.kind),
+                        let why = match (filter.undecoded.first(), &filter.kind) {
+                            (Some(attribute), _) => format!("{attribute} was not decoded"),
+                            (None, Kind::Flower) => "the packet's hash is not known".into(),
+                            (None, kind) => format!("its classifier is {kind:?}"),
                         };
                         return self.undecidable(&filter, why);
                     }
@@ -361,6 +386,9 @@ impl Walk<'_> {
 /// The key that flower sees at this moment.
 fn key(skb: &Skb, tracker: &dyn Conntrack) -> Key {
     let mut key = dissect(&skb.view()).key;
+    if skb.tunnel.is_some() {
+        key = Tunnel::tell(skb.tunnel.as_ref(), key);
+    }
     key.set(Field::Indev, skb.iif.0.into());
     match skb.ct {
         Some((entry, info)) => {

@@ -35,6 +35,18 @@ impl<'a> Attributes<'a> {
         self.list.iter().copied()
     }
 
+    /// Runs of them in which no number stands twice.
+    pub(super) fn split_where_repeated(&self) -> Vec<Attributes<'a>> {
+        let mut runs: Vec<Attributes<'a>> = Vec::new();
+        for &(kind, value) in &self.list {
+            match runs.last_mut().filter(|run| !run.has_any(&[kind])) {
+                Some(run) => run.list.push((kind, value)),
+                None => runs.push(Attributes { part: self.part, list: vec![(kind, value)] }),
+            }
+        }
+        runs
+    }
+
     /// An attribute's bytes. Of several with one number the last counts, as in the kernel.
     pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.list.iter().rev().find(|a| a.0 == kind).map(|a| a.1)

@@ -7,8 +7,9 @@
 //! | file | what |
 //! | --- | --- |
 //! | `attributes` | attributes, read and written |
-//! | `flower` | a filter's match: the table of flower's attributes |
+//! | `flower/` | a filter's match: the table of flower's attributes |
 //! | `actions/` | a filter's actions and their counters |
+//! | `options` | a tunnel's options, of a match and of an action |
 //! | `filter` | filters, priorities, chains |
 //! | `link` | devices and qdiscs |
 //! | `connection` | conntrack |
@@ -23,6 +24,7 @@ mod error;
 mod filter;
 mod flower;
 mod link;
+mod options;
 mod request;
 #[cfg(test)]
 mod tests;

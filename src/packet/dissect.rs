@@ -7,7 +7,8 @@
 //! the protocol says VLAN while the network offset still is that of the IP header, and so the second tag is read from there.
 //! Hence [`dissect`] works on a [`View`] of the buffer as it is at that moment; [`arrived`] makes the view of a new frame.
 //!
-//! The fields that do not come from bytes (`indev`, `ct_*`, `enc_*`, `hash`) are left 0.
+//! CFM and the SPI are read as later kernels do (Linux 6.5, 6.6). The fields that do not come from bytes (`indev`, `ct_*`, `enc_*`,
+//! `hash`, `l2_miss`) are left 0.
 
 use crate::flower::{
     Field, Key,
@@ -232,6 +233,13 @@ impl Dissector<'_> {
             et::PPPOE => self.pppoe(),
             et::MPLS | et::MPLS_MC => self.mpls(),
             et::ARP | et::RARP => self.arp(),
+            et::CFM => {
+                // Level and version share a byte, the operation is the next.
+                let header: [u8; 2] = array(bytes, self.at)?;
+                self.key.set(Field::CfmLevel, u128::from(header[0] >> 5));
+                self.key.set(Field::CfmOpcode, header[1].into());
+                Some(Next::Done)
+            }
             et::BATMAN => {
                 // Unicast (type 0x40) of version 15: ten bytes, then an Ethernet header.
                 let header: [u8; 24] = array(bytes, self.at)?;
@@ -417,6 +425,8 @@ impl Dissector<'_> {
                     self.key.set(Field::IcmpCode, header[1].into());
                 }
             }
+            ip::ESP => self.spi::<8>(0),
+            ip::AH => self.spi::<12>(4),
             ip::L2TP => {
                 if let Some(session) = int(bytes, self.at, 4) {
                     self.key.set(Field::L2tpv3Sid, session);
@@ -425,6 +435,13 @@ impl Dissector<'_> {
             _ => {}
         }
         Some(Next::Done)
+    }
+
+    /// The SPI, at `offset` in a header of which the first `LEN` bytes must be there.
+    fn spi<const LEN: usize>(&mut self, offset: usize) {
+        if let Some(spi) = array::<LEN>(self.view.bytes, self.at).and_then(|header| int(&header, offset, 4)) {
+            self.key.set(Field::Spi, spi);
+        }
     }
 
     fn ports(&mut self) {
@@ -455,159 +472,4 @@ fn int(bytes: &[u8], at: usize, len: usize) -> Option<u128> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Field::*;
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        digits.chunks(2).map(byte).collect()
-    }
-
-    /// The whole key of a frame, without the Ethernet addresses, which are the same in all.
-    #[track_caller]
-    fn sees(frame: &str, fields: &[(Field, u128)]) {
-        let key = arrived(&hex(&format!("020000000002 020000000001 {frame}")));
-        let expected = fields.iter().fold(Key::ZERO, |key, &(f, v)| key.with(f, v));
-        let expected = expected.with(EthDst, 0x020000000002).with(EthSrc, 0x020000000001);
-        assert_eq!(key, expected);
-    }
-
-    const TCP: &str = "4500 0028 0001 0000 4006 66ca 0a000001 0a000002
-        03e8 0050 00000000 00000000 5fc2 2000 76e8 0000";
-
-    fn tcp(protocol: u128) -> Vec<(Field, u128)> {
-        vec![
-            (Protocol, protocol),
-            (EthType, 0x0800),
-            (AddrType, 2),
-            (IpProto, 6),
-            (IpTtl, 64),
-            (Ipv4Src, 0x0a000001),
-            (Ipv4Dst, 0x0a000002),
-            (SrcPort, 1000),
-            (DstPort, 80),
-            (TcpFlags, 0xfc2),
-        ]
-    }
-
-    #[test]
-    fn tags_are_counted_and_the_first_two_read() {
-        sees(&format!("0800 {TCP}"), &tcp(0x0800));
-        let outer = [(VlanTpid, 0x88a8), (VlanId, 100), (VlanPrio, 5), (VlanEthType, 0x8100)];
-        let inner = [(CvlanTpid, 0x8100), (CvlanId, 7), (CvlanPrio, 1), (CvlanEthType, 0x0800), (NumOfVlans, 2)];
-        let two = [&tcp(0x88a8)[..], &outer, &inner].concat();
-        sees(&format!("88a8 a064 8100 2007 0800 {TCP}"), &two);
-        let three = [&two[..], &[(CvlanEthType, 0x8100), (NumOfVlans, 3)]].concat();
-        sees(&format!("88a8 a064 8100 2007 8100 0001 0800 {TCP}"), &three);
-        // The inner tag is cut.
-        let cut = [(Protocol, 0x88a8), (EthType, 0x8100), (NumOfVlans, 1)];
-        sees("88a8 a064 8100 2007", &[&cut[..], &outer].concat());
-        // Too short for its outer tag to be taken off: the kernel drops it.
-        sees("88a8 a064 8100", &[(Protocol, 0x88a8), (EthType, 0x88a8)]);
-    }
-
-    #[test]
-    fn fragments_have_no_ports_and_no_flags() {
-        let mut fields = tcp(0x0800);
-        fields.retain(|(f, _)| !matches!(f, SrcPort | DstPort | TcpFlags));
-        fields.push((IpFlags, 1));
-        sees(&format!("0800 {}", TCP.replace("0001 0000 4006", "0001 0001 4006")), &fields);
-        fields.push((IpFlags, 3));
-        sees(&format!("0800 {}", TCP.replace("0001 0000 4006", "0001 2000 4006")), &fields);
-    }
-
-    #[test]
-    fn a_bad_or_cut_header_leaves_what_was_read_before() {
-        let mut fields = tcp(0x0800);
-        fields.retain(|(f, _)| *f != TcpFlags);
-        // Data offset 4, then a header cut behind its ports.
-        sees(&format!("0800 {}", TCP.replace("5fc2", "4fc2")), &fields);
-        sees(&format!("0800 {}", &TCP[..TCP.find("00000000").unwrap()]), &fields);
-        sees("0800 4400 0028", &[(Protocol, 0x0800), (EthType, 0x0800)]);
-        sees("88b5 0102", &[(Protocol, 0x88b5), (EthType, 0x88b5)]);
-        sees("0010 4242", &[(Protocol, 4), (EthType, 4)]);
-        sees("0010 ffff", &[(Protocol, 1), (EthType, 1)]);
-        assert_eq!(arrived(&[]), Key::ZERO);
-    }
-
-    const IPV6: &str = "fd000000000000000000000000000001 fd000000000000000000000000000002";
-
-    fn ipv6(proto: u128, ttl: u128) -> Vec<(Field, u128)> {
-        vec![
-            (Protocol, 0x86dd),
-            (EthType, 0x86dd),
-            (AddrType, 3),
-            (IpProto, proto),
-            (IpTtl, ttl),
-            (Ipv6Src, 0xfd000000000000000000000000000001),
-            (Ipv6Dst, 0xfd000000000000000000000000000002),
-        ]
-    }
-
-    /// Options are skipped, AH is not; what stands for its ports is its SPI.
-    #[test]
-    fn ipv6_extension_headers() {
-        let ports = |src, dst| [(IpTos, 0x2e), (SrcPort, src), (DstPort, dst)];
-        sees(
-            &format!("86dd 62e00000 0019 00 03 {IPV6} 3c00010400000000 1100010400000000 0005 0006 0009 8dcc 78"),
-            &[&ipv6(17, 3)[..], &ports(5, 6)].concat(),
-        );
-        sees(
-            &format!("86dd 62e00000 0018 33 40 {IPV6} 1101 0000 12345678 00000001 0005 0006 0009 8dcc 78"),
-            &[&ipv6(51, 64)[..], &ports(0x1234, 0x5678)].concat(),
-        );
-        let fragment = "0005 0006 0010 23dd 7878";
-        sees(
-            &format!("86dd 60000000 0018 2c 40 {IPV6} 1100 0001 00000007 {fragment}"),
-            &[&ipv6(17, 64)[..], &[(IpFlags, 3)]].concat(),
-        );
-        sees(
-            &format!("86dd 60000000 0018 2c 40 {IPV6} 1100 0009 00000007 {fragment}"),
-            &[&ipv6(17, 64)[..], &[(IpFlags, 1)]].concat(),
-        );
-    }
-
-    #[test]
-    fn what_is_not_ip() {
-        sees(
-            "0806 0001 0800 06 04 0002 020000000001 0a000001 020000000009 0a000002",
-            &[
-                (Protocol, 0x0806),
-                (EthType, 0x0806),
-                (ArpOp, 2),
-                (ArpSip, 0x0a000001),
-                (ArpTip, 0x0a000002),
-                (ArpSha, 0x020000000001),
-                (ArpTha, 0x020000000009),
-            ],
-        );
-        sees(
-            "8847 12345b07 45000014",
-            &[
-                (Protocol, 0x8847),
-                (EthType, 0x8847),
-                (Mpls1, 1),
-                (MplsLabel, 0x12345),
-                (MplsTc, 5),
-                (MplsBos, 1),
-                (MplsTtl, 7),
-            ],
-        );
-        let mut pppoe = tcp(0x8864);
-        pppoe.extend([(PppoeSid, 0x1234), (PppProto, 0x0021)]);
-        sees(&format!("8864 1100 1234 002a 0021 {TCP}"), &pppoe);
-    }
-
-    /// After two pushes the protocol is VLAN while the network offset is that of the IP header: the second tag is read from
-    /// there, 0x4500 as its TCI and the total length as what follows.
-    #[test]
-    fn a_tag_in_the_bytes_is_read_from_the_network_offset() {
-        let bytes = hex(&format!("020000000002 020000000001 8100 0005 0800 {TCP}"));
-        let view = View { bytes: &bytes, tag: Some(Tag { protocol: 0x8100, tci: 6 }), protocol: 0x8100, network: 18 };
-        let key = dissect(&view).key;
-        let read = [VlanId, VlanEthType, CvlanId, CvlanPrio, CvlanEthType, EthType, IpProto];
-        assert_eq!(read.map(|f| key.get(f)), [6, 0x8100, 0x500, 2, 0x28, 0x28, 0]);
-    }
-}
+mod tests;

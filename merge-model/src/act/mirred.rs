@@ -31,6 +31,9 @@ impl Walk<'_> {
         }
         out.ct = None;
         out.untracked = false;
+        if mirred.ingress && !skb.at_ingress {
+            out.tunnel = None;
+        }
         if !out.aim(mirred.ingress) {
             self.settle(branch, Verdict::Decided(Terminal::Drop));
             return After::Taken;

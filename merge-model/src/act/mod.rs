@@ -4,9 +4,13 @@ mod csum;
 mod ct;
 pub(crate) mod extension;
 mod mirred;
+mod mpls;
 mod nat;
 mod pedit;
+mod police;
 mod show;
+mod skbmod;
+mod stateless;
 
 pub(crate) use ct::is_fragment;
 pub use show::shown;
@@ -17,7 +21,7 @@ use crate::{
     skb::Skb,
     walk::{At, Walk},
 };
-use flowmerge::flower::{Action, ActionKind};
+use flowmerge::flower::{Action, ActionKind, action::TunnelKey};
 
 /// How TC goes on after an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +57,20 @@ impl Walk<'_> {
             ActionKind::Vlan(vlan) => skb.vlan(vlan).is_ok(),
             ActionKind::Skbedit(skbedit) => !skbedit.inherit_dsfield || skb.has_ip_header(),
             ActionKind::Mirred(_) => true,
-            ActionKind::Skbmod(_)
-            | ActionKind::Mpls(_)
-            | ActionKind::TunnelKey(_)
-            | ActionKind::Nat(_)
-            | ActionKind::Police(_)
-            | ActionKind::Sample(_) => return After::Unknown(format!("the action {} is not modelled", action.name())),
+            // Nor do these.
+            ActionKind::Skbmod(skbmod) => action.control == Control::Shot || skbmod::run(skb, skbmod),
+            ActionKind::Nat(nat) => action.control == Control::Shot || stateless::run(skb, nat),
+            ActionKind::Mpls(mpls) => skb.mpls(mpls).is_ok(),
+            ActionKind::TunnelKey(key) => {
+                skb.tunnel = match key {
+                    TunnelKey::Set(tunnel) => Some((**tunnel).clone()),
+                    TunnelKey::Unset => None,
+                };
+                true
+            }
+            ActionKind::Police(police) => return self.police(skb, police, action),
+            // What it shows to user space is nothing to the packet.
+            ActionKind::Sample(_) => true,
             ActionKind::Other(name) => return After::Unknown(format!("the action {name} is not modelled")),
         };
         After::Control(if done { action.control } else { Control::Shot })

@@ -228,7 +228,7 @@ impl Reassembly {
 
 /// The packet goes on in the first fragment's buffer, at the place and with the memory of the one that came last.
 fn become_whole(skb: &mut Skb, whole: Skb) {
-    *skb = Skb { device: skb.device, post_ct: skb.post_ct, zone: skb.zone, ..whole };
+    *skb = Skb { device: skb.device, tunnel: skb.tunnel.take(), post_ct: skb.post_ct, zone: skb.zone, ..whole };
 }
 
 impl Queue {

@@ -232,7 +232,9 @@ fn a_fragment_that_is_dropped_at_egress_takes_those_behind_it_along() {
 /// Cut, flipped and shifted frames through every action there is: whatever comes out, nothing panics.
 #[test]
 fn junk_does_no_harm() {
-    use flowmerge::flower::action::{CsumFlags, Nat, NatSide, Pedit, PeditHeader, PeditKey};
+    use flowmerge::flower::action::{
+        CsumFlags, Mpls, MplsEntry, Nat, NatSide, Pedit, PeditHeader, PeditKey, Skbmod, StatelessNat,
+    };
     let mut seed = 1u32;
     let mut random = |below: usize| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -268,6 +270,17 @@ fn junk_does_no_harm() {
     soup.extend([pedit(PeditHeader::Udp, -60), ActionKind::Csum(CsumFlags::all())]);
     soup.extend([ActionKind::Ct(Ct::default()), ActionKind::Ct(commit)]);
     soup.extend([mirred(2, false, true), mirred(3, true, true)].map(|mirror| mirror.kind));
+    let entry = MplsEntry { label: Some(5), ..MplsEntry::default() };
+    soup.extend(
+        [Mpls::Pop { protocol: 0x0800 }, Mpls::Pop { protocol: 0x8847 }, Mpls::Modify(entry), Mpls::DecTtl]
+            .map(ActionKind::Mpls),
+    );
+    soup.extend(
+        [Mpls::Push { protocol: 0x8847, entry }, Mpls::PushMac { protocol: 0x8848, entry }].map(ActionKind::Mpls),
+    );
+    let set = Skbmod::Set { dst: Some([1; 6]), src: Some([2; 6]), ethertype: Some(0x86dd) };
+    soup.extend([set, Skbmod::Swap, Skbmod::Ecn].map(ActionKind::Skbmod));
+    soup.extend([true, false].map(|egress| ActionKind::Nat(StatelessNat { old: 0, new: 7, mask: 0xff, egress })));
     for _ in 0..3_000 {
         let mut model = model();
         let mut tracker = Tracker::default();
@@ -288,3 +301,5 @@ fn junk_does_no_harm() {
         }
     }
 }
+
+mod tunnels;

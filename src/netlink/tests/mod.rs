@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+mod nests;
+
 const INGRESS: u32 = 0xffff_fff2;
 
 fn names() -> LinkNames {
@@ -209,6 +211,7 @@ fn every_field_survives() {
             0x8847,
             Match::default()
                 .exact(Field::EthType, 0x8847)
+                .exact(Field::Mpls1, 1)
                 .exact(Field::MplsLabel, 0xabcde)
                 .exact(Field::MplsTc, 5)
                 .exact(Field::MplsBos, 1),
@@ -371,7 +374,6 @@ fn what_is_not_understood_is_named() {
         vec![
             attribute(8, &[8, 0]),
             attribute(84, &[]),
-            attribute(99, &[]),
             attribute(120, &[0]),
             attribute(86, &[0; 4]),
             Attribute::text(2, "gone"),
@@ -382,8 +384,7 @@ fn what_is_not_understood_is_named() {
         message.filter.undecoded,
         [
             "TCA_FLOWER_INDEV gone: no such device",
-            "TCA_FLOWER_KEY_ENC_OPTS",
-            "TCA_FLOWER_KEY_MPLS_OPTS",
+            "TCA_FLOWER_KEY_ENC_OPTS: not as flower takes them",
             "TCA_FLOWER 120",
             "act_police",
             "act_skbedit 10",
@@ -456,7 +457,7 @@ fn faults_are_told_with_their_place() {
 #[test]
 fn attributes_have_the_kernels_numbers() {
     let mpls = told(0x8847, vec![attribute(8, &[0x88, 0x47]), attribute(70, &0xabcdeu32.to_ne_bytes())]);
-    assert_eq!(terms(&mpls)[2], (Field::MplsLabel, 0xabcde, 0xfffff));
+    assert_eq!(terms(&mpls)[3], (Field::MplsLabel, 0xabcde, 0xfffff));
     let hash = told(PROTOCOL_ALL, vec![attribute(100, &7u32.to_ne_bytes()), attribute(101, &15u32.to_ne_bytes())]);
     assert_eq!(terms(&hash), [(Field::Hash, 7, 15)]);
     let pppoe = told(0x8864, vec![attribute(103, &[0, 9]), attribute(104, &[0, 0x57]), attribute(8, &[0x86, 0xdd])]);
