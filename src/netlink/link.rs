@@ -11,6 +11,7 @@ use netlink_packet_route::link::{LinkFlags, LinkHeader};
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_CARRIER: u16 = 33;
 const IFLA_INFO_KIND: u16 = 1;
@@ -43,6 +44,8 @@ pub struct Link {
     pub name: String,
     /// Kind (`veth`, `vxlan`, `openvswitch`); hardware has none.
     pub kind: Option<String>,
+    /// Index of the bridge or Open vSwitch datapath that it is a port of.
+    pub master: Option<u32>,
     /// What makes it a tunnel's end.
     pub tunnel: Option<TunnelDevice>,
     /// `IFF_UP`.
@@ -100,6 +103,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     Ok(Some(Link {
         index: header.index,
         name: ifla.text(IFLA_IFNAME).unwrap_or_default(),
+        master: ifla.u32(IFLA_MASTER)?,
         tunnel: match (&kind, &data) {
             (Some(kind), Some(data)) => tunnel(kind, data)?,
             _ => None,

@@ -14,7 +14,7 @@ use crate::flower::tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOpt
 use std::{net::IpAddr, ops::Range};
 
 /// How a device wraps Ethernet frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Encapsulation {
     /// VXLAN over UDP.
     Vxlan {

@@ -155,6 +155,7 @@ mod tests {
             index,
             name: name.to_owned(),
             kind: None,
+            master: None,
             tunnel: None,
             up: true,
             carrier: true,
