@@ -1,9 +1,10 @@
 //! Tunnels of a run: for each frame on a tunnel device the outer packet that it came in or left in, where that was recorded.
 //!
-//! A frame received on a tunnel device has the outer packet's time: the kernel stamps a packet once. One that is sent there
-//! leaves in an outer packet a little later. In both cases the outer packet is known by the frame in it. What the kernel has on the
-//! device of a received frame, its metadata, is read from the outer packet; with which metadata the model sends a frame
-//! to a tunnel device is compared with it.
+//! A frame received on a tunnel device has the outer packet's time: the kernel stamps a packet once. (If the far end is the same
+//! kernel's and sends TCP, it stamps twice: the packet still has the mark of its own time of departure.) One that is sent there
+//! leaves in an outer packet a little later. In both cases the outer packet is known by the frame in it. What the device keeps of
+//! it for a received frame is read from the outer packet; with which metadata the model sends a frame to a tunnel
+//! device is compared with it.
 
 use super::{
     known::headers,
@@ -24,6 +25,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How long after a frame its outer packet may leave: somebody may have to be asked for a MAC first.
 const LEAVES_WITHIN: u64 = 1_000_000_000;
+
+/// How long it takes at most from the outer packet to the frame, where that was stamped anew.
+const COMES_OUT_WITHIN: u64 = 100_000_000;
 
 /// The tunnels of a run, by the positions of steps.
 #[derive(Debug, Default)]
@@ -85,15 +89,17 @@ impl Tunnels {
                 What::Told(envelope) => follow(&mut devices, &envelope.message),
                 What::Received(port, frame) => {
                     let Some(device) = devices.get(port).filter(|device| device.collects_metadata) else { continue };
-                    let fits = |c: &Candidate| c.stamp == step.stamp;
-                    let outer = take(&mut incoming, frame, device.encapsulation, fits);
+                    let same = |c: &Candidate| c.stamp == step.stamp;
+                    let earliest = step.stamp.saturating_sub(COMES_OUT_WITHIN);
+                    let lately = |c: &Candidate| (earliest..step.stamp).contains(&c.stamp);
+                    let outer = take(&mut incoming, frame, device.encapsulation, &[&same, &lately]);
                     tunnels.received.insert(at, outer.map(|outer| outer.outer.tunnel.clone()));
                 }
                 What::Sent(port, frame) => {
                     let Some(&device) = devices.get(port) else { continue };
                     let latest = step.time.saturating_add(LEAVES_WITHIN);
                     let fits = |c: &Candidate| (c.at > at && c.stamp <= latest) || c.stamp == step.stamp;
-                    if let Some(outer) = take(&mut outgoing, frame, device.encapsulation, fits) {
+                    if let Some(outer) = take(&mut outgoing, frame, device.encapsulation, &[&fits]) {
                         tunnels.outer.insert(outer.at);
                         tunnels.sent.insert(at, Wrapped { device, outer: outer.outer.clone() });
                     }
@@ -141,16 +147,17 @@ fn candidates(kinds: &BTreeSet<Encapsulation>, steps: &[Step]) -> (Candidates, C
     (incoming, outgoing)
 }
 
-/// The first of a frame's outer packets that fits and was not taken before.
+/// The first of a frame's outer packets that fits and was not taken before. What fits one demand goes before what fits a later one.
 fn take<'a>(
     candidates: &'a mut Candidates,
     frame: &[u8],
     encapsulation: Encapsulation,
-    fits: impl Fn(&Candidate) -> bool,
+    demands: &[&dyn Fn(&Candidate) -> bool],
 ) -> Option<&'a Candidate> {
     let all = candidates.get_mut(frame)?;
-    let is_one = |c: &&mut Candidate| !c.taken && c.encapsulation == encapsulation && fits(c);
-    let found = all.iter_mut().find(is_one)?;
+    let is_one = |c: &Candidate| !c.taken && c.encapsulation == encapsulation;
+    let at = demands.iter().find_map(|fits| all.iter().position(|c| is_one(c) && fits(c)))?;
+    let found = all.get_mut(at)?;
     found.taken = true;
     Some(found)
 }
