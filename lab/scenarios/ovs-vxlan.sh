@@ -13,5 +13,6 @@ table=2,priority=50,ip,ct_state=+trk+est,tun_id=100,actions=output:p1
 F
 serve far
 together 'tcp h1 10.0.0.9 10' 'TOS=0,2,184 udp h1 10.0.0.9 12' 'on h1 ping -q -c 4 -i 0.05 10.0.0.9'
-on far ip link del vx; behind vx vxlan id 101 remote 192.168.7.1 local 192.168.7.2 dstport 4789; WAIT=0.05 udp h1 10.0.0.9 4
+on far ip link del vx; behind vx vxlan id 101 remote 192.168.7.1 local 192.168.7.2 dstport 4789; on far ping -q -c 4 -i 0.05 -W 0.1 10.0.0.1 || true
 finish
+expect software.decided=60
