@@ -413,11 +413,13 @@ impl Engine<'_> {
             let difference = Difference::NotSent { number, port, sent: frame.to_vec(), kernel: None };
             return self.run.differences.push(difference);
         };
-        let wrapped = self.timeline.tunnels.sent(found);
-        match wrapped.zip(to.tunnel).and_then(|(wrapped, tunnel)| wrapped.differs(&tunnel, frame)) {
-            Some(said) => self.run.differences.push(Difference::Wrapped { number, port, said }),
-            None => self.run.compared.identical += 1,
+        if let Some((wrapped, tunnel)) = self.timeline.tunnels.sent(found).zip(to.tunnel) {
+            if let Some(said) = wrapped.differs(&tunnel, frame) {
+                return self.run.differences.push(Difference::Wrapped { number, port, said });
+            }
+            self.run.compared.wrapped += 1;
         }
+        self.run.compared.identical += 1;
     }
 
     fn settle(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {

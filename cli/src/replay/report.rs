@@ -225,8 +225,12 @@ pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
 }
 
 fn compared(c: &Compared) -> String {
+    let wrapped = match c.wrapped {
+        0 => String::new(),
+        n => format!(" ({n} with their outer packet)"),
+    };
     format!(
-        "{} of {} frames and {} of {} filters' counters identical",
+        "{} of {} frames{wrapped} and {} of {} filters' counters identical",
         c.identical, c.frames, c.counters_identical, c.counters
     )
 }

@@ -17,7 +17,7 @@ use flowmerge::{
     },
     netlink::{Message, TunnelDevice},
     packet::{
-        dissect::ethertype,
+        dissect::{ethertype, is_vlan},
         outer::{Encapsulation, Outer},
     },
 };
@@ -184,7 +184,8 @@ impl Wrapped {
         if model.ttl == 0 {
             model.ttl = kernel.ttl;
         }
-        model.tos = model.tos & !ECN | mark(frame);
+        let mark = self.mark(frame).unwrap_or(kernel.tos & ECN);
+        model.tos = model.tos & !ECN | mark;
         // One without a key has none outside either, where there need not be one.
         model.flags &= self.flags();
         match self.device.encapsulation {
@@ -206,7 +207,7 @@ impl Wrapped {
             Encapsulation::Gre { .. } => {
                 (model.dst_port, model.options) = (0, TunnelOptions::None);
                 if metadata.tos == INHERIT {
-                    model.tos = dsfield(frame) & !ECN | mark(frame);
+                    model.tos = dsfield(frame) & !ECN | mark;
                 }
             }
             Encapsulation::Erspan { .. } => {
@@ -226,6 +227,18 @@ impl Wrapped {
         tunnel
     }
 
+    /// The congestion mark that the outer header has for an inner frame (RFC 6040, section 4.1): the same, and ECT(0) for a packet that
+    /// has met congestion already. `None` behind a tag and GRE: there Linux takes bytes of a MAC for the ethertype.
+    fn mark(&self, frame: &[u8]) -> Option<u8> {
+        let is_gre = matches!(self.device.encapsulation, Encapsulation::Gre { .. } | Encapsulation::Erspan { .. });
+        let is_tagged = frame.get(12..14).is_some_and(|kind| is_vlan(u16::from_be_bytes([kind[0], kind[1]])));
+        match dsfield(frame) & ECN {
+            _ if is_gre && is_tagged => None,
+            ECN => Some(2),
+            mark => Some(mark),
+        }
+    }
+
     /// The flags that the packet shows.
     fn flags(&self) -> TunnelFlags {
         let v4 = if self.outer.tunnel.dst.is_ipv4() { TunnelFlags::DONT_FRAGMENT } else { TunnelFlags::empty() };
@@ -240,15 +253,6 @@ impl Wrapped {
 const ECN: u8 = 3;
 /// A type of service that GRE takes for the inner packet's.
 const INHERIT: u8 = 1;
-
-/// The congestion mark that an outer header has for an inner frame (RFC 6040, section 4.1): the same, and ECT(0) for a packet that
-/// has met congestion already.
-fn mark(frame: &[u8]) -> u8 {
-    match dsfield(frame) & ECN {
-        ECN => 2,
-        mark => mark,
-    }
-}
 
 /// Type of service or traffic class under whatever tags there are; 0 where there is none.
 fn dsfield(frame: &[u8]) -> u8 {
