@@ -449,6 +449,15 @@ impl Action {
         Action::new(ActionKind::Mirred(mirred), Control::Stolen)
     }
 
+    /// How TC goes on with a packet that the action has nothing against: its control, but for a policer, of which that is what becomes of
+    /// packets that exceed.
+    pub fn passed_on(&self) -> Control {
+        match &self.kind {
+            ActionKind::Police(police) => police.conform,
+            _ => self.control,
+        }
+    }
+
     /// The kind's name, as `tc` has it.
     pub fn name(&self) -> &str {
         match &self.kind {
