@@ -25,9 +25,9 @@ impl Spec {
             0 => out.extend(ethertype.to_be_bytes()),
             _ => out.extend(stacked(part(Part::Stack)).to_be_bytes()),
         }
-        for (i, label) in LABELS.into_iter().enumerate().take(labels) {
+        for i in 0..labels {
             let bottom = if i + 1 == labels { 0x100 } else { 0 };
-            out.extend((part(label) ^ bottom).to_be_bytes());
+            out.extend((part(LABELS[i.min(LABELS.len() - 1)]) ^ bottom).to_be_bytes());
         }
         let v6 = match ethertype {
             0x800 => false,

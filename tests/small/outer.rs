@@ -17,7 +17,7 @@ pub const ID: u32 = 0x50;
 /// The fixed bits of its UDP destination port.
 pub const PORT: u16 = 0x17c0;
 /// How many kinds of options there are, none included.
-pub const KINDS: u32 = 11;
+pub const KINDS: u32 = 12;
 
 /// Options of that kind, with some bits of data. Their lengths have bits in common: of one that is asked for, flower looks at the
 /// bits that are set in it.
@@ -40,6 +40,11 @@ pub fn options(kind: u32, data: u32) -> TunnelOptions {
         7 => TunnelOptions::Vxlan { gbp: data },
         8 => TunnelOptions::Erspan(Erspan::Index(data)),
         9 => TunnelOptions::Erspan(Erspan::Hardware { dir: data as u8 & 1, hwid: data as u8 >> 1 }),
+        // Bytes that ERSPAN has as well.
+        11 => TunnelOptions::Geneve(vec![
+            GeneveOption { class: 0, kind: 0, data: data.to_be_bytes().to_vec() },
+            GeneveOption { class: 0, kind: 0, data: Vec::new() },
+        ]),
         10 => TunnelOptions::Gtp { pdu_type: data as u8 & 1, qfi: data as u8 >> 1 },
         _ => TunnelOptions::None,
     }

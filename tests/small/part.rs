@@ -9,7 +9,7 @@ pub enum Part {
     Tags,
     /// How many labels, and whether their ethertype is that of multicast (8). They lie behind the tags.
     Stack,
-    /// The entries, as words; but the bottom of the stack is turned over where its bit is set.
+    /// The entries, as words, the last for all behind it; but the bottom of the stack is turned over where its bit is set.
     Label1,
     Label2,
     Label3,

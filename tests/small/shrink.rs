@@ -102,7 +102,7 @@ fn lesser(filter: &Filter) -> Vec<Filter> {
         }
         let lowest = mask & mask.wrapping_neg();
         for bits in [mask, mask & !lowest, lowest] {
-            if bits == 0 || bits != mask && is_whole(field) {
+            if bits == 0 || bits != mask && (is_whole(field) || field.row().whole) {
                 continue;
             }
             let mut f = filter.clone();

@@ -99,8 +99,8 @@ pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
                     spec = spec.with(Part::ArpOp, rng.pick(&fits));
                 }
             }
-            Field::Mpls1 | Field::Mpls2 | Field::Mpls3 => {
-                let depth = 1 + Field::MPLS.iter().position(|entry| entry[0] == field).unwrap_or(0) as u32;
+            _ if let Some(depth) = Field::MPLS.iter().position(|entry| entry[0] == field) => {
+                let depth = 1 + depth as u32;
                 let labels = spec.get(Part::Stack);
                 let many = if low == 0 { (labels & 7).min(depth - 1) } else { (labels & 7).max(depth) };
                 spec = spec.with(Part::Stack, labels & 8 | many);

@@ -12,14 +12,14 @@ use crate::{
     report::Stats,
     rng::Rng,
     toward,
-    truth::{Seen, Software, does, key_of, told},
+    truth::{Gone, Seen, Software, does, key_of, told},
     unit::{Unit, sole, units},
     universe::Spec,
 };
 use flowmerge::{
     flower::{
-        Action, ActionKind, Field, Key, Match,
-        action::{Mpls, Skbmod},
+        Action, ActionKind, Field, FilterId, Key, Match,
+        action::{Mpls, PeditHeader, Skbmod, Vlan},
     },
     hardware::Entry,
 };
@@ -45,6 +45,10 @@ pub fn each_bit_is_needed(
     software: &mut Software,
     stats: &mut Stats,
 ) -> Result<(), Failure> {
+    if is_unseen(case, entry, from) {
+        stats.count("merged filters of which nobody sees what their units are for", 1);
+        return Ok(());
+    }
     let mut let_in: BTreeMap<Unit, Vec<&Seen>> = BTreeMap::new();
     for packet in seen {
         if let Some(unit) = sole(&entry.matches, &packet.key) {
@@ -84,6 +88,28 @@ pub fn each_bit_is_needed(
     Ok(())
 }
 
+/// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
+/// on the way to the stack (of which the model tells only that the packet goes there), or where addresses are written twice.
+fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
+    let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
+    let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
+    let swap = |a: &&&Action| matches!(a.kind, ActionKind::Skbmod(Skbmod::Swap));
+    let addresses = |a: &&&Action| match &a.kind {
+        ActionKind::Skbmod(skbmod) => *skbmod != Skbmod::Ecn,
+        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header == PeditHeader::Ethernet),
+        ActionKind::Vlan(vlan) => *vlan == Vlan::PopEthernet,
+        _ => false,
+    };
+    let by_value = |a: &&&Action| matches!(a.kind, ActionKind::Nat(_) | ActionKind::Skbmod(_));
+    entry.actions.iter().any(police)
+        || (from.done.gone != Gone::Away || from.done.sent.is_empty()) && ran.iter().any(|a| by_value(&a))
+        || ran.iter().filter(swap).count() > 0 && ran.iter().filter(addresses).count() > 1
+}
+
+fn action_of(case: &Case, id: FilterId, action: usize) -> Option<&Action> {
+    case.filters.iter().find(|f| f.id == id)?.actions.get(action)
+}
+
 /// Whether the rest of the match implies this bit of a field: packets that are matched, and have it the other way round, miss
 /// by something else, too. False where packets cannot be made that way.
 fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
@@ -121,7 +147,9 @@ fn shown(spec: Spec) -> Key {
 
 fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
     let same = || does(&entry.actions, entry.trim, packet).as_ref() == Some(&packet.done);
-    if !takes(packet, from) || is_excluded(packet, from) || packet.guessed || !same() {
+    let counts = |seen: &Seen| seen.counted.iter().map(|c| (c.0, c.1)).collect::<Vec<_>>();
+    if !takes(packet, from) || counts(packet) != counts(from) || is_excluded(packet, from) || packet.guessed || !same()
+    {
         Need::Way
     } else if packet.shape != from.shape {
         Need::Shape
@@ -148,10 +176,7 @@ fn is_needed_outside(
         (seen_so || sole(&entry.matches, &key_of(spec)) == Some(unit))
             && need(entry, from, &software.see(spec)) == Need::Way
     };
-    if packets.iter().take(4).any(|p| toward::beside(p.spec, case.universe.world).any(|spec| tried(spec, software))) {
-        return true;
-    }
-    (0..600).any(|_| {
+    let aimed = (0..600).any(|_| {
         let mut spec = packets[rng.below(packets.len() as u32) as usize].spec;
         for _ in 0..1 + rng.below(2) {
             spec = toward::filter(spec, &case.filters[rng.below(case.filters.len() as u32) as usize], &mut rng);
@@ -164,7 +189,8 @@ fn is_needed_outside(
             spec = spec.with(Part::Fragment, 0);
         }
         tried(spec, software)
-    })
+    });
+    aimed || packets.iter().take(4).any(|p| toward::beside(p.spec, case.universe.world).any(|s| tried(s, software)))
 }
 
 /// Without shadows, every packet of the way and of its shape that is not excluded is matched.
