@@ -65,6 +65,7 @@ pub fn run(case: &Case, stats: &mut Stats) -> Result<(), Failure> {
     table.offer(&seen, &order, &mut rng, stats)?;
     let entries = table.entries();
     stats.count("merged filters", entries.len());
+    stats.count(&format!("merged filters of {:?}", case.universe.world), entries.len());
     note(case, &seen, &table, &entries, stats);
     for entry in &entries {
         let from = &seen[table.sources[&entry.id]];

@@ -144,13 +144,19 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
 /// A match as flower takes it. `plain`: it asks for little.
 fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain: bool) -> Match {
     let mut m = Match::default();
-    if rng.chance(if !later {
-        3
-    } else if plain {
-        20
-    } else {
-        35
-    }) {
+    let tracked = match (universe.world, later, plain) {
+        (World::Ip, false, _) => 3,
+        (World::Ip, true, true) => 20,
+        (World::Ip, true, false) => 35,
+        (_, later, _) => {
+            if later {
+                6
+            } else {
+                1
+            }
+        }
+    };
+    if rng.chance(tracked) {
         let (trk, est, rpl) = (ct_state::TRACKED, ct_state::ESTABLISHED, ct_state::REPLY);
         let (value, mask) = rng.pick(&[
             (trk | est, trk | est),
@@ -162,7 +168,7 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
         ]);
         m.set(Field::CtState, value, mask);
     }
-    if later && !plain && rng.chance(20) {
+    if later && !plain && rng.chance(if universe.world == World::Ip { 20 } else { 3 }) {
         let v = u128::from(rng.below(4));
         match rng.below(3) {
             0 => m.set(Field::CtMark, v, rng.pick(&[3, 1, 2, 0xffff_ffff])),
@@ -241,7 +247,7 @@ impl Case {
             per_way: if rng.chance(2) { 2 } else { 64 },
         };
         let disjoint = rng.chance(35);
-        let chains = 1 + rng.below(4);
+        let chains = if world == World::Ip { 1 + rng.below(4) } else { rng.pick(&[1, 2, 2, 3]) };
         let mut hooks = Vec::new();
         if rng.chance(35) {
             hooks.push((Hook::Ingress(INNER), 1 + rng.below(2)));

@@ -3,7 +3,7 @@
 use crate::{
     actions::{IN, INNER},
     outer,
-    part::Part,
+    part::{LABELS, Part},
     rng::Rng,
     universe::{Universe, World},
 };
@@ -51,17 +51,21 @@ pub fn behind(universe: &Universe, rng: &mut Rng, m: &mut Match, network: u16, p
 /// An entry, by its presence alone or by what is in it. Flower has no masks here.
 fn label(universe: &Universe, rng: &mut Rng, m: &mut Match) {
     let most = universe.values(Part::Stack).into_iter().map(|n| n & 7).max().unwrap_or(0);
-    let depth = match rng.below(12) {
+    let depth = match rng.below(24) {
         0 => most,
         1 => 3,
         _ => rng.below(most.max(1)),
     };
     let [present, label, tc, bottom, ttl] = Field::MPLS[depth as usize];
     m.set(present, 1, 1);
+    // As packets arrive with it, or as actions make it.
+    let word = rng.pick(&universe.values(LABELS[(depth as usize).min(LABELS.len() - 1)]));
+    let as_pushed = rng.chance(30);
+    let last = rng.pick(&universe.values(Part::Stack)) & 7 == depth + 1;
     match rng.below(10) {
-        0..4 => m.set(label, (0x10 + rng.below(4)).into(), label.ones()),
-        4..6 => m.set(bottom, rng.below(2).into(), 1),
-        6..9 => m.set(ttl, rng.pick(&[0, 1, 2, 3, 63, 64, 65, 255]), 0xff),
+        0..4 => m.set(label, if as_pushed { 0x10 + rng.below(4) } else { word >> 12 }.into(), label.ones()),
+        4..6 => m.set(bottom, u128::from(last ^ (word & 0x100 != 0)), 1),
+        6..9 => m.set(ttl, if as_pushed { rng.pick(&[0, 1, 2, 3, 63, 255]) } else { word & 0xff }.into(), 0xff),
         _ if rng.chance(50) => m.set(tc, rng.below(2).into(), 7),
         _ => {}
     }

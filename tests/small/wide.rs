@@ -128,8 +128,8 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
     let l4 = |s: Spec| [6, 17, 50, 51, 115].map(|proto| s.with(Part::Proto, proto)).into_iter().chain([s]);
     // What has no labels, no tunnel, no ARP shows nothing of them.
     if Field::MPLS.as_flattened().contains(&field) || field.is_tunnel() || !IP.contains(&part) {
-        let others = |s: Spec| toward::with_headers(s).filter(|s| of.fits(&key_of(*s)));
-        return !matched().take(16).flat_map(others).any(turned);
+        let both = |s: Spec| [s, s.with(part, s.get(part) ^ 1 << bit_of_part)];
+        return !matched().take(16).flat_map(toward::with_headers).flat_map(both).any(misses_alone);
     }
     let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
     // Of a range, the ports that are matched need not be those with the bit turned over.
