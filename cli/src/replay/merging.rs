@@ -312,12 +312,12 @@ impl Offload for Merging {
 
     fn receive(&mut self, arrival: Arrival) -> Option<Handled> {
         self.marked.clear();
-        let Arrival { port, frame, now, software, .. } = arrival;
+        let Arrival { port, frame, tunnel, now, software } = arrival;
         if let Some(known) = software.and_then(|software| self.judged_otherwise(port, frame, software)) {
             *self.known.entry(known).or_default() += 1;
             return None;
         }
-        let handled = self.merger.hardware().receive(port, frame, now)?;
+        let handled = self.merger.hardware().receive_through(port, frame, tunnel, now)?;
         if !self.records.contains_key(&handled.id.0) {
             // A skip_sw filter at a port that came later, or again.
             self.record_alone(handled.id);
