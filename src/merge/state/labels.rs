@@ -97,8 +97,11 @@ impl State<'_> {
         self.must_have_label(filter, "mpls")?;
         let bottom = self.decide(filter, Field::MplsBos)?;
         self.labels_more -= 1;
-        self.program.reshape(ActionKind::Mpls(Mpls::Pop { protocol }));
         let below = self.hidden.pop();
+        match &below {
+            Some(hidden) if hidden.network == protocol => self.program.unlabel(protocol),
+            _ => self.program.reshape(ActionKind::Mpls(Mpls::Pop { protocol })),
+        }
         match below {
             Some(Hidden { network, fields }) if network == protocol => {
                 fields.into_iter().for_each(|(field, value)| self.set(field, value));

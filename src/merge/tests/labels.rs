@@ -134,6 +134,22 @@ fn a_label_that_comes_off_shows_the_next() {
 }
 
 #[test]
+fn a_label_that_nobody_sees_is_not_pushed() {
+    let push = |label| Mpls::Push { protocol: 0x8847, entry: MplsEntry { label: Some(label), ..MplsEntry::default() } };
+    let pop = |protocol| Mpls::Pop { protocol };
+    let act = |mpls| Action::new(ActionKind::Mpls(mpls), Control::Pipe);
+    let mirror = Action::new(ActionKind::Mirred(Mirred { port: OUT, ingress: false, mirror: true }), Control::Pipe);
+    let twice = vec![act(push(5)), act(push(6)), act(pop(0x8847)), act(pop(0x800)), output()];
+    let seen = vec![act(push(5)), mirror, act(pop(0x800)), output()];
+    let otherwise = vec![act(push(5)), act(pop(0x86dd)), output()];
+    for (actions, left) in [(twice, 1), (seen, 4), (otherwise, 3)] {
+        let a = filter(0, 1, ip(), &actions);
+        let (_, merged) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+        assert_eq!(merged.len(), left, "{merged:?}");
+    }
+}
+
+#[test]
 fn a_ttl_that_would_run_out_is_kept_out() {
     let [a, b] = on_labels(Mpls::DecTtl, Match::default());
     let merged = |ttl: u32| Case::default().hit(&a).hit(&b).merged(&arrived(&labelled(&[], &[ttl], true)));
