@@ -68,6 +68,7 @@ recorded_runs! {
     ovs_firewall "ovs-firewall" 60;
     ovs_firewall6 "ovs-firewall6" 60;
     ovs_fullnat "ovs-fullnat" 75;
+    ovs_geneve "ovs-geneve" 65;
     ovs_mirror "ovs-mirror" 60;
     ovs_nat "ovs-nat" 65;
     ovs_nat66 "ovs-nat66" 65;
@@ -79,6 +80,7 @@ recorded_runs! {
     ovs_snat "ovs-snat" 65;
     ovs_vlan "ovs-vlan" 75;
     ovs_vlan_ct "ovs-vlan-ct" 60;
+    ovs_vxlan "ovs-vxlan" 60;
     tc_actions "tc-actions" 50;
     tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;
@@ -88,6 +90,8 @@ recorded_runs! {
     tc_icmperr "tc-icmperr" 30;
     tc_judged "tc-judged" 35;
     tc_length "tc-length" 70;
+    tc_more "tc-more" 50;
+    tc_mpls "tc-mpls" 45;
     tc_nat66 "tc-nat66" 60;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
@@ -96,7 +100,19 @@ recorded_runs! {
     tc_qinq "tc-qinq" 50;
     tc_remark "tc-remark" 55;
     tc_rewrite "tc-rewrite" 35;
+    tc_tunnels "tc-tunnels" 55;
     tc_verdicts "tc-verdicts" 70;
+}
+
+/// What is sent to a tunnel device is compared with the outer packet that leaves, in both runs.
+#[test]
+fn outer_packets_are_compared() {
+    for (trace, wrapped) in [("ovs-vxlan.pcapng", 28), ("ovs-geneve.pcapng", 40), ("tc-tunnels.pcapng", 75)] {
+        let totals = json(trace);
+        for run in ["software", "hardware"] {
+            assert_eq!(totals[run]["wrapped"], wrapped, "{trace} {run}");
+        }
+    }
 }
 
 #[test]

@@ -322,7 +322,7 @@ impl Engine<'_> {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
             for sent in handled.sent {
-                let to = Target { port: sent.port, ingress: sent.ingress, tunnel: None, random: None };
+                let to = Target { port: sent.port, ingress: sent.ingress, tunnel: sent.tunnel, random: None };
                 self.goes_out(at, step, &mut received, to, sent.frame);
             }
             if handled.passes {
