@@ -115,6 +115,48 @@ fn outer_packets_are_compared() {
     }
 }
 
+/// Where in a trace frames between these hosts beneath the tunnels begin: the last byte of the MAC of either end.
+fn beneath(trace: &[u8], to: u8, from: u8) -> Vec<usize> {
+    let addresses = [2, 0xbb, 0, 0, 0, to, 2, 0xbb, 0, 0, 0, from];
+    let all = trace.windows(addresses.len()).enumerate();
+    all.filter(|(_, window)| *window == addresses).map(|(at, _)| at).collect()
+}
+
+/// The report on a trace that was changed, and that cannot come out as in the kernel.
+fn differs(name: &str, trace: &[u8]) -> String {
+    let file = scratch(name);
+    fs::write(&file, trace).unwrap();
+    let output = replay(&[file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Without outer packets nobody knows what a device kept of them. That is said, and nothing is guessed.
+#[test]
+fn a_frame_without_its_outer_packet_is_left_open_by_name() {
+    let mut trace = fs::read(fixture("tc-tunnels.pcapng")).unwrap();
+    let incoming = beneath(&trace, 1, 2);
+    assert!(incoming.len() > 70);
+    // No IP any more.
+    incoming.iter().for_each(|at| trace[at + 12..at + 14].copy_from_slice(&[0x88, 0xb5]));
+    let report = differs("without.pcapng", &trace);
+    let why = "filters look at its outer packet, and none that was recorded at its time has this frame in it";
+    for tunnel in ["t1", "t2", "t3", "t4"] {
+        assert!(report.contains(&format!(" the first: {tunnel}: {why}\n")), "{tunnel}: {report}");
+    }
+}
+
+#[test]
+fn an_outer_packet_that_is_otherwise_is_a_difference() {
+    let mut trace = fs::read(fixture("tc-tunnels.pcapng")).unwrap();
+    let outgoing = beneath(&trace, 2, 1);
+    // The destination of one of them.
+    trace[outgoing[5] + 14 + 19] ^= 4;
+    let report = differs("otherwise.pcapng", &trace);
+    assert!(report.contains(" is to leave the tunnel device t"), "{report}");
+    assert!(report.contains(" to 192.168.7.6 port ") && report.contains(" to 192.168.7.2 port "), "{report}");
+}
+
 #[test]
 fn a_walk_that_changes_its_own_mark_is_no_established_one() {
     assert_eq!(json("tc-remark.pcapng")["merged"]["refused"]["changed"], 3);
