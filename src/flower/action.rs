@@ -20,9 +20,10 @@ pub struct Action {
 }
 
 /// How TC goes on after an action (`TC_ACT_*`, `include/uapi/linux/pkt_cls.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Control {
     /// End classification, let the packet pass to the stack.
+    #[default]
     Ok,
     /// Start classification again at chain 0 of the hook.
     Reclassify,
@@ -370,7 +371,7 @@ pub struct StatelessNat {
 }
 
 /// `police` (`net/sched/act_police.c`). The action's control is what becomes of a packet that exceeds the rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Police {
     /// Whether it exists beside this filter, so that others may share it by index.
     pub shared: bool,

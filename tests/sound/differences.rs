@@ -68,6 +68,7 @@ pub fn packet(number: u8, v6: bool) -> Packet {
         tags: Vec::new(),
         labels: Vec::new(),
         tunnel: None,
+        arp: [0; 2],
         l3: if v6 { L3::V6 } else { L3::V4 },
         tos: 0,
         ttl: 64,

@@ -7,7 +7,7 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Field, Key, Port, Tunnel,
-        field::{addr_type, ip_flags},
+        field::{addr_type, enc_options, ip_flags},
         tunnel::{GeneveOption, TunnelFlags, TunnelOptions},
     },
     packet::arrived,
@@ -126,6 +126,8 @@ pub struct Packet {
     /// What a tunnel device took off it.
     pub tunnel: Option<Outer>,
     pub l3: L3,
+    /// ARP's hardware addresses: the sender's, the target's.
+    pub arp: [u64; 2],
     pub tos: u8,
     pub ttl: u8,
     pub fragment: Fragment,
@@ -214,9 +216,11 @@ impl Packet {
     }
 
     fn arp(&self) -> Vec<u8> {
-        let mut out = vec![0, 1, 8, 0, 6, 4, 0, 1 + self.kind.0 % 2, 2, 0, 0, 0, 0, 1];
+        let [sender, target] = self.arp.map(u64::to_be_bytes);
+        let mut out = vec![0, 1, 8, 0, 6, 4, 0, 1 + self.kind.0 % 2];
+        out.extend(&sender[2..]);
         out.extend((self.src as u32).to_be_bytes());
-        out.extend([0; 6]);
+        out.extend(&target[2..]);
         out.extend((self.dst as u32).to_be_bytes());
         out
     }
@@ -386,6 +390,8 @@ impl Packet {
             DstPort => self.dst_port = value as u16,
             TcpFlags => self.flags = value as u16,
             ArpOp if self.l3 == L3::Arp => self.kind.0 = (value as u8).wrapping_sub(1),
+            ArpSha if self.l3 == L3::Arp => self.arp[0] = value as u64,
+            ArpTha if self.l3 == L3::Arp => self.arp[1] = value as u64,
             ArpSip if self.l3 == L3::Arp => self.src = value,
             ArpTip if self.l3 == L3::Arp => self.dst = value,
             IcmpType => self.kind.0 = value as u8,
@@ -446,10 +452,15 @@ impl Packet {
             EncTos => outer.tos = value as u8,
             EncTtl => outer.ttl = value as u8,
             EncOptsLen => {
-                let there = |n: u128| u64::from(value >= 8 * n);
-                outer.options = [there(1) * outer.options[0].max(OPTION), there(2) * outer.options[1].max(OPTION)];
+                let [first, second] = outer.options.map(|option| option.max(OPTION));
+                outer.options = match (value & 8, value & 16) {
+                    (8, _) => [first, 0],
+                    (_, 16) => [first, second],
+                    _ => [0; 2],
+                };
             }
-            EncOptsType if value == 0 => outer.options = [0; 2],
+            EncOptsType if value & enc_options::GENEVE == 0 => outer.options = [0; 2],
+            EncOptsType => outer.options[0] = outer.options[0].max(OPTION),
             EncOpts0 => outer.options = [value >> 64, value].map(|bits| bits as u64),
             _ => return false,
         }

@@ -160,6 +160,7 @@ pub fn any_packet() -> BoxedStrategy<Packet> {
                     tags,
                     labels,
                     tunnel,
+                    arp: [0x0200_0000_0001, 0],
                     l3,
                     tos,
                     ttl,

@@ -195,7 +195,7 @@ fn options_that_a_key_does_not_hold_or_flower_does_not_take_are_named() {
     assert_eq!(part.key.get(Field::EncOpts0), option_field(&bytes, 0));
     let part = part.with(Field::EncOpts0, 1, 1);
     let refused = encode_filter(&filter(PROTOCOL_ALL, part, vec![]), &names()).unwrap_err();
-    assert_eq!(refused, EncodeError::Field(Field::EncOpts0));
+    assert_eq!(refused, EncodeError::Field(Field::EncOptsType), "a byte behind the last option");
 }
 
 /// The numbers are those of `enum` in `include/uapi/linux/pkt_cls.h` of Linux 6.12.
@@ -234,4 +234,13 @@ fn a_session_of_zero_does_not_tell_that_there_is_pppoe() {
     assert!(!any.filter.is_decoded());
     survives(&told(PROTOCOL_ALL, vec![attribute(103, &[0, 1])]).filter);
     survives(&told(0x8864, vec![attribute(103, &[0, 0])]).filter);
+}
+
+#[test]
+fn pppoe_behind_a_tag_is_not_said_back_without_its_session_or_what_it_carries() {
+    let tagged = Match::default().exact(Field::VlanTpid, 0x8100).exact(Field::VlanEthType, 0x8864);
+    let refused = encode_filter(&filter(0x8100, tagged, vec![]), &names()).unwrap_err();
+    assert_eq!(refused, EncodeError::Field(Field::VlanEthType));
+    survives(&filter(0x8100, tagged.exact(Field::PppoeSid, 0), vec![]));
+    survives(&filter(0x8100, tagged.exact(Field::PppProto, 0x57).exact(Field::EthType, 0x86dd), vec![]));
 }
