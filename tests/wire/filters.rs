@@ -61,7 +61,10 @@ impl Throws<'_> {
     fn mask(&mut self, ones: u128) -> u128 {
         let mask = match self.below(4) {
             0 | 1 => ones,
-            2 => ones & !(u128::MAX >> (128 - ones.count_ones()) >> (1 + self.below(ones.count_ones() as usize))),
+            2 => {
+                let upper = 1 + self.below(ones.count_ones() as usize);
+                ones & !(ones.checked_shr(upper as u32).unwrap_or(0))
+            }
             _ => self.bits(ones),
         };
         if mask == 0 { ones } else { mask }
