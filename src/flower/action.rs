@@ -123,7 +123,7 @@ pub struct Ct {
     pub labels: Option<(u128, u128)>,
     /// Translation.
     pub nat: Option<Nat>,
-    /// Helper by name.
+    /// Helper, as tc names it: `ipv4-tcp-ftp`.
     pub helper: Option<String>,
 }
 

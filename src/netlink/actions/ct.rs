@@ -2,6 +2,7 @@
 
 use super::{Options, parameters};
 use crate::{
+    conntrack::proto,
     flower::{
         ActionKind,
         action::{Ct, Nat, NatSide},
@@ -28,7 +29,11 @@ const NAT_PORT_MIN: u16 = 13;
 const NAT_PORT_MAX: u16 = 14;
 /// From Linux 6.3 on.
 const HELPER_NAME: u16 = 16;
+const HELPER_FAMILY: u16 = 17;
 const HELPER_PROTO: u16 = 18;
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 
 const COMMIT: u16 = 1;
 const FORCE: u16 = 2;
@@ -53,7 +58,7 @@ pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
         if bits & NAT != 0 {
             ct.nat = Some(nat(options, bits)?);
         }
-        ct.helper = options.text(HELPER_NAME);
+        ct.helper = helper(options, &mut undecoded)?;
     }
     if bits & (NAT_SRC | NAT_DST) == NAT_SRC | NAT_DST {
         undecoded.push("act_ct: both sides translated".into());
@@ -65,6 +70,26 @@ pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
         undecoded.push(format!("act_ct {kind}"));
     }
     Ok(Options { kind: ActionKind::Ct(ct), generic, undecoded })
+}
+
+/// As tc has it, `ipv4-tcp-ftp`: family, protocol and name.
+fn helper(options: &Attributes, undecoded: &mut Vec<String>) -> Result<Option<String>, DecodeError> {
+    let Some(name) = options.text(HELPER_NAME) else { return Ok(None) };
+    let (family, protocol) = (options.u8(HELPER_FAMILY)?, options.u8(HELPER_PROTO)?);
+    let family = family.map(|family| match family {
+        NFPROTO_IPV4 => "ipv4".to_owned(),
+        NFPROTO_IPV6 => "ipv6".to_owned(),
+        other => {
+            undecoded.push(format!("act_ct helper of family {other}"));
+            other.to_string()
+        }
+    });
+    let protocol = protocol.map(|protocol| match protocol {
+        proto::TCP => "tcp".to_owned(),
+        proto::UDP => "udp".to_owned(),
+        other => other.to_string(),
+    });
+    Ok(Some(family.into_iter().chain(protocol).chain([name]).collect::<Vec<_>>().join("-")))
 }
 
 /// Labels lie in memory with label bit 0 first, as in [`crate::flower::Field::CtLabels`] and in ctnetlink.

@@ -5,12 +5,15 @@
 //! module and two lines in [`options`] and [`options_of`].
 
 mod ct;
+mod mpls;
 mod pedit;
 mod plain;
+mod police;
+mod tunnel_key;
 
 use super::{
     attributes::{Attribute, Attributes},
-    error::{DecodeError, EncodeError},
+    error::{DecodeError, EncodeError, Fault},
 };
 use crate::flower::{Action, ActionKind, Control, Counters};
 
@@ -21,6 +24,9 @@ const STATS: u16 = 4;
 const COOKIE: u16 = 6;
 /// Everything up to `TCA_ACT_IN_HW_COUNT` is understood; what is not listed above only describes.
 const LAST: u16 = 10;
+
+/// The parameters' attribute of most kinds; 1 holds the times.
+const PARMS: u16 = 2;
 
 const STATS_BASIC: u16 = 1;
 const STATS_BASIC_HW: u16 = 7;
@@ -80,6 +86,17 @@ fn parameters<const N: usize>(options: &Attributes, kind: u16) -> Result<(Generi
 /// The four bytes at `at` as the kernel's integer. `at` is a constant inside of the array.
 fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The attributes numbered above `last`, named.
+fn unknown(name: &str, options: &Attributes, last: u16) -> Vec<String> {
+    let unknown = options.iter().filter(|&(attribute, _)| attribute > last);
+    unknown.map(|(attribute, _)| format!("act_{name} {attribute}")).collect()
+}
+
+/// A number of what a kind is to do, in its parameters.
+fn wrong(part: &'static str, value: u32, expected: &'static str) -> DecodeError {
+    DecodeError::new(part, Fault::Value { attribute: PARMS, value: value.into(), expected })
 }
 
 const GOTO_CHAIN: i32 = 2 << 28;
@@ -177,6 +194,12 @@ fn options(kind: &str, options: &Attributes) -> Result<Option<Options>, DecodeEr
         "skbedit" => plain::skbedit(options)?,
         "ct" => ct::decode(options)?,
         "pedit" => pedit::decode(options)?,
+        "skbmod" => plain::skbmod(options)?,
+        "mpls" => mpls::decode(options)?,
+        "tunnel_key" => tunnel_key::decode(options)?,
+        "nat" => plain::nat(options)?,
+        "police" => police::decode(options)?,
+        "sample" => plain::sample(options)?,
         _ => return Ok(None),
     }))
 }
@@ -205,7 +228,8 @@ fn counters(stats: &Attributes) -> Result<Counters, DecodeError> {
 /// Time since the last packet, from the kind's `struct tcf_t` (install, last use, expiry, first use).
 fn last_use(kind: &str, options: &Attributes) -> Option<u64> {
     let attribute = match kind {
-        "ct" | "csum" => 2,
+        "ct" | "csum" | "nat" => 2,
+        "police" => police::TM,
         _ => 1,
     };
     let times = options.get(attribute)?;
@@ -246,12 +270,12 @@ fn options_of(kind: &ActionKind, generic: Generic) -> Result<Vec<Attribute>, &'s
         ActionKind::Skbedit(skbedit) => plain::skbedit_options(*skbedit, parameters),
         ActionKind::Ct(ct) => ct::encode(ct, parameters)?,
         ActionKind::Pedit(pedit) => pedit::encode(pedit, parameters)?,
-        ActionKind::Skbmod(_)
-        | ActionKind::Mpls(_)
-        | ActionKind::TunnelKey(_)
-        | ActionKind::Nat(_)
-        | ActionKind::Police(_)
-        | ActionKind::Sample(_) => return Err("not yet"),
+        ActionKind::Skbmod(skbmod) => plain::skbmod_options(*skbmod, parameters)?,
+        ActionKind::Mpls(mpls) => mpls::encode(*mpls, parameters)?,
+        ActionKind::TunnelKey(key) => tunnel_key::encode(key, parameters)?,
+        ActionKind::Nat(nat) => plain::nat_options(*nat, parameters),
+        ActionKind::Police(police) => police::encode(police, generic)?,
+        ActionKind::Sample(sample) => plain::sample_options(*sample, parameters),
         ActionKind::Other(_) => return Err("known by name only"),
     })
 }

@@ -74,7 +74,8 @@ pub(super) fn decode(options: &Attributes) -> Result<Options, DecodeError> {
 fn key(bytes: &[u8; KEY]) -> PeditKey {
     let raw = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
     let word = |at: usize| u32::from_ne_bytes(raw(at));
-    let dynamic = PeditDynamic { at: word(12), mask: word(16), shift: word(20) };
+    // The kernel shifts by no more than 31.
+    let dynamic = PeditDynamic { at: word(12), mask: word(16), shift: word(20).min(31) };
     PeditKey {
         header: PeditHeader::Network,
         offset: word(8) as i32,

@@ -1,24 +1,20 @@
-//! The kinds with few options: gact, mirred, csum, vlan, skbedit (`net/sched/act_*.c`).
+//! The kinds with few options: gact, mirred, csum, vlan, skbedit, skbmod, nat, sample (`net/sched/act_*.c`).
 
-use super::{Generic, Options, control, parameters, verdict, word};
+use super::{Generic, Options, PARMS, control, parameters, unknown, verdict, word, wrong};
 use crate::{
     flower::{
         ActionKind, Port,
-        action::{CsumFlags, Mirred, Random, Skbedit, Vlan},
+        action::{CsumFlags, Mirred, Random, Sample, Skbedit, Skbmod, StatelessNat, Vlan},
     },
     netlink::{
         attributes::{Attribute, Attributes},
-        error::{DecodeError, Fault},
+        error::DecodeError,
     },
 };
 
-/// The parameters' attribute of most kinds; 1 holds the times.
-const PARMS: u16 = 2;
-
 /// Options of this kind, with the attributes numbered above `last` named as not understood.
 fn understood(name: &str, kind: ActionKind, generic: Generic, options: &Attributes, last: u16) -> Options {
-    let unknown = options.iter().filter(|&(attribute, _)| attribute > last);
-    Options { kind, generic, undecoded: unknown.map(|(attribute, _)| format!("act_{name} {attribute}")).collect() }
+    Options { kind, generic, undecoded: unknown(name, options, last) }
 }
 
 const GACT_PROB: u16 = 3;
@@ -195,7 +191,92 @@ pub(super) fn skbedit_options(skbedit: Skbedit, parameters: Vec<u8>) -> Vec<Attr
     out
 }
 
-fn wrong(part: &'static str, value: u32, expected: &'static str) -> DecodeError {
-    let fault = Fault::Value { attribute: PARMS, value: value.into(), expected };
-    DecodeError::new(part, fault)
+const SKBMOD_DMAC: u16 = 3;
+const SKBMOD_SMAC: u16 = 4;
+const SKBMOD_ETYPE: u16 = 5;
+const SKBMOD_PAD: u16 = 6;
+const SKBMOD_F_SWAPMAC: u64 = 8;
+const SKBMOD_F_ECN: u64 = 16;
+
+pub(super) fn skbmod(options: &Attributes) -> Result<Options, DecodeError> {
+    // The flags stand behind four bytes that make their place even.
+    let (generic, parameters) = parameters::<32>(options, PARMS)?;
+    let flags = u64::from_ne_bytes(*parameters.last_chunk().unwrap_or(&[0; 8]));
+    let skbmod = match (flags & SKBMOD_F_ECN != 0, flags & SKBMOD_F_SWAPMAC != 0) {
+        (true, _) => Skbmod::Ecn,
+        (false, true) => Skbmod::Swap,
+        (false, false) => Skbmod::Set {
+            dst: options.array(SKBMOD_DMAC)?,
+            src: options.array(SKBMOD_SMAC)?,
+            ethertype: options.u16(SKBMOD_ETYPE)?,
+        },
+    };
+    let mut options = understood("skbmod", ActionKind::Skbmod(skbmod), generic, options, SKBMOD_PAD);
+    if flags >> 5 != 0 {
+        options.undecoded.push(format!("act_skbmod flags {flags:#x}"));
+    }
+    Ok(options)
+}
+
+pub(super) fn skbmod_options(skbmod: Skbmod, mut parameters: Vec<u8>) -> Result<Vec<Attribute>, &'static str> {
+    let (flags, set) = match skbmod {
+        Skbmod::Set { dst: None, src: None, ethertype: None } => return Err("it would do nothing"),
+        Skbmod::Set { dst, src, ethertype } => {
+            let addresses = [(SKBMOD_DMAC, dst), (SKBMOD_SMAC, src)].into_iter();
+            let mut set: Vec<_> = addresses.filter_map(|(kind, mac)| Some(Attribute::new(kind, mac?))).collect();
+            set.extend(ethertype.map(|ethertype| Attribute::new(SKBMOD_ETYPE, ethertype.to_ne_bytes())));
+            (0, set)
+        }
+        Skbmod::Swap => (SKBMOD_F_SWAPMAC, vec![]),
+        Skbmod::Ecn => (SKBMOD_F_ECN, vec![]),
+    };
+    parameters.extend([0; 4]);
+    parameters.extend(flags.to_ne_bytes());
+    let mut out = vec![Attribute::new(PARMS, parameters)];
+    out.extend(set);
+    Ok(out)
+}
+
+const NAT_PARMS: u16 = 1;
+const NAT_EGRESS: u32 = 1;
+
+pub(super) fn nat(options: &Attributes) -> Result<Options, DecodeError> {
+    let (generic, parameters) = parameters::<36>(options, NAT_PARMS)?;
+    let address = |at| u32::from_be(word(&parameters, at));
+    let flags = word(&parameters, 32);
+    let nat = StatelessNat { old: address(20), new: address(24), mask: address(28), egress: flags & NAT_EGRESS != 0 };
+    let mut options = understood("nat", ActionKind::Nat(nat), generic, options, 3);
+    if flags & !NAT_EGRESS != 0 {
+        options.undecoded.push(format!("act_nat flags {flags:#x}"));
+    }
+    Ok(options)
+}
+
+pub(super) fn nat_options(nat: StatelessNat, mut parameters: Vec<u8>) -> Vec<Attribute> {
+    parameters.extend([nat.old, nat.new, nat.mask].into_iter().flat_map(u32::to_be_bytes));
+    parameters.extend(u32::from(nat.egress).to_ne_bytes());
+    vec![Attribute::new(NAT_PARMS, parameters)]
+}
+
+const SAMPLE_RATE: u16 = 3;
+const SAMPLE_TRUNC_SIZE: u16 = 4;
+const SAMPLE_GROUP: u16 = 5;
+const SAMPLE_PAD: u16 = 6;
+
+pub(super) fn sample(options: &Attributes) -> Result<Options, DecodeError> {
+    let (generic, _) = parameters::<20>(options, PARMS)?;
+    let sample = Sample {
+        rate: options.need(SAMPLE_RATE).map(u32::from_ne_bytes)?,
+        group: options.need(SAMPLE_GROUP).map(u32::from_ne_bytes)?,
+        truncate: options.u32(SAMPLE_TRUNC_SIZE)?,
+    };
+    Ok(understood("sample", ActionKind::Sample(sample), generic, options, SAMPLE_PAD))
+}
+
+pub(super) fn sample_options(sample: Sample, parameters: Vec<u8>) -> Vec<Attribute> {
+    let word = |kind| move |value: u32| Attribute::new(kind, value.to_ne_bytes());
+    let mut out = vec![Attribute::new(PARMS, parameters), word(SAMPLE_RATE)(sample.rate)];
+    out.extend(sample.truncate.map(word(SAMPLE_TRUNC_SIZE)));
+    out.push(word(SAMPLE_GROUP)(sample.group));
+    out
 }

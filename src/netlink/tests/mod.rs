@@ -17,6 +17,7 @@ use crate::{
     },
 };
 
+mod kinds;
 mod nests;
 
 const INGRESS: u32 = 0xffff_fff2;
@@ -364,7 +365,7 @@ fn what_an_action_cannot_say_is_refused() {
 
 #[test]
 fn what_is_not_understood_is_named() {
-    let police = Attribute::nest(1, vec![Attribute::text(1, "police"), Attribute::nest(2, vec![])]);
+    let simple = Attribute::nest(1, vec![Attribute::text(1, "simple"), Attribute::nest(2, vec![])]);
     let queues = Attribute::nest(
         2,
         vec![Attribute::text(1, "skbedit"), Attribute::nest(2, vec![attribute(2, &[0; 20]), attribute(10, &[1, 0])])],
@@ -377,7 +378,7 @@ fn what_is_not_understood_is_named() {
             attribute(120, &[0]),
             attribute(86, &[0; 4]),
             Attribute::text(2, "gone"),
-            Attribute::nest(3, vec![queues, police]),
+            Attribute::nest(3, vec![queues, simple]),
         ],
     );
     assert_eq!(
@@ -386,11 +387,11 @@ fn what_is_not_understood_is_named() {
             "TCA_FLOWER_INDEV gone: no such device",
             "TCA_FLOWER_KEY_ENC_OPTS: not as flower takes them",
             "TCA_FLOWER 120",
-            "act_police",
+            "act_simple",
             "act_skbedit 10",
         ]
     );
-    assert_eq!(message.filter.actions[0].kind, ActionKind::Other("police".to_owned()));
+    assert_eq!(message.filter.actions[0].kind, ActionKind::Other("simple".to_owned()));
 }
 
 #[test]
