@@ -14,7 +14,7 @@
 //! | `shown` | what `tc` shows of the filters in the kernel, against our printing |
 //! | `shrink` | a case that fails, made small |
 //! | `recorded` | a recorded run as a case |
-//! | `random`, `own` | what the command does |
+//! | `random`, `own`, `said` | what the command does |
 
 mod case;
 mod examine;
@@ -28,6 +28,7 @@ mod own;
 mod random;
 mod recorded;
 mod run;
+mod said;
 mod shown;
 mod shrink;
 mod traffic;
@@ -49,6 +50,7 @@ enum Command {
     Random(random::Options),
     Case(own::Options),
     Regressions(own::Regressions),
+    Said(said::Options),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Random(options) => random::compare(&options),
         Command::Case(options) => own::compare(&options),
         Command::Regressions(options) => own::again(&options),
+        Command::Said(options) => said::compare(&options),
     };
     exit("flowmerge-lab", outcome)
 }

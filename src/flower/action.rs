@@ -20,9 +20,10 @@ pub struct Action {
 }
 
 /// How TC goes on after an action (`TC_ACT_*`, `include/uapi/linux/pkt_cls.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Control {
     /// End classification, let the packet pass to the stack.
+    #[default]
     Ok,
     /// Start classification again at chain 0 of the hook.
     Reclassify,
@@ -370,7 +371,7 @@ pub struct StatelessNat {
 }
 
 /// `police` (`net/sched/act_police.c`). The action's control is what becomes of a packet that exceeds the rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Police {
     /// Whether it exists beside this filter, so that others may share it by index.
     pub shared: bool,
@@ -447,6 +448,15 @@ impl Action {
     pub fn redirect(port: Port) -> Action {
         let mirred = Mirred { port, ingress: false, mirror: false };
         Action::new(ActionKind::Mirred(mirred), Control::Stolen)
+    }
+
+    /// How TC goes on with a packet that the action has nothing against: its control, but for a policer, of which that is what becomes of
+    /// packets that exceed.
+    pub fn passed_on(&self) -> Control {
+        match &self.kind {
+            ActionKind::Police(police) => police.conform,
+            _ => self.control,
+        }
     }
 
     /// The kind's name, as `tc` has it.

@@ -3,15 +3,15 @@
 
 use super::{Abilities, Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
 use crate::{
-    flower::{Field, Key, Match, Port},
+    flower::{Action, ActionKind, Field, Key, Match, Port, Tunnel},
     merge::structure,
     packet::{
         self,
-        apply::{Applied, End, Sent, Trim, apply},
+        apply::{Applied, End, Sent, Trim, apply_through},
     },
 };
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// A table in memory that handles frames itself.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Memory {
     ports: HashMap<Port, Vec<Masked>, RandomState>,
     install_fails: Option<String>,
     removals_fail: Option<String>,
+    /// The policers, by index, whose rate all packets exceed; to all others they conform.
+    exceeded: HashSet<u32, RandomState>,
 }
 
 #[derive(Debug)]
@@ -74,18 +76,34 @@ impl Memory {
             ports: HashMap::default(),
             install_fails: None,
             removals_fail: None,
+            exceeded: HashSet::default(),
         }
     }
 
     /// A frame arrives at a port at a time in nanoseconds. `None` if no entry matches: the frame goes to software.
     pub fn receive(&mut self, port: Port, frame: &[u8], now: u64) -> Option<Handled> {
-        let key = packet::arrived(frame).with(Field::Indev, port.0.into());
+        self.receive_through(port, frame, None, now)
+    }
+
+    /// The same for a frame that a tunnel device took out of an outer packet.
+    pub fn receive_through(&mut self, port: Port, frame: &[u8], tunnel: Option<&Tunnel>, now: u64) -> Option<Handled> {
+        let key = Tunnel::tell(tunnel, packet::arrived(frame)).with(Field::Indev, port.0.into());
         let id = self.lookup(port, &key)?;
         let slot = self.slots.get_mut(&id)?;
+        let actions = &slot.entry.actions;
+        let exceeds = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index);
+        let dropped = actions.iter().position(exceeds);
+        let done = &actions[..dropped.unwrap_or(actions.len())];
         // `install` refused what cannot be applied.
-        let Applied { sent, end } = apply(&slot.entry.actions, slot.entry.trim, frame).ok()?;
+        let Applied { sent, mut end } = apply_through(done, slot.entry.trim, frame, tunnel).ok()?;
+        let bytes = self.capabilities.counts.bytes(frame);
         slot.reading.packets += 1;
-        slot.reading.bytes += self.capabilities.counts.bytes(frame);
+        slot.reading.bytes += bytes;
+        if dropped.is_some() {
+            end = End::Dropped;
+            slot.reading.policed.packets += 1;
+            slot.reading.policed.bytes += bytes;
+        }
         slot.reading.last_used = slot.reading.last_used.max(now);
         Some(Handled { id, sent, end })
     }
@@ -136,6 +154,15 @@ impl Memory {
             }
         }
         found
+    }
+
+    /// From now on all packets exceed the rate of the policer with this index, or all conform to it, as at first. The table measures
+    /// no rates.
+    pub fn police(&mut self, index: u32, conforms: bool) {
+        match conforms {
+            true => self.exceeded.remove(&index),
+            false => self.exceeded.insert(index),
+        };
     }
 
     /// Lets the next install fail for this reason.
@@ -224,7 +251,7 @@ fn in_ranges(matches: &Match, key: &Key) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flower::{Action, Counts, Range};
+    use crate::flower::{Counts, Range};
     use proptest::prelude::*;
 
     fn redirect(port: u32) -> Action {
@@ -279,7 +306,7 @@ mod tests {
         table.install(&entry(3, exact.exact(Field::Indev, 1), 4)).expect("fits");
         assert_eq!([10, 21, 80, 81].map(|p| out(&mut table, p)), [Some(2), Some(3), Some(4), None]);
         assert_eq!(table.receive(Port(2), &udp(10), 1), None);
-        let counted = Reading { packets: 1, bytes: 28, last_used: 21 };
+        let counted = Reading { packets: 1, bytes: 28, last_used: 21, ..Reading::default() };
         assert_eq!(table.read(MergedId(2)), Ok(counted));
         assert_eq!(table.remove(MergedId(2)), Ok(counted));
         assert_eq!(table.remove(MergedId(2)), Err(HardwareError::Missing { id: MergedId(2) }));

@@ -43,6 +43,17 @@ pub struct Reading {
     pub bytes: u64,
     /// Last use, in nanoseconds of the caller's clock; 0 never.
     pub last_used: u64,
+    /// What its policer dropped of these.
+    pub policed: Policed,
+}
+
+/// What a policer dropped of an entry's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policed {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, as [`Capabilities::counts`] says.
+    pub bytes: u64,
 }
 
 /// What hardware did not do. Each names the merged filter.

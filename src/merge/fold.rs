@@ -3,6 +3,7 @@
 use super::{
     cut,
     path::{Parent, Path, Seen},
+    program::To,
     reach,
     refusal::{Otherwise, Refusal, Scope},
     shadow::{Order, Shadow},
@@ -15,7 +16,7 @@ use crate::{
     conntrack::{Connection, Direction, TCP_BYPASS, Tuple, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Masks, Port,
-        action::{CsumFlags, Ct, Mirred},
+        action::{CsumFlags, Ct, Mirred, Police},
         ethertype,
         field::{addr_type, ct_state, ip_flags},
     },
@@ -90,7 +91,7 @@ pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
             return None;
         }
         ran.push(at);
-        at = match action.control {
+        at = match action.passed_on() {
             Control::Pipe => at + 1,
             Control::Jump(skip) => skip as usize,
             Control::Repeat | Control::Other(_) => return None,
@@ -105,9 +106,9 @@ pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
 fn unforeseen(actions: &[Action]) -> &str {
     let goes_back = |a: &&Action| {
         matches!(a.kind, ActionKind::Gact { random: Some(_) })
-            || matches!(a.control, Control::Repeat | Control::Other(_))
+            || matches!(a.passed_on(), Control::Repeat | Control::Other(_))
     };
-    let jumps = |a: &&Action| matches!(a.control, Control::Jump(_));
+    let jumps = |a: &&Action| matches!(a.passed_on(), Control::Jump(_));
     let action = actions.iter().find(goes_back).or_else(|| actions.iter().find(jumps));
     action.or(actions.last()).map_or("none", Action::name)
 }
@@ -186,6 +187,8 @@ struct Fold<'a> {
     entered: usize,
     /// By how many bytes the packet was longer at the last arrival than at the first.
     longer: i64,
+    /// Whether a policer was passed.
+    policed: bool,
     ended: Option<Control>,
 }
 
@@ -203,6 +206,7 @@ impl<'a> Fold<'a> {
             at: Some(Place { chain: 0, port: scene.port }),
             entered: 0,
             longer: 0,
+            policed: false,
             ended: None,
         }
     }
@@ -223,6 +227,7 @@ impl<'a> Fold<'a> {
         if let Some(what) = self.otherwise(scene) {
             return Err(self.off_its_own_way(scene, what));
         }
+        self.shadows.append(&mut self.state.shadows);
         for &(filter, field) in &self.state.untagged {
             self.shadows.extend(Shadow::tags(filter, field));
         }
@@ -332,6 +337,7 @@ impl<'a> Fold<'a> {
         let mut mask = 0u32;
         let mut met = step.met.iter();
         let mut into = None;
+        let mut before_policer = if self.policed { Some(0) } else { None };
         for &i in &ran {
             mask |= 1 << i.min(31);
             let action = &actions[i];
@@ -378,19 +384,24 @@ impl<'a> Fold<'a> {
                     let why = "which packets it shows is a matter of chance";
                     return Err(Refusal::action(filter, action.name(), why));
                 }
-                ActionKind::Skbmod(_)
-                | ActionKind::Mpls(_)
-                | ActionKind::TunnelKey(_)
-                | ActionKind::Nat(_)
-                | ActionKind::Police(_)
-                | ActionKind::Other(_) => {
+                ActionKind::Skbmod(skbmod) => self.state.skbmod(filter, *skbmod)?,
+                ActionKind::Mpls(mpls) => self.state.mpls(filter, *mpls)?,
+                ActionKind::TunnelKey(key) => self.state.tunnel(key),
+                ActionKind::Nat(nat) => self.state.nat(filter, *nat)?,
+                ActionKind::Police(police) => {
+                    self.police(filter, police, action)?;
+                    before_policer = Some(mask);
+                }
+                ActionKind::Other(_) => {
                     let why = "flowmerge does not know this kind";
                     return Err(Refusal::action(filter, action.name(), why));
                 }
             }
         }
-        self.parents.push(Parent { cookie: step.cookie, ran: mask, longer: self.longer });
+        let behind = before_policer.map_or(0, |before| mask & !before);
+        self.parents.push(Parent { cookie: step.cookie, ran: mask, behind, longer: self.longer });
         if let Some(port) = into {
+            self.state.must_have_ethernet(filter, "mirred")?;
             self.longer = self.state.longer(filter)?;
             self.enter(port);
             return Ok(());
@@ -411,6 +422,22 @@ impl<'a> Fold<'a> {
             _ => self.ended = Some(Control::Ok),
         }
         Ok(())
+    }
+
+    /// What exceeds ends here. So what is counted behind it is less than what is counted before, and of two policers nobody could say
+    /// which dropped how much.
+    fn police(&mut self, filter: FilterId, police: &Police, action: &Action) -> Result<(), Refusal> {
+        let why = match (action.control, police.conform) {
+            _ if !police.shared => "it is this filter's own, and each merged filter would have one",
+            _ if self.policed => "it is the second policer of the way",
+            (Control::Shot, Control::Pipe) => {
+                self.policed = true;
+                self.state.program.police(*police, action.index);
+                return Ok(());
+            }
+            _ => "it does not drop what exceeds, or does not pass on what conforms",
+        };
+        Err(Refusal::action(filter, action.name(), why))
     }
 
     /// The packet goes on in another port's ingress hook, without its conntrack state.
@@ -527,7 +554,7 @@ impl<'a> Fold<'a> {
             let value = Value::param(param, field);
             let now = self.state.view(field);
             if end_changes && now != value && (changes[i] || now != pinned[i]) {
-                self.state.program.translate(field, param);
+                self.state.program.translate(field, To::Param(param));
                 self.state.set(field, value);
             }
         }

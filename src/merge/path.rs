@@ -18,6 +18,8 @@ pub struct Parent {
     pub cookie: Cookie,
     /// Which of its actions the way runs: bit n is action n. These are the ones that count.
     pub ran: u32,
+    /// Which of these are behind a policer: they do not count what it drops.
+    pub behind: u32,
     /// By how many bytes the packet was longer there than on arrival: a redirect to ingress counts a tag that has gone behind
     /// another one.
     pub longer: i64,

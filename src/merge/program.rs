@@ -6,10 +6,10 @@
 
 use super::symbol::{Param, Value};
 use crate::{
-    conntrack::Connection,
+    conntrack::{Connection, proto},
     flower::{
         Action, ActionKind, Control, Field, Port,
-        action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
+        action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Police, Skbedit, TunnelKey, Vlan},
         field::{Header, Place},
     },
     packet::apply::Trim,
@@ -20,13 +20,41 @@ use crate::{
 pub enum Instruction {
     /// An action that is the same for every connection.
     Fixed(ActionKind, Control),
-    /// Rewrites addresses and ports to parameters, checksums mended.
+    /// A policer, by the index that it is shared by.
+    Policed(Action),
+    /// Rewrites fields as NAT does, checksums mended.
     Translate {
         /// What becomes what.
-        fields: Vec<(Field, Param)>,
+        fields: Vec<(Field, To)>,
         /// Checksums that were stale before it: computing them anew would right them.
         stale: CsumFlags,
     },
+}
+
+/// What a translation writes to a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A part of a connection, whose protocol says which checksum covers it.
+    Param(Param),
+    /// Known bits.
+    Known {
+        /// The bits.
+        mask: u128,
+        /// Their value.
+        value: u128,
+        /// The checksums that cover them.
+        covered: CsumFlags,
+    },
+}
+
+impl To {
+    /// Whether nothing is left of what the field held.
+    fn is_whole(self, field: Field) -> bool {
+        match self {
+            To::Param(_) => true,
+            To::Known { mask, .. } => mask == field.ones(),
+        }
+    }
 }
 
 /// A rewrite or checksum since the last send.
@@ -34,7 +62,7 @@ pub enum Instruction {
 enum Write {
     Key(PeditKey),
     Mended(PeditKey),
-    Translate(Field, Param),
+    Translate(Field, To),
     Csum(CsumFlags),
 }
 
@@ -48,6 +76,11 @@ pub struct Builder {
     writes: Vec<Write>,
     edits: Vec<Skbedit>,
     trim: Option<usize>,
+    /// Whether the tunnel that the packet came through is to be forgotten, and the one that it is to go through.
+    decap: bool,
+    encap: Option<TunnelKey>,
+    /// How many instructions are behind the last send or policer: what follows is for nothing if nothing else is sent.
+    wanted: usize,
     /// Checksums that what was emitted leaves stale.
     stale: CsumFlags,
 }
@@ -67,8 +100,8 @@ impl Builder {
         self.writes.push(if mend { Write::Mended(key) } else { Write::Key(key) });
     }
 
-    /// An address or port is translated, checksums mended.
-    pub fn translate(&mut self, field: Field, to: Param) {
+    /// A field is translated, checksums mended.
+    pub fn translate(&mut self, field: Field, to: To) {
         self.writes.push(Write::Translate(field, to));
     }
 
@@ -101,6 +134,25 @@ impl Builder {
         }
     }
 
+    /// A header comes off, goes on or changes whose place no other can take: what was done before it is done before it.
+    pub fn reshape(&mut self, kind: ActionKind) {
+        self.flush_bytes();
+        self.fixed(kind);
+    }
+
+    /// The packet is to go through a tunnel, or through none.
+    pub fn tunnel(&mut self, key: TunnelKey) {
+        self.decap |= key == TunnelKey::Unset;
+        self.encap = Some(key).filter(|key| *key != TunnelKey::Unset);
+    }
+
+    /// A policer that others share takes its part of the packets.
+    pub fn police(&mut self, police: Police, index: u32) {
+        let kind = ActionKind::Police(police);
+        self.done.push(Instruction::Policed(Action { kind, control: Control::Shot, index, cookie: Vec::new() }));
+        self.wanted = self.done.len();
+    }
+
     /// A `ct` cuts off what follows the IP datagram.
     pub fn trim(&mut self) {
         self.trim.get_or_insert(self.done.len());
@@ -115,12 +167,14 @@ impl Builder {
     pub fn send(&mut self, port: Port, ingress: bool) {
         self.flush(ingress);
         self.fixed(ActionKind::Mirred(Mirred { port, ingress, mirror: true }));
+        self.wanted = self.done.len();
     }
 
     /// The end: with `Ok` what is left of the packet goes to the stack as it is now, with `Shot` nothing does, with `Trap`
     /// it goes to the stack of the switch.
     pub fn finish(mut self, control: Control) -> Program {
         if control == Control::Shot {
+            self.done.truncate(self.wanted);
             if let Some(Instruction::Fixed(ActionKind::Mirred(last), control)) = self.done.last_mut() {
                 last.mirror = false;
                 *control = Control::Stolen;
@@ -137,7 +191,11 @@ impl Builder {
         self.done.push(Instruction::Fixed(kind, Control::Pipe));
     }
 
-    fn flush(&mut self, to_stack: bool) {
+    /// Brings the packet's bytes up to date.
+    fn flush_bytes(&mut self) {
+        if std::mem::take(&mut self.decap) {
+            self.fixed(ActionKind::TunnelKey(TunnelKey::Unset));
+        }
         for _ in 0..std::mem::take(&mut self.pops) {
             self.fixed(ActionKind::Vlan(Vlan::Pop));
         }
@@ -148,6 +206,11 @@ impl Builder {
         for (protocol, id, prio) in std::mem::take(&mut self.pushes) {
             self.fixed(ActionKind::Vlan(Vlan::Push { protocol, id, prio }));
         }
+    }
+
+    /// Brings all up to date, for somebody to see it.
+    fn flush(&mut self, to_stack: bool) {
+        self.flush_bytes();
         // The packet type matters to the stack alone, and waits for the first that sees the packet.
         let mut edit = Skbedit::default();
         for e in std::mem::take(&mut self.edits) {
@@ -165,6 +228,9 @@ impl Builder {
         }
         if edit != Skbedit::default() {
             self.fixed(ActionKind::Skbedit(edit));
+        }
+        if let Some(key) = self.encap.take() {
+            self.fixed(ActionKind::TunnelKey(key));
         }
     }
 }
@@ -239,7 +305,7 @@ impl Group {
         for write in self.mended {
             match (out.last_mut(), write) {
                 (Some(Instruction::Translate { fields, .. }), Write::Translate(field, to)) => {
-                    fields.retain(|&(f, _)| f != field);
+                    fields.retain(|&(f, _)| f != field || !to.is_whole(field));
                     fields.push((field, to));
                 }
                 (_, Write::Translate(field, to)) => {
@@ -367,8 +433,8 @@ pub fn effect(key: &PeditKey, field: Field, place: Place) -> Option<(u128, u128)
     Some((field.ones() & !cleared, align(key.value) & field.ones()))
 }
 
-/// The words that set a whole field, at this place, to a value.
-pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Vec<PeditKey> {
+/// The words that set bits of a field, at this place, to a value.
+pub fn words(field: Field, place: Place, header: PeditHeader, value: u128, bits_set: u128) -> Vec<PeditKey> {
     let (from, bits) = (place.bit as u32, field.row().bits as u32);
     let (first, last) = (from / 32, (from + bits - 1) / 32);
     (first..=last)
@@ -381,9 +447,17 @@ pub fn words(field: Field, place: Place, header: PeditHeader, value: u128) -> Ve
                 };
                 (v as u32).to_be_bytes()
             };
-            let mask = align(field.ones()).map(|m| !m);
-            PeditKey { header, offset: word as i32 * 4, mask, value: align(value), add: false, dynamic: None }
+            let mask = align(bits_set).map(|m| !m);
+            PeditKey {
+                header,
+                offset: word as i32 * 4,
+                mask,
+                value: align(value & bits_set),
+                add: false,
+                dynamic: None,
+            }
         })
+        .filter(|key: &PeditKey| key.mask != [0xff; 4])
         .collect()
 }
 
@@ -408,13 +482,21 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
                 push(ActionKind::Csum(*flags | std::mem::take(&mut owed)), *control);
             }
             Instruction::Fixed(kind, control) => push(kind.clone(), *control),
+            Instruction::Policed(action) => out.push(action.clone()),
             Instruction::Translate { fields, .. } => {
                 let mut keys = Vec::new();
                 let mut csum = CsumFlags::empty();
-                for &(field, param) in fields {
-                    let tcp = connections[param.connection as usize].original.proto == crate::conntrack::proto::TCP;
-                    let l4 = if tcp { Header::Tcp } else { Header::Udp };
-                    csum |= if tcp { CsumFlags::TCP } else { CsumFlags::UDP };
+                for &(field, to) in fields {
+                    let (value, mask, covered) = match to {
+                        To::Known { value, mask, covered } => (value, mask, covered),
+                        To::Param(param) => {
+                            let proto = connections[param.connection as usize].original.proto;
+                            let covered = if proto == proto::TCP { CsumFlags::TCP } else { CsumFlags::UDP };
+                            (param.value(connections), field.ones(), covered)
+                        }
+                    };
+                    let l4 = if covered.contains(CsumFlags::TCP) { Header::Tcp } else { Header::Udp };
+                    csum |= covered;
                     let places = field.row().places;
                     let place = places.iter().find(|p| p.header == l4).or(places.first());
                     let place = *place.expect("addresses and ports have places");
@@ -422,7 +504,7 @@ pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (V
                         csum |= CsumFlags::IPV4;
                     }
                     let header = pedit_header(place.header).expect("IP, TCP and UDP have a pedit header");
-                    for key in words(field, place, header, param.value(connections)) {
+                    for key in words(field, place, header, value, mask) {
                         join(&mut keys, key);
                     }
                 }
@@ -483,7 +565,7 @@ mod tests {
     #[test]
     fn a_field_is_written_through_its_words() {
         let place = Field::EthSrc.row().places[0];
-        let keys = words(Field::EthSrc, place, PeditHeader::Ethernet, 0x0102_0304_0506);
+        let keys = words(Field::EthSrc, place, PeditHeader::Ethernet, 0x0102_0304_0506, Field::EthSrc.ones());
         assert_eq!(
             keys,
             [
@@ -507,7 +589,7 @@ mod tests {
                 };
                 let value = 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978 & field.ones();
                 let mut v = Value::arrived(field);
-                for key in words(field, place, header, value) {
+                for key in words(field, place, header, value, field.ones()) {
                     v = write(v, &key, field, place);
                 }
                 assert_eq!(v.constant(), Some(value), "{field}");

@@ -48,9 +48,19 @@ impl Shadow {
 
     /// The same, where the fields hold this.
     pub fn seen(view: &dyn Fn(Field) -> Value, hit: FilterId, filter: &Filter, order: Order) -> Option<Shadow> {
+        let undecoded = match &filter.kind {
+            Kind::Other(kind) => Some(kind.clone()),
+            Kind::Flower => filter.undecoded.first().cloned(),
+        };
+        let shadow = Shadow::of(view, &filter.matches, hit)?;
+        Some(Shadow { filter: filter.id, order, undecoded, ..shadow })
+    }
+
+    /// What meets this match, where the fields hold this.
+    fn of(view: &dyn Fn(Field) -> Value, matches: &Match, hit: FilterId) -> Option<Shadow> {
         let mut needs = Vec::new();
         let mut hidden = None;
-        for (field, want, mask) in filter.matches.terms() {
+        for (field, want, mask) in matches.terms() {
             let value = view(field);
             if (want ^ value.flip) & mask & !value.kept != 0 {
                 return None;
@@ -65,7 +75,7 @@ impl Shadow {
                 Source::Hidden(why) => hidden = Some((field, why)),
             }
         }
-        for (field, range) in filter.matches.ranges() {
+        for (field, range) in matches.ranges() {
             let value = view(field);
             let (kept, flip) = (value.kept as u16, value.flip as u16);
             match value.source {
@@ -77,11 +87,14 @@ impl Shadow {
                 Source::Hidden(why) => hidden = Some((field, why)),
             }
         }
-        let undecoded = match &filter.kind {
-            Kind::Other(kind) => Some(kind.clone()),
-            Kind::Flower => filter.undecoded.first().cloned(),
-        };
-        Some(Shadow { hit, filter: filter.id, order, undecoded, hidden, needs })
+        Some(Shadow { hit, filter: hit, order: Order::Before, undecoded: None, hidden, needs })
+    }
+
+    /// Packets that now have this value of a field: what an action does to them it did not do to this one. `None` if no packet of the
+    /// walk has it.
+    pub fn value(state: &State, filter: FilterId, field: Field, value: u128, mask: u128) -> Option<Shadow> {
+        let asked = Match::default().with(field, value, mask);
+        Shadow::of(&|field| state.view(field), &asked, filter)
     }
 
     /// Packets with a VLAN tag where the walk's packet has none. Whatever depends on that there depends on the whole of the

@@ -1,20 +1,28 @@
 //! The packet in mid-walk, symbolically: what each field holds, and what that asks of the arrived packet.
+//!
+//! What actions do to the fields is in `tags` (headers that `vlan` takes off and puts on), `labels` (`mpls`) and `rewrite` (what stays in
+//! its place).
 
 use super::{
     bits,
     need::Needs,
-    program::{self, Builder},
+    program::Builder,
     refusal::Refusal,
+    shadow::Shadow,
     structure,
     symbol::{Param, Source, Value},
     template::{Condition, Is, Template},
 };
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
-    action::{CsumFlags, Pedit, PeditHeader, PeditKey, Skbedit, Vlan},
+    action::{CsumFlags, Skbedit, TunnelKey},
     ethertype,
-    field::{Header, ip_flags},
+    tunnel::Tunnel,
 };
+
+mod labels;
+mod rewrite;
+mod tags;
 
 /// Fields that a tag on or off moves. All others lie behind the tags, or before them.
 const TAGS: [Field; 10] = [
@@ -32,8 +40,15 @@ const TAGS: [Field; 10] = [
 
 const TWO_TAGS: &str =
     "after a tag was pushed on a tagged packet, the kernel's dissector looks for the inner headers in the wrong place";
-const THIRD_TAG: &str = "it is that of a third VLAN tag, which the arrived packet's key does not hold";
 const PARTLY_ADDED: &str = "pedit add changed more of it than one whole byte";
+
+/// Whether the field is of headers behind the tags.
+fn lies_behind_tags(field: Field) -> bool {
+    !TAGS.contains(&field)
+        && !matches!(field, Field::EthDst | Field::EthSrc | Field::Indev | Field::Hash | Field::L2Miss)
+        && !field.is_conntrack()
+        && !field.is_tunnel()
+}
 
 /// What a field is compared with.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +71,12 @@ pub struct State<'a> {
     pushed: Vec<([Value; TAGS.len()], bool)>,
     /// Whether the dissector misses what is behind the tags.
     skewed: bool,
+    /// What the labels that were pushed hide, the outermost last.
+    hidden: Vec<labels::Hidden>,
+    /// How many labels more the packet has than it arrived with.
+    labels_more: i64,
+    /// Whether the Ethernet header is off.
+    pub bare: bool,
     /// The outer ethertype, and the one behind it, before the network header could no longer be found by them.
     network_before: Option<[Value; 2]>,
     /// What all this asks of the arrived packet.
@@ -66,6 +87,8 @@ pub struct State<'a> {
     pub excluded: Vec<(Field, u128)>,
     /// Where an ethertype of the arrived packet must not be a tag's.
     pub untagged: Vec<(FilterId, Field)>,
+    /// What must not be of a packet, for an action to do to it what it did to this one.
+    pub shadows: Vec<Shadow>,
     /// What was done.
     pub program: Builder,
 }
@@ -85,11 +108,15 @@ impl<'a> State<'a> {
             arrived_pops: 0,
             pushed: Vec::new(),
             skewed: false,
+            hidden: Vec::new(),
+            labels_more: 0,
+            bare: false,
             network_before: None,
             template: Template::default(),
             asks: Vec::new(),
             excluded: Vec::new(),
             untagged: Vec::new(),
+            shadows: Vec::new(),
             program: Builder::default(),
         }
     }
@@ -104,11 +131,7 @@ impl<'a> State<'a> {
         if !self.skewed {
             return self.values[field as usize];
         }
-        let behind_tags = !TAGS[..6].contains(&field)
-            && !matches!(field, Field::EthDst | Field::EthSrc | Field::Indev | Field::Hash)
-            && !field.is_conntrack()
-            && !field.name().starts_with("enc_");
-        if behind_tags || field == Field::NumOfVlans {
+        if lies_behind_tags(field) || TAGS[6..].contains(&field) || field == Field::NumOfVlans {
             Value::hidden(TWO_TAGS, field)
         } else {
             self.values[field as usize]
@@ -269,19 +292,15 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// By how many bytes the packet would count longer if it arrived again as it is now. TC counts from the network header on,
-    /// so a tag pushed on another one, which goes into the bytes before that header, counts nothing; but an arrived inner
-    /// tag counts until pops make it the outer one, which the kernel keeps beside the bytes.
-    pub fn longer(&mut self, filter: FilterId) -> Result<i64, Refusal> {
-        if self.arrived_pops == 0 {
-            return Ok(0);
-        }
-        let tagged = match self.pushed.first() {
-            // Asked for when the tag went on.
-            Some((before, _)) => ethertype::is_vlan(self.now(before[0]) as u16),
-            None => self.tagged(filter)?,
+    /// Runs a `tunnel_key` action.
+    pub fn tunnel(&mut self, key: &TunnelKey) {
+        let tunnel: Option<&Tunnel> = match key {
+            TunnelKey::Set(tunnel) => Some(tunnel),
+            TunnelKey::Unset => None,
         };
-        Ok(-4 * (self.arrived_pops - i64::from(!tagged)))
+        let told = Tunnel::tell(tunnel, Key::ZERO);
+        Field::TUNNEL.into_iter().for_each(|field| self.set(field, Value::known(told.get(field))));
+        self.program.tunnel(key.clone());
     }
 
     /// What a value is for this packet, 0 where that depends on a connection or cannot be told.
@@ -294,209 +313,10 @@ impl<'a> State<'a> {
         source & value.kept ^ value.flip
     }
 
-    /// Runs a `vlan` action.
-    pub fn vlan(&mut self, filter: FilterId, vlan: Vlan) -> Result<(), Refusal> {
-        let tagged = self.tagged(filter)?;
-        match vlan {
-            Vlan::Pop if !tagged => {}
-            Vlan::Pop => {
-                self.program.pop();
-                self.pop();
-            }
-            Vlan::Push { protocol, id, prio } => {
-                if tagged && self.network_before.is_none() {
-                    self.network_before = Some([Field::Protocol, Field::VlanEthType].map(|f| self.view(f)));
-                }
-                self.program.push(protocol, id, prio);
-                self.push(tagged, protocol, id, prio);
-            }
-            Vlan::Modify { .. } if !tagged => {}
-            Vlan::Modify { protocol, id, prio } => {
-                self.program.modify(protocol, id, prio);
-                self.set(Field::Protocol, Value::known(protocol as u128));
-                self.set(Field::VlanTpid, Value::known(protocol as u128));
-                self.set(Field::VlanId, Value::known(id as u128));
-                if let Some(prio) = prio {
-                    self.set(Field::VlanPrio, Value::known(prio as u128));
-                }
-            }
-            Vlan::PopEthernet | Vlan::PushEthernet { .. } => {
-                let why = "the Ethernet header comes off or on";
-                return Err(Refusal::action(filter, "vlan", why));
-            }
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, tagged: bool, protocol: u16, id: u16, prio: u8) {
-        let before = TAGS.map(|f| self.values[f as usize]);
-        self.pushed.push((before, self.skewed));
-        let [outer, number, ..] = before;
-        self.skewed |= tagged;
-        for (field, value) in [
-            (Field::Protocol, Value::known(protocol as u128)),
-            (Field::NumOfVlans, number.plus(1)),
-            (Field::VlanTpid, Value::known(protocol as u128)),
-            (Field::VlanId, Value::known(id as u128)),
-            (Field::VlanPrio, Value::known(prio as u128)),
-            (Field::VlanEthType, outer),
-            (Field::CvlanTpid, Value::known(0)),
-            (Field::CvlanId, Value::known(0)),
-            (Field::CvlanPrio, Value::known(0)),
-            (Field::CvlanEthType, Value::known(0)),
-        ] {
-            self.set(field, value);
-        }
-    }
-
-    fn pop(&mut self) {
-        if let Some((before, skewed)) = self.pushed.pop() {
-            for (field, value) in std::iter::zip(TAGS, before) {
-                self.set(field, value);
-            }
-            self.skewed = skewed;
-            if !skewed {
-                self.network_before = None;
-            }
-            return;
-        }
-        self.arrived_pops += 1;
-        // An arrived tag: what was behind it moves out. An absent inner tag reads 0 before and after.
-        let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
-        let last = behind_is_last(&self.template);
-        let third = |field| {
-            if last { Value::known(0) } else { Value::hidden(THIRD_TAG, field) }
-        };
-        for (field, value) in [
-            (Field::Protocol, behind),
-            (Field::NumOfVlans, number.plus(255)),
-            (Field::VlanTpid, tpid),
-            (Field::VlanId, id),
-            (Field::VlanPrio, prio),
-            (Field::VlanEthType, inner),
-            (Field::CvlanTpid, third(Field::CvlanTpid)),
-            (Field::CvlanId, third(Field::CvlanId)),
-            (Field::CvlanPrio, third(Field::CvlanPrio)),
-            (Field::CvlanEthType, third(Field::CvlanEthType)),
-        ] {
-            self.set(field, value);
-        }
-    }
-
     /// Refuses what the kernel does in the wrong place, or not at all, after a tag was pushed on a tagged packet: it takes
     /// the inner tag's ethertype for that of the IP header, which the network offset still points at.
     pub fn must_read_ip(&self, filter: FilterId, action: &str) -> Result<(), Refusal> {
         let why = "after a tag was pushed on a tagged packet, the kernel does not find the IP header for it";
         if self.skewed { Err(Refusal::unfit(filter, action, why)) } else { Ok(()) }
-    }
-
-    /// Runs a `csum` action.
-    pub fn checksum(&mut self, filter: FilterId, flags: CsumFlags) -> Result<(), Refusal> {
-        self.must_read_ip(filter, "csum")?;
-        self.program.checksum(flags);
-        self.stale -= flags;
-        Ok(())
-    }
-
-    /// Runs a `pedit` action.
-    pub fn pedit(&mut self, filter: FilterId, pedit: &Pedit) -> Result<(), Refusal> {
-        for key in &pedit.keys {
-            self.rewrite(filter, key, pedit.mend)?;
-        }
-        Ok(())
-    }
-
-    fn rewrite(&mut self, filter: FilterId, key: &PeditKey, mend: bool) -> Result<(), Refusal> {
-        let refuse = |why| Err(Refusal::unfit(filter, "pedit", why));
-        if key.dynamic.is_some() {
-            let why = "it takes an offset from the packet";
-            return Err(Refusal::action(filter, "pedit", why));
-        }
-        let header = match key.header {
-            PeditHeader::Ethernet => Header::Ethernet,
-            PeditHeader::Network | PeditHeader::Ipv4 | PeditHeader::Ipv6 => match self.network(filter)? {
-                ethertype::IPV4 => Header::Ipv4,
-                ethertype::IPV6 => Header::Ipv6,
-                _ => return refuse("it writes to the network header of a packet that is not IP"),
-            },
-            PeditHeader::Tcp | PeditHeader::Udp => {
-                self.must_read_ip(filter, "pedit")?;
-                let (number, header) = match key.header {
-                    PeditHeader::Tcp => (6, Header::Tcp),
-                    _ => (17, Header::Udp),
-                };
-                if !matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6) {
-                    return refuse("it writes to a transport header of a packet that is not IP");
-                }
-                if self.decide(filter, Field::IpProto)? != number {
-                    return refuse("it writes to a transport header that the packet does not have");
-                }
-                // Fragments have no transport header, or one that flower does not see.
-                self.exclude(filter, Field::IpFlags, ip_flags::FRAG, 0)?;
-                header
-            }
-        };
-        let written: Vec<usize> = (0..4).filter(|&i| key.mask[i] != 0xff || key.value[i] != 0).collect();
-        let length = match header {
-            Header::Ethernet => 12,
-            Header::Ipv4 | Header::Tcp => 20,
-            Header::Ipv6 => 40,
-            _ => 8,
-        };
-        if written.iter().any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
-            || key.offset % 4 != 0
-        {
-            return refuse("it writes outside of the fixed part of a header");
-        }
-        let shapes = |byte: i32| match header {
-            Header::Ipv4 => matches!(byte, 0 | 2 | 3 | 6 | 7 | 9),
-            Header::Ipv6 => matches!(byte, 4..=6),
-            _ => false,
-        };
-        let version =
-            header == Header::Ipv6 && key.offset == 0 && (key.mask[0] & 0xf0 != 0xf0 || key.value[0] & 0xf0 != 0);
-        if version || written.iter().any(|&i| shapes(key.offset + i as i32)) {
-            return refuse("it rewrites what decides how the packet is read (version, lengths, fragments, protocol)");
-        }
-        for &field in Field::ALL {
-            for &place in field.row().places.iter().filter(|p| p.header == header) {
-                let before = self.values[field as usize];
-                let after = match key.add {
-                    false => program::write(before, key, field, place),
-                    true => added(before, key, field, place.bit, &written),
-                };
-                self.set(field, after);
-            }
-        }
-        let header = program::pedit_header(header).expect("only headers that pedit names");
-        let key = PeditKey { header, ..*key };
-        if !mend {
-            self.stale |= program::left_stale(&key);
-        }
-        self.program.rewrite(key, mend);
-        Ok(())
-    }
-}
-
-/// Whether the ethertype behind the arrived packet's outer tag is asked to be no tag's: then there is no second one.
-fn behind_is_last(template: &Template) -> bool {
-    let known = &template.known;
-    [Field::VlanEthType, Field::CvlanEthType]
-        .into_iter()
-        .any(|f| known.mask.get(f) == f.ones() && known.key.get(f) != 0 && !ethertype::is_vlan(known.key.get(f) as u16))
-}
-
-/// A field after an addition to the raw little-endian word: told exactly where it is one whole byte that nothing carries into.
-fn added(before: Value, key: &PeditKey, field: Field, bit: u16, written: &[usize]) -> Value {
-    let byte = |i: usize| (key.offset + i as i32) * 8;
-    let (from, to) = (bit as i32, bit as i32 + field.row().bits as i32);
-    let touched: Vec<usize> =
-        written.iter().copied().filter(|&i| key.mask[i] != 0xff && byte(i) < to && byte(i) + 8 > from).collect();
-    match touched[..] {
-        [] => before,
-        [i] if key.mask[i] == 0 && (byte(i), byte(i) + 8) == (from, to) && key.value[..i].iter().all(|&v| v == 0) => {
-            before.plus(key.value[i])
-        }
-        _ => Value::hidden(PARTLY_ADDED, field),
     }
 }

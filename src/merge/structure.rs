@@ -20,19 +20,19 @@ use Field::*;
 const TAGS: [Field; 9] =
     [NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType];
 const ARP: [Field; 5] = [ArpSip, ArpTip, ArpOp, ArpSha, ArpTha];
-/// An entry is there only behind another one.
-const MPLS: [Field; 5] = Field::MPLS[0];
 const V4: [Field; 2] = [Ipv4Src, Ipv4Dst];
 const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
 const PORTS: [Field; 2] = [SrcPort, DstPort];
 const ICMP: [Field; 2] = [IcmpType, IcmpCode];
+const PPPOE: [Field; 2] = [PppoeSid, PppProto];
+const CFM: [Field; 2] = [CfmLevel, CfmOpcode];
 
 /// What lies in the network header or behind it.
 const NETWORK: [Field; 12] =
     [IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType];
 
 /// What lies in the transport header.
-const BEHIND: [Field; 5] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode];
+const BEHIND: [Field; 7] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi];
 
 /// What is known of a packet, and whether it has come to contradict itself.
 struct Facts {
@@ -72,12 +72,13 @@ impl Facts {
                 self.ip(ethertype);
                 self.absent(&ARP);
             }
-            ethertype::ARP => {
+            _ if is_last(ethertype) => {
                 self.tell(EthType, 0xffff, ethertype.into());
-                self.absent(&MPLS);
+                self.tell(AddrType, 0xffff, 0);
             }
-            _ => {}
+            _ => return,
         }
+        self.absent(&PPPOE);
     }
 
     /// There is no network header but, if it is whole, one of this kind.
@@ -119,23 +120,29 @@ impl Facts {
             Some(kind @ (ethertype::IPV4 | ethertype::IPV6)) => {
                 self.ip(kind);
                 self.absent(&ARP);
-                self.absent(&MPLS);
                 // What holds something is there.
                 if NETWORK.iter().any(|&field| self.all.key.get(field) != 0) {
                     let kind = if kind == ethertype::IPV4 { addr_type::IPV4 } else { addr_type::IPV6 };
                     self.tell(AddrType, 0xffff, kind);
                 }
             }
-            Some(ethertype::ARP) => {
-                self.tell(AddrType, 0xffff, 0);
-                self.absent(&MPLS);
-            }
+            Some(ethertype::ARP) => self.tell(AddrType, 0xffff, 0),
             _ => {}
         }
+        if let Some(innermost) = self.ethertype(EthType) {
+            if innermost != ethertype::CFM {
+                self.absent(&CFM);
+            }
+            if !ethertype::is_mpls(innermost) {
+                self.absent(Field::MPLS.as_flattened());
+            }
+        }
+        self.labels();
+        self.tunnel();
         match self.is(AddrType) {
             Some(0) => {
                 self.absent(&[V4, V6].concat());
-                self.absent(&[IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid]);
+                self.absent(&[IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid, Spi]);
                 self.absent(&[PORTS, ICMP].concat());
             }
             Some(addr_type::IPV4) => self.absent(&V6),
@@ -146,6 +153,12 @@ impl Facts {
         if let Some(proto) = self.is(IpProto).map(|p| p as u8) {
             if proto != ip_proto::TCP {
                 self.absent(&[TcpFlags]);
+            }
+            if proto != ip_proto::L2TP {
+                self.absent(&[L2tpv3Sid]);
+            }
+            if !matches!(proto, ip_proto::ESP | ip_proto::AH) {
+                self.absent(&[Spi]);
             }
             if !matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6) {
                 self.absent(&ICMP);
@@ -165,6 +178,39 @@ impl Facts {
         }
     }
 
+    /// An entry of the label stack is there behind one that is not the bottom, and only there.
+    fn labels(&mut self) {
+        for (depth, entry) in Field::MPLS.iter().enumerate() {
+            let [present, _, _, bottom, _] = *entry;
+            if entry.iter().any(|&field| self.all.key.get(field) != 0) {
+                self.tell(present, 1, 1);
+            }
+            if self.is(present) == Some(1) && depth > 0 {
+                let [above, _, _, bottom, _] = Field::MPLS[depth - 1];
+                self.tell(above, 1, 1);
+                self.tell(bottom, 1, 0);
+            }
+            if self.is(present) == Some(0) || self.is(bottom) == Some(1) {
+                let gone = if self.is(present) == Some(0) { depth } else { depth + 1 };
+                self.absent(Field::MPLS[gone..].as_flattened());
+            }
+        }
+    }
+
+    /// All that is known of a tunnel is known of one, with addresses of one kind.
+    fn tunnel(&mut self) {
+        match self.is(EncAddrType) {
+            Some(0) => self.absent(&Field::TUNNEL),
+            Some(addr_type::IPV4) => self.absent(&[EncIpv6Src, EncIpv6Dst]),
+            Some(addr_type::IPV6) => self.absent(&[EncIpv4Src, EncIpv4Dst]),
+            _ => {}
+        }
+        if self.is(EncOptsLen) == Some(0) {
+            self.absent(&[EncOptsType]);
+            self.absent(&Field::OPTIONS);
+        }
+    }
+
     fn ethertype(&self, field: Field) -> Option<u16> {
         self.is(field).map(|v| v as u16)
     }
@@ -179,7 +225,7 @@ pub fn with_fragments(asked: &Match) -> Match {
 
 /// Whether no tag follows, whatever the header holds.
 fn is_last(ethertype: u16) -> bool {
-    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP)
+    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) || ethertype::is_mpls(ethertype)
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that.
@@ -209,7 +255,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
     for field in fields.into_iter().rev() {
         // What follows is that something is absent, or one of these.
         let may_follow =
-            asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | AddrType | IpFlags);
+            asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | AddrType | IpFlags | Mpls1);
         if !may_follow || needed(asked, field) {
             continue;
         }
@@ -233,16 +279,22 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{merge::tests::cases, packet::dissect::arrived};
+    use crate::{
+        flower::tunnel::{GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
+        merge::tests::cases,
+        packet::dissect::arrived,
+    };
     use proptest::prelude::*;
+    use std::net::IpAddr;
 
     /// Frames of headers put together by chance, most of them in an order that makes sense.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
-        let types = [0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x8847, 0x8864, 0x88fb, 0x4305, 0x88b5];
+        let types = [0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x8847, 0x8864, 0x88fb, 0x4305, 0x88b5, 0x8902];
         let ethertype = || prop::sample::select(types.to_vec());
-        let proto = prop::sample::select(vec![6u8, 17, 1, 58, 132, 0, 43, 44, 47, 51, 60, 115, 137]);
+        let proto = prop::sample::select(vec![6u8, 17, 1, 58, 132, 0, 43, 44, 47, 50, 51, 60, 115, 137]);
         let tags = prop::collection::vec((prop::sample::select(vec![0x8100u16, 0x88a8]), 0u16..0x20), 0..3);
-        let body = prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => Just(6), 1 => any::<u8>()], 0..90);
+        let body =
+            prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => Just(1), 1 => Just(6), 1 => any::<u8>()], 0..90);
         (tags, ethertype(), ethertype(), proto, body, prop::bool::weighted(0.2)).prop_map(
             |(tags, network, inner, proto, mut body, fragment)| {
                 let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
@@ -274,14 +326,39 @@ mod tests {
         )
     }
 
+    fn outer([id, kind, option, port]: [u8; 4]) -> Tunnel {
+        let address = |n: u8| match kind % 2 {
+            0 => IpAddr::from([10, 0, 0, n]),
+            _ => IpAddr::from(u128::from(n).to_be_bytes()),
+        };
+        let options = match option % 3 {
+            0 => TunnelOptions::None,
+            1 => TunnelOptions::Vxlan { gbp: option.into() },
+            _ => TunnelOptions::Geneve(vec![GeneveOption { class: 1, kind: 2, data: vec![option; 20] }]),
+        };
+        let flags = TunnelFlags::empty();
+        let (id, src_port) = ((id != 0).then_some(id.into()), port.into());
+        Tunnel {
+            id,
+            src: address(0),
+            dst: address(id.unwrap_or(9) as u8),
+            src_port,
+            dst_port: 0,
+            tos: 0,
+            ttl: 0,
+            flags,
+            options,
+        }
+    }
+
     proptest! {
         #![proptest_config(cases(1500))]
         #[test]
         fn what_follows_holds_of_every_packet(
-            frame in frame(), fields in prop::collection::vec((prop::sample::select(Field::ALL.to_vec()), any::<bool>()), 1..6)
+            frame in frame(), tunnel in prop::option::of(any::<[u8; 4]>()), fields in prop::collection::vec((prop::sample::select(Field::ALL.to_vec()), any::<bool>()), 1..6)
         ) {
             prop_assume!(crate::packet::dissect::View::arrived(&frame).is_some());
-            let packet = arrived(&frame);
+            let packet = Tunnel::tell(tunnel.map(outer).as_ref(), arrived(&frame));
             let mut asked = Match::default();
             for (field, whole) in fields {
                 let mask = if whole { field.ones() } else { packet.get(field) };
@@ -321,6 +398,17 @@ mod tests {
             ((IpProto, 6), vec![(IcmpType, 1)]),
             ((IpProto, 1), vec![(SrcPort, 1), (TcpFlags, 1)]),
             ((IpProto, 58), vec![(DstPort, 1)]),
+            ((Protocol, 0x8847), vec![(EthType, v4), (AddrType, 2), (IpProto, 6), (VlanId, 1)]),
+            ((EthType, v4), vec![(Mpls1, 1), (Mpls3Ttl, 1), (CfmOpcode, 1)]),
+            ((EthType, 0x8902), vec![(Mpls1, 1)]),
+            ((Mpls1, 0), vec![(MplsBos, 1), (Mpls2, 1), (Mpls7Label, 1)]),
+            ((MplsBos, 1), vec![(Mpls2, 1), (Mpls3Tc, 1), (Mpls1, 0)]),
+            ((Mpls3, 1), vec![(MplsBos, 1), (Mpls1, 0)]),
+            ((IpProto, 17), vec![(Spi, 1), (L2tpv3Sid, 1)]),
+            ((EncAddrType, 0), vec![(EncKeyId, 1), (EncOpts3, 1), (EncTtl, 1), (EncIpv6Dst, 1)]),
+            ((EncAddrType, 2), vec![(EncIpv6Src, 1)]),
+            ((EncAddrType, 3), vec![(EncIpv4Dst, 1)]),
+            ((EncOptsLen, 0), vec![(EncOpts0, 1), (EncOptsType, 0x800)]),
             ((IpFlags, 3), vec![(SrcPort, 1), (DstPort, 1), (TcpFlags, 2), (IcmpType, 1), (IcmpCode, 1)]),
         ];
         for (one, others) in pairs {

@@ -3,6 +3,7 @@
 mod checksums;
 mod connections;
 mod frames;
+mod labels;
 mod others;
 mod ports;
 mod rewrites;

@@ -91,8 +91,9 @@ impl<H: Hardware> Merger<H> {
             match self.hardware.remove(stuck.id) {
                 Ok(reading) => {
                     let counts = self.counts;
-                    let counters = stuck.merged.advance(reading, |since| bytes(counts, stuck.overhead, since));
-                    self.table.hand(&stuck.parents, counters);
+                    let bytes = |packets, all| bytes(counts, stuck.overhead, packets, all);
+                    let counted = stuck.merged.advance(reading, bytes);
+                    self.table.hand(&stuck.parents, counted);
                 }
                 Err(HardwareError::Missing { .. }) => {}
                 Err(_) => {
@@ -119,15 +120,15 @@ impl<H: Hardware> Merger<H> {
 
     pub(super) fn count(&mut self, id: MergedId, reading: Reading) {
         let counts = self.counts;
-        self.table.count(id, reading, |path, since| bytes(counts, overhead(path), since));
+        self.table.count(id, reading, |path, packets, all| bytes(counts, overhead(path), packets, all));
     }
 }
 
 /// Bytes as TC counts them, of what the hardware counted.
-fn bytes(counts: Counts, overhead: u64, since: Reading) -> u64 {
+fn bytes(counts: Counts, overhead: u64, packets: u64, bytes: u64) -> u64 {
     match counts {
-        Counts::Ingress => since.bytes,
-        Counts::Frame => since.bytes.saturating_sub(since.packets.saturating_mul(overhead)),
+        Counts::Ingress => bytes,
+        Counts::Frame => bytes.saturating_sub(packets.saturating_mul(overhead)),
     }
 }
 

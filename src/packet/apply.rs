@@ -12,9 +12,13 @@ mod checksum;
 mod headers;
 mod pedit;
 
-use crate::flower::ethertype::is_vlan;
-use crate::flower::{Action, ActionKind, Control, Lacking, Port, action::Vlan, capabilities::needed};
-use headers::ETHERNET;
+use crate::flower::{
+    Action, ActionKind, Control, Lacking, Port, Tunnel,
+    action::{Mpls, MplsEntry, TunnelKey, Vlan},
+    capabilities::needed,
+    ethertype::{is_mpls, is_vlan},
+};
+use headers::{ETHERNET, Network};
 
 /// A frame that left the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Sent {
     pub ingress: bool,
     /// The frame as on the wire, from the Ethernet header, without check sequence.
     pub frame: Vec<u8>,
+    /// The tunnel that it came through, or is to go through: of that, a tunnel device makes something.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// What became of the packet itself at the end of the actions; copies are in [`Applied::sent`] in any case.
@@ -65,31 +71,61 @@ pub enum Trim {
 /// # Errors
 /// An action that a merged filter cannot hold ([`needed`]), whatever the frame; nothing is sent then.
 pub fn apply(actions: &[Action], trim: Trim, frame: &[u8]) -> Result<Applied, Lacking> {
+    apply_through(actions, trim, frame, None)
+}
+
+/// The same for a frame that a tunnel device took out of an outer packet.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_through(
+    actions: &[Action],
+    trim: Trim,
+    frame: &[u8],
+    tunnel: Option<&Tunnel>,
+) -> Result<Applied, Lacking> {
     for (index, action) in actions.iter().enumerate() {
         needed(index, action)?;
     }
     let mut packet = Packet::arrived(frame);
     let mut sent = Vec::new();
+    let mut tunnel = tunnel.cloned();
     for (index, action) in actions.iter().enumerate() {
         if trim == Trim::Before(index) {
             packet.trim();
         }
         let done = match &action.kind {
             ActionKind::Mirred(mirred) => {
-                sent.push(Sent { port: mirred.port, ingress: mirred.ingress, frame: packet.frame() });
+                let (port, ingress, tunnel) = (mirred.port, mirred.ingress, tunnel.clone());
+                sent.push(Sent { port, ingress, frame: packet.frame(), tunnel });
                 true
             }
             ActionKind::Pedit(p) => {
                 // A key that fails ends the action, not the packet.
-                pedit::rewrite(&mut packet.bytes, p);
+                if let Some(network) = packet.network {
+                    pedit::rewrite(&mut packet.bytes, network, p);
+                }
                 true
             }
-            ActionKind::Csum(flags) => checksum::recompute(&mut packet.bytes, *flags),
+            ActionKind::Csum(flags) => {
+                packet.network.is_some_and(|network| checksum::recompute(&mut packet.bytes, network, *flags))
+            }
             ActionKind::Vlan(vlan) => packet.vlan(*vlan),
+            ActionKind::Mpls(mpls) => packet.mpls(*mpls),
+            ActionKind::TunnelKey(TunnelKey::Set(to)) => {
+                tunnel = Some((**to).clone());
+                true
+            }
+            ActionKind::TunnelKey(TunnelKey::Unset) => {
+                tunnel = None;
+                true
+            }
             _ => true,
         };
         let end = match action.control {
             _ if !done => End::Dropped,
+            // What exceeds is none of ours to tell.
+            _ if matches!(action.kind, ActionKind::Police(_)) => continue,
             Control::Pipe => continue,
             Control::Ok => End::Passed(packet.frame()),
             Control::Trap => End::Trapped(packet.frame()),
@@ -112,23 +148,28 @@ struct Packet {
     bytes: Vec<u8>,
     /// The outermost tag: its ethertype and its content.
     tag: Option<(u16, u16)>,
+    /// The network header, behind all tags that are in the bytes; `None` if the frame ends before.
+    network: Option<Network>,
 }
 
 impl Packet {
     fn arrived(frame: &[u8]) -> Packet {
-        let mut packet = Packet { bytes: frame.to_vec(), tag: None };
+        let mut packet = Packet { bytes: frame.to_vec(), tag: None, network: headers::network(frame) };
         packet.take_tag();
         packet
     }
 
     /// Moves a tag that stands first in the bytes out of them.
     fn take_tag(&mut self) {
-        if let Some(&[a, b, c, d]) = self.bytes.get(12..16)
+        let tags = self.network.is_none_or(|network| network.at > ETHERNET);
+        if tags
+            && let Some(&[a, b, c, d]) = self.bytes.get(12..16)
             && is_vlan(u16::from_be_bytes([a, b]))
             && self.bytes.len() >= ETHERNET + 4
         {
             self.tag = Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
             self.bytes.drain(12..16);
+            self.network = self.network.map(|network| Network { at: network.at - 4, ..network });
         }
     }
 
@@ -141,7 +182,7 @@ impl Packet {
         frame
     }
 
-    /// `net/sched/act_vlan.c`, `tcf_vlan_act`: pop and modify leave an untagged packet alone.
+    /// `net/sched/act_vlan.c`, `tcf_vlan_act`: pop and modify leave an untagged packet alone. False if it is dropped.
     fn vlan(&mut self, vlan: Vlan) -> bool {
         match vlan {
             Vlan::Pop => {
@@ -151,6 +192,7 @@ impl Packet {
             Vlan::Push { protocol, id, prio } => {
                 if let Some(tag) = self.tag.replace((protocol, id | (prio as u16) << 13)) {
                     insert_tag(&mut self.bytes, tag);
+                    self.network = self.network.map(|network| Network { at: network.at + 4, ..network });
                 }
             }
             Vlan::Modify { protocol, id, prio } => {
@@ -162,14 +204,62 @@ impl Packet {
                     }
                 }
             }
-            Vlan::PopEthernet | Vlan::PushEthernet { .. } => return false,
+            Vlan::PopEthernet => {
+                let Some(network) = self.network.filter(|n| n.at == ETHERNET && self.tag.is_none()) else {
+                    return false;
+                };
+                self.bytes.drain(..ETHERNET);
+                self.network = Some(Network { at: 0, ..network });
+            }
+            Vlan::PushEthernet { dst, src } => {
+                let Some(network) = self.network.filter(|n| n.at == 0 && self.tag.is_none()) else {
+                    return false;
+                };
+                let header = [&dst[..], &src, &network.ethertype.to_be_bytes()].concat();
+                self.bytes.splice(..0, header);
+                self.network = Some(Network { at: ETHERNET, ..network });
+            }
         }
+        true
+    }
+
+    /// `net/sched/act_mpls.c`, `tcf_mpls_act`: pop leaves alone what is not MPLS, the others drop it.
+    fn mpls(&mut self, mpls: Mpls) -> bool {
+        let Some(Network { at, ethertype }) = self.network else { return false };
+        let entry = self.bytes.get(at..).and_then(|b| b.first_chunk()).copied().map(u32::from_be_bytes);
+        let entry = entry.filter(|_| is_mpls(ethertype));
+        let (protocol, changed) = match (mpls, entry) {
+            (Mpls::Push { protocol, entry }, _) => {
+                let bottom = entry.bos.unwrap_or(!is_mpls(ethertype));
+                let (_, new) = MplsEntry { bos: Some(bottom), ..entry }.write();
+                self.bytes.splice(at..at, new.to_be_bytes());
+                (protocol, None)
+            }
+            (Mpls::Pop { protocol }, Some(_)) => {
+                self.bytes.drain(at..at + 4);
+                (protocol, None)
+            }
+            (Mpls::Pop { .. }, None) => return !is_mpls(ethertype),
+            (Mpls::Modify(entry), Some(old)) => {
+                let (kept, written) = entry.write();
+                (ethertype, Some(old & kept | written))
+            }
+            (Mpls::DecTtl, Some(old)) if old & 0xff != 1 => (ethertype, Some(old & !0xff | old.wrapping_sub(1) & 0xff)),
+            (Mpls::Modify(_) | Mpls::DecTtl | Mpls::PushMac { .. }, _) => return false,
+        };
+        match changed {
+            Some(entry) => self.bytes[at..at + 4].copy_from_slice(&entry.to_be_bytes()),
+            // Without an Ethernet header there is no ethertype.
+            None if at < ETHERNET => {}
+            None => self.bytes[at - 2..at].copy_from_slice(&protocol.to_be_bytes()),
+        }
+        self.network = Some(Network { at, ethertype: protocol });
         true
     }
 
     /// Cuts off what follows the IP datagram.
     fn trim(&mut self) {
-        if let Some(network) = headers::network(&self.bytes)
+        if let Some(network) = self.network
             && let Some(length) = network.datagram_length(&self.bytes)
         {
             self.bytes.truncate(network.at + length);

@@ -109,6 +109,15 @@ pub struct Merged {
     last: Reading,
 }
 
+/// What a merged filter has counted since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// All its packets.
+    pub all: Counters,
+    /// Those that its policer passed on.
+    pub passed: Counters,
+}
+
 /// The table.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -411,17 +420,17 @@ impl Table {
     }
 
     /// Hands what a merged filter has counted since the last reading to its parents. `bytes` turns the difference of two
-    /// readings into bytes as TC counts them.
-    pub fn count(&mut self, id: MergedId, reading: Reading, bytes: impl Fn(&Path, Reading) -> u64) {
+    /// readings, packets and bytes, into bytes as TC counts them.
+    pub fn count(&mut self, id: MergedId, reading: Reading, bytes: impl Fn(&Path, u64, u64) -> u64) {
         let Some(merged) = self.merged.get_mut(&id) else { return };
         let path = &self.paths[merged.path].path;
-        let counters = merged.advance(reading, |since| bytes(path, since));
-        hand(&mut self.filters, &mut self.retired, &path.parents, counters);
+        let counted = merged.advance(reading, |packets, all| bytes(path, packets, all));
+        hand(&mut self.filters, &mut self.retired, &path.parents, counted);
     }
 
     /// Hands counters to filters: each action that the way runs counts them.
-    pub fn hand(&mut self, parents: &[Parent], counters: Counters) {
-        hand(&mut self.filters, &mut self.retired, parents, counters);
+    pub fn hand(&mut self, parents: &[Parent], counted: Counted) {
+        hand(&mut self.filters, &mut self.retired, parents, counted);
     }
 
     /// The merged filters that derive from a filter.
@@ -483,20 +492,26 @@ impl Table {
 }
 
 impl Merged {
-    /// Takes a reading over; what was counted since the last one, as TC would have.
-    pub fn advance(&mut self, reading: Reading, bytes: impl Fn(Reading) -> u64) -> Counters {
-        let since = Reading {
-            packets: reading.packets.saturating_sub(self.last.packets),
-            bytes: reading.bytes.saturating_sub(self.last.bytes),
-            last_used: reading.last_used,
-        };
-        self.last = reading;
-        if since.packets == 0 {
-            return Counters::default();
+    /// Takes a reading over; what was counted since the last one, as TC would have. `bytes` turns packets and bytes into bytes as TC counts
+    /// them.
+    pub fn advance(&mut self, reading: Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
+        let last = std::mem::replace(&mut self.last, reading);
+        let packets = reading.packets.saturating_sub(last.packets);
+        if packets == 0 {
+            return Counted::default();
         }
-        let counters = Counters { packets: since.packets, bytes: bytes(since), last_used: since.last_used };
-        self.counters.add(counters);
-        counters
+        let all = bytes(packets, reading.bytes.saturating_sub(last.bytes));
+        let dropped = reading.policed.packets.saturating_sub(last.policed.packets);
+        let lost = bytes(dropped, reading.policed.bytes.saturating_sub(last.policed.bytes));
+        let last_used = reading.last_used;
+        let all = Counters { packets, bytes: all, last_used };
+        let passed = packets.saturating_sub(dropped);
+        let passed = match passed {
+            0 => Counters::default(),
+            packets => Counters { packets, bytes: all.bytes.saturating_sub(lost), last_used },
+        };
+        self.counters.add(all);
+        Counted { all, passed }
     }
 }
 
@@ -504,19 +519,24 @@ fn hand(
     filters: &mut Map<Cookie, FilterEntry>,
     retired: &mut Map<Cookie, Vec<Counters>>,
     parents: &[Parent],
-    counters: Counters,
+    counted: Counted,
 ) {
-    if counters.packets == 0 {
+    if counted.all.packets == 0 {
         return;
     }
     for parent in parents {
         let there = filters.get_mut(&parent.cookie).map(|e| &mut e.counters);
         let Some(actions) = there.or_else(|| retired.get_mut(&parent.cookie)) else { continue };
-        let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
-        let counters = Counters { bytes: counters.bytes.saturating_add_signed(longer), ..counters };
+        let here = |counters: Counters| {
+            let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
+            Counters { bytes: counters.bytes.saturating_add_signed(longer), ..counters }
+        };
+        let (all, passed) = (here(counted.all), here(counted.passed));
         for (i, action) in actions.iter_mut().enumerate() {
-            if parent.ran >> i & 1 == 1 {
-                action.add(counters);
+            match (parent.ran >> i & 1, parent.behind >> i & 1) {
+                (0, _) => {}
+                (_, 0) => action.add(all),
+                _ => action.add(passed),
             }
         }
     }

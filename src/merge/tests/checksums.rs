@@ -61,6 +61,7 @@ fn a_checksum_before_its_length_is_rewritten_is_computed() {
     let names = |i: &Instruction| match i {
         Instruction::Fixed(kind, _) => Action::new(kind.clone(), Control::Pipe).name().to_string(),
         Instruction::Translate { .. } => "translate".into(),
+        Instruction::Policed(action) => action.name().to_string(),
     };
     let names: Vec<_> = builder.finish(Control::Shot).instructions.iter().map(names).collect();
     assert_eq!(names, ["csum", "pedit", "csum", "mirred"]);

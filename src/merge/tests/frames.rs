@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::{
+    flower::{
+        action::{Mpls, MplsEntry, TunnelKey},
+        tunnel::{Tunnel, TunnelFlags, TunnelOptions},
+    },
     merge::{
-        program::{self, Builder},
+        program::{self, Builder, To},
         symbol::{Param, Part},
     },
     packet::apply::{Applied, End, Trim, apply},
@@ -16,6 +20,10 @@ enum Step {
     Key(PeditKey, bool),
     Csum(CsumFlags),
     Translate(usize),
+    /// Some bits only, as the stateless `nat` does.
+    Partly(usize, u32),
+    Label(Mpls),
+    Tunnel(TunnelKey),
     Pop,
     Push(u16),
     Modify(u16, Option<u8>),
@@ -76,11 +84,44 @@ fn step() -> impl Strategy<Value = Step> {
         5 => key,
         2 => prop::sample::subsequence(flags().to_vec(), 1..4).prop_map(|f| Step::Csum(f.into_iter().collect())),
         3 => (0usize..4).prop_map(Step::Translate),
+        2 => (0usize..2, prop_oneof![Just(u32::MAX), any::<u32>()]).prop_map(|(i, mask)| Step::Partly(i, mask)),
+        2 => label().prop_map(Step::Label),
+        1 => prop_oneof![Just(TunnelKey::Unset), (1u32..4).prop_map(through)].prop_map(Step::Tunnel),
         1 => Just(Step::Pop),
         1 => (1u16..9).prop_map(Step::Push),
         1 => (1u16..9, prop::option::of(0u8..8)).prop_map(|(id, prio)| Step::Modify(id, prio)),
         2 => any::<bool>().prop_map(Step::Send),
     ]
+}
+
+fn label() -> impl Strategy<Value = Mpls> {
+    let entry = (0u32..9, prop::option::of(1u8..4)).prop_map(|(label, ttl)| MplsEntry {
+        label: Some(label),
+        ttl,
+        ..MplsEntry::default()
+    });
+    prop_oneof![
+        3 => entry.clone().prop_map(|entry| Mpls::Push { protocol: 0x8847, entry }),
+        2 => Just(Mpls::Pop { protocol: 0x8847 }),
+        1 => entry.prop_map(Mpls::Modify),
+        1 => Just(Mpls::DecTtl),
+    ]
+}
+
+pub(super) fn through(id: u32) -> TunnelKey {
+    let (src, dst) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let (flags, options) = (TunnelFlags::CSUM, TunnelOptions::None);
+    TunnelKey::Set(Box::new(Tunnel {
+        id: Some(id),
+        src,
+        dst,
+        src_port: 0,
+        dst_port: 4789,
+        tos: 0,
+        ttl: 0,
+        flags,
+        options,
+    }))
 }
 
 /// A frame with right checksums.
@@ -103,13 +144,17 @@ fn frame(proto: u8, tag: Option<u16>) -> Vec<u8> {
 }
 
 /// The frames sent, and what is left for the CPU.
-type Left = (Vec<(Port, Vec<u8>)>, Option<Vec<u8>>);
+type Left = (Vec<(Port, Vec<u8>, Option<Tunnel>)>, Option<Vec<u8>>);
 
 /// Mending and computing anew may leave the other one of the two zeros.
 fn with_one_zero(applied: Applied) -> Left {
     let normal = |mut f: Vec<u8>| {
         let tags = (12..f.len()).step_by(4).take_while(|&i| f[i..i + 2] == [0x81, 0]).count();
-        let ip = 14 + 4 * tags;
+        let mut ip = 14 + 4 * tags;
+        if f[ip - 2..ip] == [0x88, 0x47] {
+            let labels = (ip..f.len()).step_by(4).take_while(|&i| f[i + 2] & 1 == 0).count();
+            ip += 4 * (labels + 1);
+        }
         for at in [ip + 10, ip + 20 + if f[ip + 9] == 6 { 16 } else { 6 }] {
             if f[at..at + 2] == [0xff, 0xff] {
                 f[at..at + 2].fill(0);
@@ -121,7 +166,7 @@ fn with_one_zero(applied: Applied) -> Left {
         End::Passed(frame) | End::Trapped(frame) => Some(normal(frame)),
         End::Taken | End::Dropped => None,
     };
-    (applied.sent.into_iter().map(|s| (s.port, normal(s.frame))).collect(), end)
+    (applied.sent.into_iter().map(|s| (s.port, normal(s.frame), s.tunnel)).collect(), end)
 }
 
 proptest! {
@@ -142,9 +187,54 @@ proptest! {
         let mut builder = Builder::default();
         let mut one_by_one = Vec::new();
         let mut tags = usize::from(tag.is_some());
+        let mut labels = Vec::new();
         for step in steps {
             let kind = match step {
                 // UDP's lengths decide what `csum` does, and behind its header is payload.
+                // What writes to headers behind a label, or to those that label hides, is refused.
+                Step::Key(key, _) if !labels.is_empty() && key.header != PeditHeader::Ethernet => continue,
+                Step::Csum(_) | Step::Translate(_) | Step::Partly(..) if !labels.is_empty() => continue,
+                Step::Label(Mpls::Pop { .. } | Mpls::Modify(_)) if labels.is_empty() => continue,
+                Step::Label(Mpls::DecTtl) if labels.last().is_none_or(|&ttl| ttl == 1) => continue,
+                Step::Label(mpls) => {
+                    let ttl = |entry: MplsEntry| entry.ttl.unwrap_or(0);
+                    let mpls = match mpls {
+                        Mpls::Push { entry, .. } => {
+                            labels.push(ttl(entry));
+                            mpls
+                        }
+                        Mpls::Pop { protocol } => {
+                            labels.pop();
+                            Mpls::Pop { protocol: if labels.is_empty() { 0x800 } else { protocol } }
+                        }
+                        Mpls::Modify(entry) => {
+                            let top = labels.last_mut().expect("there is one");
+                            *top = entry.ttl.unwrap_or(*top);
+                            mpls
+                        }
+                        _ => {
+                            let top = labels.last_mut().expect("there is one");
+                            *top = top.wrapping_sub(1);
+                            mpls
+                        }
+                    };
+                    builder.reshape(ActionKind::Mpls(mpls));
+                    ActionKind::Mpls(mpls)
+                }
+                Step::Tunnel(key) => {
+                    builder.tunnel(key.clone());
+                    ActionKind::TunnelKey(key)
+                }
+                Step::Partly(i, bits) => {
+                    let (field, _, header, offset, _, value) = NAT[i];
+                    let value = std::array::from_fn(|n| value[n] & bits.to_be_bytes()[n]);
+                    let covered = if udp { CsumFlags::UDP } else { CsumFlags::TCP };
+                    let known = u32::from_be_bytes(value).into();
+                    builder.translate(field, To::Known { mask: bits.into(), value: known, covered });
+                    let mask = (!bits).to_be_bytes();
+                    let key = PeditKey { header, offset, mask, value, add: false, dynamic: None };
+                    ActionKind::Pedit(Pedit { keys: vec![key], mend: true })
+                }
                 Step::Key(key, _) if udp && key.header == PeditHeader::Tcp && key.offset != 0 => continue,
                 Step::Key(key, mend) => {
                     let (key, mend) = (l4(key), mend && !key.add);
@@ -157,7 +247,7 @@ proptest! {
                 }
                 Step::Translate(i) => {
                     let (field, part, header, offset, mask, value) = NAT[i];
-                    builder.translate(field, Param { connection: 0, direction: Direction::Original, part });
+                    builder.translate(field, To::Param(Param { connection: 0, direction: Direction::Original, part }));
                     let key = l4(PeditKey { header, offset, mask, value, add: false, dynamic: None });
                     ActionKind::Pedit(Pedit { keys: vec![key], mend: true })
                 }

@@ -20,7 +20,7 @@ fn all() -> Match {
 fn traps_17_what_decides_how_a_packet_is_read_is_not_rewritten() {
     let tcp = packet(tcp(H1, 1, H2, 2));
     let cases: [Allowed; 6] = [
-        (PeditHeader::Ethernet, tcp, &[(0, 12)]),
+        (PeditHeader::Ethernet, tcp, &[(0, 14)]),
         (PeditHeader::Ipv4, tcp, &[(1, 2), (4, 6), (8, 9), (10, 20)]),
         (PeditHeader::Network, tcp, &[(1, 2), (4, 6), (8, 9), (10, 20)]),
         (PeditHeader::Ipv6, v6(), &[(1, 4), (7, 40)]),

@@ -14,7 +14,7 @@ use crate::{
 };
 use proptest::prelude::*;
 
-fn frame(tags: &[(u16, u16)], v6: bool) -> Vec<u8> {
+pub(super) fn frame(tags: &[(u16, u16)], v6: bool) -> Vec<u8> {
     let mut f = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
     for (tpid, tci) in tags {
         f.extend([tpid.to_be_bytes(), tci.to_be_bytes()].concat());
@@ -30,7 +30,7 @@ fn frame(tags: &[(u16, u16)], v6: bool) -> Vec<u8> {
 }
 
 /// What a value is for this packet; `None` where it cannot be told.
-fn now(value: Value, key: &Key) -> Option<u128> {
+pub(super) fn now(value: Value, key: &Key) -> Option<u128> {
     let source = match value.source {
         _ if value.kept == 0 => 0,
         Source::Arrived(f) => key.get(f),

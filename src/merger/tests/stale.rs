@@ -195,7 +195,7 @@ fn a_reading_below_what_the_headers_take_counts_no_bytes() {
     let mut m = Merger::new(Memory::new(capabilities));
     firewall(&mut m);
     let merged = established(&mut m, 1000);
-    let reading = Reading { packets: 2, bytes: 20, last_used: 1 };
+    let reading = Reading { packets: 2, bytes: 20, last_used: 1, ..Reading::default() };
     m.count(merged.id, reading);
     assert_eq!((m.stats(Cookie(10))[0].packets, m.stats(Cookie(10))[0].bytes), (2, 0));
 }

@@ -23,7 +23,8 @@ pub(super) fn gact(options: &Attributes) -> Result<Options, DecodeError> {
     let (generic, _) = parameters::<20>(options, PARMS)?;
     let random = options.array::<8>(GACT_PROB)?.map(|[k0, k1, v0, v1, c @ ..]| Random {
         kind: u16::from_ne_bytes([k0, k1]),
-        value: u16::from_ne_bytes([v0, v1]),
+        // The kernel makes 1 of 0.
+        value: u16::from_ne_bytes([v0, v1]).max(1),
         control: control(i32::from_ne_bytes(c)),
     });
     // `PGACT_NONE` is no second control.

@@ -215,10 +215,6 @@ pub(super) fn encode(
         let device = names.name(index).ok_or(EncodeError::NoSuchDevice(index))?;
         out.push(Attribute::text(INDEV, &device));
     }
-    let types = Types::of(m);
-    for (kind, ethertype) in [(ETH_TYPE, types.eth), (VLAN_ETH_TYPE, types.vlan), (CVLAN_ETH_TYPE, types.cvlan)] {
-        out.extend(ethertype.map(|t| Attribute::new(kind, t.to_be_bytes())));
-    }
     for (kind, field) in [(PPPOE_SID, Field::PppoeSid), (PPP_PROTO, Field::PppProto)] {
         if m.mask.get(field) != 0 {
             out.push(Attribute::new(kind, (m.key.get(field) as u16).to_be_bytes()));
@@ -249,8 +245,15 @@ pub(super) fn encode(
         out.push(Attribute::new(min, range.min.to_be_bytes()));
         out.push(Attribute::new(max, range.max.to_be_bytes()));
     }
-    readers.iter().try_for_each(|&said| check(m, protocol, names, &out, said))?;
-    Ok(out)
+    let with = |types: Types| types.write().into_iter().chain(out.iter().cloned()).collect::<Vec<_>>();
+    for &said in readers {
+        let types = match said {
+            Said::Asked => Types::of(m),
+            Said::Dumped => Types::dumped(m),
+        };
+        check(m, protocol, names, &with(types), said)?;
+    }
+    Ok(with(Types::of(m)))
 }
 
 /// Reads the attributes back as the kernel would, or who reads its dump. This is what keeps every field's conditions in one place: a

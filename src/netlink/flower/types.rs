@@ -1,7 +1,10 @@
 //! Ethertypes: where what the kernel dumps is not what it was told.
 
 use super::{
-    super::{attributes::Attributes, error::DecodeError},
+    super::{
+        attributes::{Attribute, Attributes},
+        error::DecodeError,
+    },
     CVLAN_ETH_TYPE, ETH_TYPE, NUM_OF_VLANS, PPP_PROTO, PPPOE_SID, Said, VLAN_ETH_TYPE,
     rows::Tags,
 };
@@ -12,9 +15,9 @@ use crate::flower::{Field, Match, ethertype, filter::PROTOCOL_ALL};
 /// behind PPP, if any. So the telling is worked out from the dump; a filter as told gives itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Types {
-    pub(super) eth: Option<u16>,
-    pub(super) vlan: Option<u16>,
-    pub(super) cvlan: Option<u16>,
+    eth: Option<u16>,
+    vlan: Option<u16>,
+    cvlan: Option<u16>,
 }
 
 impl Types {
@@ -62,6 +65,20 @@ impl Types {
             eth_type => eth_type,
         };
         Types { eth: asked(Field::VlanTpid).or(innermost), vlan, cvlan }
+    }
+
+    /// The same as the kernel dumps it: an ethertype behind a tag only together with the innermost one.
+    pub(super) fn dumped(m: &Match) -> Types {
+        let asked = |field: Field| (m.mask.get(field) != 0).then(|| m.key.get(field) as u16);
+        let eth = asked(Field::EthType);
+        let inner = eth.and(asked(Field::CvlanEthType)).is_some();
+        let outer = eth.and(asked(Field::VlanEthType)).filter(|_| !inner);
+        Types { eth, vlan: outer.or(asked(Field::CvlanTpid)), cvlan: eth.filter(|_| inner) }
+    }
+
+    pub(super) fn write(self) -> Vec<Attribute> {
+        let all = [(ETH_TYPE, self.eth), (VLAN_ETH_TYPE, self.vlan), (CVLAN_ETH_TYPE, self.cvlan)];
+        all.into_iter().filter_map(|(kind, ethertype)| Some(Attribute::new(kind, ethertype?.to_be_bytes()))).collect()
     }
 
     /// What flower makes of them: comparisons of tags and of the innermost type.

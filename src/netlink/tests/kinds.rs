@@ -231,19 +231,7 @@ fn police() {
     };
     let none = rate_spec(0, 0, 0);
     let plain = told(rate_spec(1, 14, 125_000), none, 1, &[]);
-    let expected = Police {
-        shared: false,
-        conform: Control::Ok,
-        rate: 125_000,
-        burst: 15_625,
-        mtu: 2000,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 14,
-        link_layer: 1,
-    };
+    let expected = Police { rate: 125_000, burst: 15_625, mtu: 2000, overhead: 14, link_layer: 1, ..Police::default() };
     assert_eq!(plain, expected);
     let more = [number(5, 3), attribute(8, &(1u64 << 40).to_ne_bytes()), attribute(9, &(1u64 << 41).to_ne_bytes())];
     let fast = told(rate_spec(1, 14, u32::MAX), rate_spec(1, 14, u32::MAX), 2, &more);
@@ -291,19 +279,7 @@ fn police() {
 /// The kernel wants a table of times with every rate, and a cell that is not nothing (`qdisc_get_rtab`).
 #[test]
 fn a_rate_is_sent_with_its_table() {
-    let police = Police {
-        shared: false,
-        conform: Control::Ok,
-        rate: 125_000,
-        burst: 1,
-        mtu: 2000,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 0,
-        link_layer: 1,
-    };
+    let police = Police { rate: 125_000, burst: 1, mtu: 2000, link_layer: 1, ..Police::default() };
     let filter = filter(PROTOCOL_ALL, Match::default(), vec![(ActionKind::Police(police), Control::Shot)]);
     let bytes = encode_filter(&filter, &names()).unwrap();
     let mut nest = Attributes::parse("TCA", &bytes[36..]).unwrap();

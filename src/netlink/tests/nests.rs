@@ -235,3 +235,12 @@ fn a_session_of_zero_does_not_tell_that_there_is_pppoe() {
     survives(&told(PROTOCOL_ALL, vec![attribute(103, &[0, 1])]).filter);
     survives(&told(0x8864, vec![attribute(103, &[0, 0])]).filter);
 }
+
+#[test]
+fn pppoe_behind_a_tag_is_not_said_back_without_its_session_or_what_it_carries() {
+    let tagged = Match::default().exact(Field::VlanTpid, 0x8100).exact(Field::VlanEthType, 0x8864);
+    let refused = encode_filter(&filter(0x8100, tagged, vec![]), &names()).unwrap_err();
+    assert_eq!(refused, EncodeError::Field(Field::VlanEthType));
+    survives(&filter(0x8100, tagged.exact(Field::PppoeSid, 0), vec![]));
+    survives(&filter(0x8100, tagged.exact(Field::PppProto, 0x57).exact(Field::EthType, 0x86dd), vec![]));
+}

@@ -1,6 +1,6 @@
 //! Checksums: computed anew as `csum` does it, and mended for what changes as NAT does it.
 
-use super::headers::{self, Network, Transport, Version, be16};
+use super::headers::{Network, Transport, Version, be16};
 use crate::flower::{action::CsumFlags, field::ip_proto as proto};
 use std::ops::Range;
 
@@ -18,11 +18,8 @@ fn fold(mut sum: u64) -> u16 {
 }
 
 /// `csum` (`net/sched/act_csum.c`). False if it drops the packet: cut off before what its headers promise.
-pub(super) fn recompute(frame: &mut [u8], flags: CsumFlags) -> bool {
-    let Some(network) = headers::network(frame) else {
-        return false;
-    };
-    match network.version {
+pub(super) fn recompute(frame: &mut [u8], network: Network, flags: CsumFlags) -> bool {
+    match network.version() {
         Version::V4 => recompute_ipv4(frame, network, flags).is_some(),
         Version::V6 => recompute_ipv6(frame, network, flags).is_some(),
         Version::Other => true,
@@ -191,9 +188,8 @@ struct Covered {
 
 impl Mending {
     /// `None` for a frame without an IP header.
-    pub fn of(frame: &[u8]) -> Option<Mending> {
-        let network = headers::network(frame)?;
-        let header = match network.version {
+    pub fn of(frame: &[u8], network: Network) -> Option<Mending> {
+        let header = match network.version() {
             Version::V4 => 20,
             Version::V6 => 40,
             Version::Other => return None,
@@ -202,7 +198,7 @@ impl Mending {
         let transport = network.transport(frame).filter(|t| !t.later_fragment).and_then(|header| {
             // SCTP's is no sum, and NAT computes it anew; the table's other protocols are not translated.
             let (_, field, length) =
-                checksum_place(header.proto, network.version).filter(|_| header.proto != proto::SCTP)?;
+                checksum_place(header.proto, network.version()).filter(|_| header.proto != proto::SCTP)?;
             frame.get(header.at..header.at + length)?;
             let field = header.at + field;
             Some(Covered { header, field })
@@ -213,7 +209,7 @@ impl Mending {
     /// Mends for a word at `at` that was `old` and is `new`. The checksum fields themselves are not looked at.
     pub fn mend(&self, frame: &mut [u8], at: usize, old: [u8; 4], new: [u8; 4]) {
         let network = self.network.at;
-        if self.network.version == Version::V4 {
+        if self.network.version() == Version::V4 {
             let end = network + self.network.ipv4_header_length(frame).unwrap_or(20);
             let field = network + 10;
             if let Some(delta) = delta(network..end, field, at, old, new) {
@@ -221,7 +217,7 @@ impl Mending {
             }
         }
         if let Some(Covered { header, field }) = &self.transport {
-            let addresses = match self.network.version {
+            let addresses = match self.network.version() {
                 Version::V4 => network + 12..network + 20,
                 _ => network + 8..network + 40,
             };

@@ -29,8 +29,8 @@ pub(super) enum Version {
 pub(super) struct Network {
     /// Bytes from the start of the frame.
     pub at: usize,
-    /// Its kind.
-    pub version: Version,
+    /// Its ethertype. A rewrite of the one that stands in the bytes does not change it.
+    pub ethertype: u16,
 }
 
 /// The transport header.
@@ -55,22 +55,24 @@ pub(super) fn network(frame: &[u8]) -> Option<Network> {
     loop {
         match be16(frame, at - 2)? {
             tag if is_vlan(tag) => at += 4,
-            kind => {
-                let version = match kind {
-                    IPV4 => Version::V4,
-                    IPV6 => Version::V6,
-                    _ => Version::Other,
-                };
-                return Some(Network { at, version });
-            }
+            ethertype => return Some(Network { at, ethertype }),
         }
     }
 }
 
 impl Network {
+    /// Its version.
+    pub fn version(self) -> Version {
+        match self.ethertype {
+            IPV4 => Version::V4,
+            IPV6 => Version::V6,
+            _ => Version::Other,
+        }
+    }
+
     /// The length of the IP datagram by its own header; `None` for what is not IP or is cut off.
     pub fn datagram_length(self, frame: &[u8]) -> Option<usize> {
-        match self.version {
+        match self.version() {
             Version::V4 => Some(be16(frame, self.at + 2)?.into()),
             Version::V6 => Some(40 + usize::from(be16(frame, self.at + 4)?)),
             Version::Other => None,
@@ -84,7 +86,7 @@ impl Network {
 
     /// The transport header: behind the options of IPv4, behind the extension headers of IPv6.
     pub fn transport(self, frame: &[u8]) -> Option<Transport> {
-        match self.version {
+        match self.version() {
             Version::V4 => {
                 frame.get(self.at..self.at + 20)?;
                 Some(Transport {

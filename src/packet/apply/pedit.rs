@@ -2,7 +2,7 @@
 
 use super::{
     checksum::Mending,
-    headers::{self, Version},
+    headers::{Network, Version},
 };
 use crate::flower::{
     action::{Pedit, PeditHeader, PeditKey},
@@ -11,11 +11,11 @@ use crate::flower::{
 
 /// Rewrites the frame's words in order, up to the first key that fails; what was written before stays. A frame here has
 /// its outermost VLAN tag taken off.
-pub(super) fn rewrite(frame: &mut [u8], pedit: &Pedit) {
+pub(super) fn rewrite(frame: &mut [u8], network: Network, pedit: &Pedit) {
     for key in &pedit.keys {
-        let Some(at) = place(frame, key) else { return };
+        let Some(at) = place(frame, network, key) else { return };
         // Looked up for each key, since a key may have moved a header.
-        let mending = pedit.mend.then(|| Mending::of(frame)).flatten();
+        let mending = pedit.mend.then(|| Mending::of(frame, network)).flatten();
         // Bytes before the frame are headroom: they can be written, and nothing is seen of it.
         let byte = |i: usize| usize::try_from(at + i as isize).ok();
         let old: [u8; 4] = std::array::from_fn(|i| byte(i).map_or(0, |b| frame[b]));
@@ -45,12 +45,12 @@ fn word(key: &PeditKey, old: [u8; 4]) -> [u8; 4] {
 
 /// Where the key's word lies, from the start of the frame; less than 0 in front of it. `None` if the header is not
 /// there or the word reaches beyond the end.
-fn place(frame: &[u8], key: &PeditKey) -> Option<isize> {
+fn place(frame: &[u8], network: Network, key: &PeditKey) -> Option<isize> {
     let header = match key.header {
         PeditHeader::Ethernet => 0,
-        PeditHeader::Network | PeditHeader::Ipv4 | PeditHeader::Ipv6 => headers::network(frame)?.at,
-        PeditHeader::Tcp => transport(frame, proto::TCP)?,
-        PeditHeader::Udp => transport(frame, proto::UDP)?,
+        PeditHeader::Network | PeditHeader::Ipv4 | PeditHeader::Ipv6 => network.at,
+        PeditHeader::Tcp => transport(frame, network, proto::TCP)?,
+        PeditHeader::Udp => transport(frame, network, proto::UDP)?,
     };
     let at = isize::try_from(header).ok()?.checked_add(key.offset as isize)?;
     (at + 4 <= isize::try_from(frame.len()).ok()?).then_some(at)
@@ -58,10 +58,9 @@ fn place(frame: &[u8], key: &PeditKey) -> Option<isize> {
 
 /// The transport header for `pedit`: under IPv4 what lies behind the header, of whatever protocol; under IPv6 only one
 /// of that protocol.
-fn transport(frame: &[u8], proto: u8) -> Option<usize> {
-    let network = headers::network(frame)?;
+fn transport(frame: &[u8], network: Network, proto: u8) -> Option<usize> {
     let transport = network.transport(frame)?;
-    match network.version {
+    match network.version() {
         Version::V4 => Some(transport.at),
         _ if transport.proto == proto && !transport.later_fragment => Some(transport.at),
         _ => None,
