@@ -18,7 +18,9 @@
 mod actions;
 mod fields;
 mod names;
+mod options;
 mod pedit;
+mod rates;
 
 use super::{Action, Filter, Hook, Kind, Match, Port};
 use std::fmt;

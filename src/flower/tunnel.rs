@@ -7,6 +7,7 @@
 use super::{
     field::{Field, addr_type, enc_options},
     key::Key,
+    matches::Match,
 };
 use std::net::IpAddr;
 
@@ -125,6 +126,82 @@ impl TunnelOptions {
     }
 }
 
+impl TunnelOptions {
+    /// The options that a match compares, and the masks of their values. `None` if it compares none, or in a way that flower has no
+    /// words for: flower compares the kind and the lengths of options together with them.
+    pub fn asked(m: &Match) -> Option<(TunnelOptions, TunnelOptions)> {
+        let (kind, length) = (m.key.get(Field::EncOptsType), m.key.get(Field::EncOptsLen));
+        let bytes = |of: &Key| -> Vec<u8> {
+            let all = Field::OPTIONS.iter().flat_map(|&field| of.get(field).to_be_bytes());
+            all.take(length as usize).collect()
+        };
+        let (key, mask) = (bytes(&m.key), bytes(&m.mask));
+        let asked = match kind {
+            enc_options::GENEVE => {
+                let (key, mask) = geneve(&key, &mask)?;
+                (TunnelOptions::Geneve(key), TunnelOptions::Geneve(mask))
+            }
+            enc_options::VXLAN => {
+                let part = |bytes: &[u8]| Some(TunnelOptions::Vxlan { gbp: u32::from_be_bytes(*bytes.first_chunk()?) });
+                (part(&key)?, part(&mask)?)
+            }
+            enc_options::ERSPAN => {
+                // One bit of the version is compared, that of the mask's own; the other one tells the other version.
+                let mask_version = version(&mask)?;
+                let version = match (mask_version, version(&key)?) {
+                    (1, 1) | (2, 0) => 1,
+                    (2, 2) | (1, 0) => 2,
+                    _ => return None,
+                };
+                (erspan(version, &key)?, erspan(mask_version, &mask)?)
+            }
+            enc_options::GTP => {
+                let part = |bytes: &[u8]| {
+                    let [pdu_type, qfi] = *bytes.first_chunk()?;
+                    Some(TunnelOptions::Gtp { pdu_type, qfi })
+                };
+                (part(&key)?, part(&mask)?)
+            }
+            _ => return None,
+        };
+        // What flower makes of them is what is compared, to the last bit.
+        let laid = asked.1.bytes();
+        let is_so = (m.mask.get(Field::EncOptsType), m.mask.get(Field::EncOptsLen)) == (kind, length)
+            && (Field::OPTIONS.into_iter().enumerate()).all(|(at, field)| m.mask.get(field) == option_field(&laid, at));
+        (is_so && laid.len() as u128 == length).then_some(asked)
+    }
+}
+
+/// One option of Geneve after the other, and their masks: all bits that a length has are compared.
+fn geneve(mut key: &[u8], mut mask: &[u8]) -> Option<(Vec<GeneveOption>, Vec<GeneveOption>)> {
+    let mut all = (Vec::new(), Vec::new());
+    while !key.is_empty() {
+        let end = 4 + 4 * usize::from(key.get(3)? & 0x1f);
+        let part = |bytes: &[u8]| {
+            let [c, d, kind, _] = *bytes.first_chunk()?;
+            Some(GeneveOption { class: u16::from_be_bytes([c, d]), kind, data: bytes.get(4..end)?.to_vec() })
+        };
+        all.0.push(part(key)?);
+        all.1.push(part(mask)?);
+        (key, mask) = (&key[end..], &mask[end..]);
+    }
+    Some(all)
+}
+
+fn version(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.first_chunk()?))
+}
+
+fn erspan(version: u32, bytes: &[u8]) -> Option<TunnelOptions> {
+    let [a, b, c, d, _, _, high, low] = *bytes.get(4..)?.first_chunk()?;
+    let hardware = Erspan::Hardware { dir: low >> 3 & 1, hwid: (high & 3) << 4 | low >> 4 };
+    match version {
+        1 => Some(TunnelOptions::Erspan(Erspan::Index(u32::from_be_bytes([a, b, c, d])))),
+        2 => Some(TunnelOptions::Erspan(hardware)),
+        _ => None,
+    }
+}
+
 impl GeneveOption {
     /// As on the wire: class, type, length in words, data.
     pub fn bytes(&self) -> Vec<u8> {
@@ -215,5 +292,45 @@ mod tests {
         assert_eq!((key.get(Field::EncOpts2), key.get(Field::EncOptsLen)), (0, 24));
         let erspan = TunnelOptions::Erspan(Erspan::Hardware { dir: 1, hwid: 0x25 });
         assert_eq!(erspan.bytes(), [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 2, 0x58]);
+    }
+
+    fn compared(kind: u128, key: &[u8], mask: &[u8]) -> Match {
+        let length = key.len() as u128;
+        let m = Match::default().with(Field::EncOptsType, kind, kind).with(Field::EncOptsLen, length, length);
+        let parts = Field::OPTIONS.into_iter().enumerate();
+        parts.fold(m, |m, (at, field)| m.with(field, option_field(key, at), option_field(mask, at)))
+    }
+
+    #[test]
+    fn options_are_read_off_a_match_as_far_as_flower_has_words() {
+        let option = |class, len: u8| GeneveOption { class, kind: 0x80, data: vec![7; len.into()] };
+        let options = TunnelOptions::Geneve(vec![option(1, 4), option(2, 40)]);
+        let mask = TunnelOptions::Geneve(vec![option(0xffff, 4), option(0, 40)]);
+        let m = compared(enc_options::GENEVE, &options.bytes(), &mask.bytes());
+        let masked = |o: GeneveOption, mask: &GeneveOption| GeneveOption { class: o.class & mask.class, ..o };
+        let expected = TunnelOptions::Geneve(vec![option(1, 4), masked(option(2, 40), &option(0, 0))]);
+        assert_eq!(TunnelOptions::asked(&m), Some((expected, mask)));
+        for (options, mask) in [
+            (TunnelOptions::Vxlan { gbp: 5 }, TunnelOptions::Vxlan { gbp: 0xff }),
+            (TunnelOptions::Gtp { pdu_type: 1, qfi: 2 }, TunnelOptions::Gtp { pdu_type: 1, qfi: 3 }),
+            (TunnelOptions::Erspan(Erspan::Index(5)), TunnelOptions::Erspan(Erspan::Index(0xff))),
+            (
+                TunnelOptions::Erspan(Erspan::Hardware { dir: 1, hwid: 0x21 }),
+                TunnelOptions::Erspan(Erspan::Hardware { dir: 1, hwid: 0x3f }),
+            ),
+        ] {
+            let m = compared(options.kind(), &options.bytes(), &mask.bytes());
+            assert_eq!(TunnelOptions::asked(&m), Some((options, mask)));
+            // The kind, the length, a bit beyond: all are compared, and no more.
+            for field in [Field::EncOptsType, Field::EncOptsLen] {
+                let mut other = m;
+                other.clear(field);
+                assert_eq!(TunnelOptions::asked(&other), None);
+            }
+            assert_eq!(TunnelOptions::asked(&m.with(Field::EncOpts1, 1, 1)), None);
+        }
+        assert_eq!(TunnelOptions::asked(&compared(enc_options::ERSPAN, &[0, 0, 0, 1], &[0, 0, 0, 1])), None);
+        assert_eq!(TunnelOptions::asked(&compared(enc_options::GENEVE, &[0, 0, 0], &[0; 3])), None);
+        assert_eq!(TunnelOptions::asked(&Match::default()), None);
     }
 }

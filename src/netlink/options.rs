@@ -7,6 +7,7 @@ use super::{
     attributes::{Attribute, Attributes},
     error::DecodeError,
 };
+use crate::flower::tunnel::{Erspan, GeneveOption, TunnelOptions};
 
 const GENEVE: u16 = 1;
 const VXLAN: u16 = 2;
@@ -75,6 +76,31 @@ fn geneve(parts: &Attributes) -> Result<OptionParts, DecodeError> {
         kind: parts.u8(GENEVE_TYPE)?,
         data: parts.get(GENEVE_DATA).map(<[u8]>::to_vec),
     })
+}
+
+/// Options of which everything is said.
+pub(super) fn parts(options: &TunnelOptions) -> Vec<OptionParts> {
+    match options {
+        TunnelOptions::None => vec![],
+        TunnelOptions::Geneve(list) => {
+            let part = |option: &GeneveOption| OptionParts::Geneve {
+                class: Some(option.class),
+                kind: Some(option.kind),
+                data: Some(option.data.clone()),
+            };
+            list.iter().map(part).collect()
+        }
+        TunnelOptions::Vxlan { gbp } => vec![OptionParts::Vxlan { gbp: Some(*gbp) }],
+        TunnelOptions::Erspan(Erspan::Index(index)) => {
+            vec![OptionParts::Erspan { version: Some(1), index: Some(*index), dir: None, hwid: None }]
+        }
+        TunnelOptions::Erspan(Erspan::Hardware { dir, hwid }) => {
+            vec![OptionParts::Erspan { version: Some(2), index: None, dir: Some(*dir), hwid: Some(*hwid) }]
+        }
+        TunnelOptions::Gtp { pdu_type, qfi } => {
+            vec![OptionParts::Gtp { pdu_type: Some(*pdu_type), qfi: Some(*qfi) }]
+        }
+    }
 }
 
 /// The attribute `kind` with these options, a nest for each.

@@ -2,13 +2,16 @@
 
 use super::{
     Names,
-    fields::{labels, mac},
+    fields::{ipv4, labels, mac},
     names::{class, protocol},
+    options,
     pedit::munges,
+    rates,
 };
 use crate::flower::{
     Action, ActionKind, Control,
-    action::{CsumFlags, Ct, Nat, NatSide, Skbedit, Vlan},
+    action::{CsumFlags, Ct, Mpls, MplsEntry, Nat, NatSide, Sample, Skbedit, Skbmod, StatelessNat, TunnelKey, Vlan},
+    tunnel::{Tunnel, TunnelFlags},
 };
 use std::fmt;
 
@@ -30,6 +33,8 @@ pub(super) fn inline(f: &mut fmt::Formatter<'_>, action: &Action, names: &dyn Na
     // tc's syntax has no place for the control of a redirect that takes the packet, as every redirect of its own does.
     let usual = match &action.kind {
         ActionKind::Mirred(m) if !m.mirror => action.control == Control::Stolen,
+        // It has two, and says them among its arguments.
+        ActionKind::Police(_) => true,
         _ => action.control == Control::Pipe && !full,
     };
     if usual { Ok(()) } else { write!(f, " {}", control(action.control)) }
@@ -42,6 +47,7 @@ pub(super) fn shown(f: &mut fmt::Formatter<'_>, action: &Action, names: &dyn Nam
             f.write_str("gact action ")?;
             inline(f, action, names, true)
         }
+        ActionKind::Police(_) => f.write_str(&arguments(action, names)),
         _ => write!(f, "{} {}", arguments(action, names), control(action.control)),
     }
 }
@@ -50,12 +56,6 @@ fn arguments(action: &Action, names: &dyn Names) -> String {
     let mut words = vec![action.name().to_string()];
     match &action.kind {
         ActionKind::Gact { .. } | ActionKind::Other(_) => {}
-        ActionKind::Skbmod(_)
-        | ActionKind::Mpls(_)
-        | ActionKind::TunnelKey(_)
-        | ActionKind::Nat(_)
-        | ActionKind::Police(_)
-        | ActionKind::Sample(_) => {}
         ActionKind::Mirred(m) => {
             let hook = if m.ingress { "ingress" } else { "egress" };
             let verb = if m.mirror { "mirror" } else { "redirect" };
@@ -72,6 +72,17 @@ fn arguments(action: &Action, names: &dyn Names) -> String {
         ActionKind::Csum(flags) => words.push(csum(*flags)),
         ActionKind::Vlan(vlan) => vlan_words(*vlan, &mut words),
         ActionKind::Skbedit(skbedit) => skbedit_words(skbedit, &mut words),
+        ActionKind::Skbmod(skbmod) => skbmod_words(*skbmod, &mut words),
+        ActionKind::Mpls(mpls) => mpls_words(*mpls, &mut words),
+        ActionKind::TunnelKey(TunnelKey::Set(tunnel)) => tunnel_words(tunnel, &mut words),
+        ActionKind::TunnelKey(TunnelKey::Unset) => words.push("unset".into()),
+        ActionKind::Nat(nat) => nat_words(*nat, &mut words),
+        ActionKind::Police(police) => {
+            // One that others share is told by its index, too.
+            words.extend((police.shared && action.index != 0).then(|| format!("index {}", action.index)));
+            words.extend(rates::police(police, control(action.control), control(police.conform)));
+        }
+        ActionKind::Sample(sample) => sample_words(*sample, &mut words),
     }
     words.join(" ")
 }
@@ -167,8 +178,7 @@ fn vlan_words(vlan: Vlan, words: &mut Vec<String>) {
         }
         Vlan::PopEthernet => words.push("pop_eth".into()),
         Vlan::PushEthernet { dst, src } => {
-            let bits = |m: [u8; 6]| m.iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
-            words.push(format!("push_eth dst_mac {} src_mac {}", mac(bits(dst)), mac(bits(src))));
+            words.push(format!("push_eth dst_mac {} src_mac {}", address(dst), address(src)));
         }
     }
 }
@@ -190,4 +200,66 @@ fn skbedit_words(skbedit: &Skbedit, words: &mut Vec<String>) {
     if skbedit.inherit_dsfield {
         words.push("inheritdsfield".into());
     }
+}
+
+fn address(bytes: [u8; 6]) -> String {
+    mac(bytes.iter().fold(0, |all, &byte| all << 8 | u128::from(byte)))
+}
+
+fn skbmod_words(skbmod: Skbmod, words: &mut Vec<String>) {
+    match skbmod {
+        Skbmod::Set { dst, src, ethertype } => {
+            words.push("set".into());
+            words.extend(dst.map(|dst| format!("dmac {}", address(dst))));
+            words.extend(src.map(|src| format!("smac {}", address(src))));
+            words.extend(ethertype.map(|ethertype| format!("etype {ethertype:#06x}")));
+        }
+        Skbmod::Swap => words.push("swap mac".into()),
+        Skbmod::Ecn => words.push("ecn".into()),
+    }
+}
+
+fn mpls_words(mpls: Mpls, words: &mut Vec<String>) {
+    let (verb, ethertype, entry) = match mpls {
+        Mpls::Pop { protocol } => ("pop", Some(protocol), MplsEntry::default()),
+        Mpls::Push { protocol, entry } => ("push", Some(protocol), entry),
+        Mpls::PushMac { protocol, entry } => ("mac_push", Some(protocol), entry),
+        Mpls::Modify(entry) => ("modify", None, entry),
+        Mpls::DecTtl => ("dec_ttl", None, MplsEntry::default()),
+    };
+    words.push(verb.into());
+    words.extend(ethertype.map(|ethertype| format!("protocol {}", protocol(ethertype))));
+    words.extend(entry.label.map(|label| format!("label {label}")));
+    words.extend(entry.tc.map(|tc| format!("tc {tc}")));
+    words.extend(entry.bos.map(|bos| format!("bos {}", u8::from(bos))));
+    words.extend(entry.ttl.map(|ttl| format!("ttl {ttl}")));
+}
+
+/// A source port, and flags but those of checksum and fragments, are nothing that tc can set; they are said in its manner.
+fn tunnel_words(tunnel: &Tunnel, words: &mut Vec<String>) {
+    words.push(format!("set src_ip {} dst_ip {}", tunnel.src, tunnel.dst));
+    words.extend(tunnel.id.map(|id| format!("id {id}")));
+    for (name, port) in [("src_port", tunnel.src_port), ("dst_port", tunnel.dst_port)] {
+        words.extend((port != 0).then(|| format!("{name} {port}")));
+    }
+    words.extend(options::name(&tunnel.options).map(|name| format!("{name} {}", options::value(&tunnel.options))));
+    words.push(if tunnel.flags.contains(TunnelFlags::CSUM) { "csum" } else { "nocsum" }.into());
+    let others =
+        [(TunnelFlags::DONT_FRAGMENT, "nofrag"), (TunnelFlags::OAM, "oam"), (TunnelFlags::CRITICAL, "critical")];
+    words.extend(others.iter().filter(|(flag, _)| tunnel.flags.contains(*flag)).map(|(_, name)| name.to_string()));
+    for (name, value) in [("tos", tunnel.tos), ("ttl", tunnel.ttl)] {
+        words.extend((value != 0).then(|| format!("{name} {value}")));
+    }
+}
+
+fn nat_words(nat: StatelessNat, words: &mut Vec<String>) {
+    let side = if nat.egress { "egress" } else { "ingress" };
+    let length = nat.mask.leading_ones();
+    let mask = if length == nat.mask.count_ones() { length.to_string() } else { ipv4(nat.mask.into()) };
+    words.push(format!("{side} {}/{mask} {}", ipv4(nat.old.into()), ipv4(nat.new.into())));
+}
+
+fn sample_words(sample: Sample, words: &mut Vec<String>) {
+    words.push(format!("rate 1/{} group {}", sample.rate, sample.group));
+    words.extend(sample.truncate.map(|bytes| format!("trunc_size {bytes}")));
 }

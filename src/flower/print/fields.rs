@@ -3,10 +3,12 @@
 use super::{
     Names,
     names::{eth_type, ppp_proto, protocol},
+    options,
 };
 use crate::flower::{
     Field, Match, Port,
-    field::{addr_type, ct_state, ip_flags},
+    field::{addr_type, ct_state, enc_flags, ip_flags},
+    tunnel::TunnelOptions,
 };
 use std::{
     fmt,
@@ -59,6 +61,12 @@ const CT_STATES: &[(u128, &str)] = &[
     (ct_state::REPLY, "rpl"),
 ];
 const IP_FLAGS: &[(u128, &str)] = &[(ip_flags::FRAG, "frag"), (ip_flags::FIRST, "firstfrag")];
+const ENC_FLAGS: &[(u128, &str)] = &[
+    (enc_flags::CSUM, "tuncsum"),
+    (enc_flags::DONT_FRAGMENT, "tundf"),
+    (enc_flags::OAM, "tunoam"),
+    (enc_flags::CRITICAL, "tuncrit"),
+];
 
 /// Field by field what is not a plain number.
 fn style(field: Field) -> Style {
@@ -77,8 +85,10 @@ fn style(field: Field) -> Style {
         IcmpType | IcmpCode => Style::DecimalMask,
         CtState => Style::Signed(CT_STATES),
         IpFlags => Style::Negated(IP_FLAGS),
+        EncFlags => Style::Negated(ENC_FLAGS),
         CtLabels => Style::Labels,
-        IpTos | TcpFlags | EncTos | CtMark | Hash => Style::Hex,
+        IpTos | TcpFlags | EncTos | CtMark | Hash | Spi => Style::Hex,
+        EncOptsType | EncOpts0 | EncOpts1 | EncOpts2 | EncOpts3 => Style::Hex,
         _ => Style::Decimal,
     }
 }
@@ -86,9 +96,17 @@ fn style(field: Field) -> Style {
 /// The terms of a match in the order of the field table, without those that others or the protocol `said` imply.
 pub(super) fn terms(matches: &Match, names: &dyn Names, said: Option<u16>) -> Vec<Term> {
     let mut terms = Vec::new();
+    let groups = groups(matches);
     for &field in Field::ALL {
+        // Of a group the first field that is there tells all.
+        if let Some(group) = groups.iter().find(|group| group.tells(field)) {
+            if field == group.fields[0] {
+                terms.push(Term { name: group.name, value: group.value.clone() });
+            }
+            continue;
+        }
         let (value, mask) = (matches.key.get(field), matches.mask.get(field));
-        let name = field.name().strip_suffix('6').unwrap_or(field.name());
+        let name = field.name().strip_suffix('6').filter(|name| name.ends_with("ip")).unwrap_or(field.name());
         if mask != 0 && !is_implied(matches, field, said) {
             let value = write_value(field, value, mask, names);
             terms.push(Term { name, value });
@@ -101,6 +119,66 @@ pub(super) fn terms(matches: &Match, names: &dyn Names, said: Option<u16>) -> Ve
     terms
 }
 
+/// Fields that tc tells together.
+struct Group {
+    fields: Vec<Field>,
+    name: &'static str,
+    value: String,
+}
+
+impl Group {
+    fn tells(&self, field: Field) -> bool {
+        self.fields.contains(&field)
+    }
+}
+
+/// What of a match tc has words for that are of several fields.
+fn groups(matches: &Match) -> Vec<Group> {
+    [label_stack(matches), tunnel_options(matches), fault_management(matches)].into_iter().flatten().collect()
+}
+
+/// The label stack, unless only something of its first entry is asked for. Each entry of which anything is asked must be there.
+fn label_stack(matches: &Match) -> Option<Group> {
+    let asked = |field: &Field| matches.mask.get(*field) != 0;
+    let used: Vec<_> = Field::MPLS.iter().zip(1..).filter(|(entry, _)| entry.iter().any(asked)).collect();
+    let is_old = matches!(used[..], [(first, 1)] if first[1..].iter().any(asked));
+    let is_said = |&(entry, _): &(&[Field; 5], i32)| {
+        matches.key.get(entry[0]) == 1 && entry.iter().all(|f| !asked(f) || matches.mask.get(*f) == f.ones())
+    };
+    if used.is_empty() || is_old || !used.iter().all(is_said) {
+        return None;
+    }
+    let entries = used.iter().map(|(entry, depth)| {
+        let parts = ["label", "tc", "bos", "ttl"].into_iter().zip(&entry[1..]).filter(|(_, field)| asked(field));
+        let parts: String = parts.map(|(name, &field)| format!(" {name} {}", matches.key.get(field))).collect();
+        format!("lse depth {depth}{parts}")
+    });
+    let value = entries.collect::<Vec<_>>().join(" ");
+    let fields = used.iter().flat_map(|(entry, _)| entry.iter().copied().filter(asked)).collect();
+    Some(Group { fields, name: "mpls", value })
+}
+
+/// A tunnel's options: tc always tells their mask.
+fn tunnel_options(matches: &Match) -> Option<Group> {
+    let (key, mask) = TunnelOptions::asked(matches)?;
+    let name = options::name(&key)?;
+    let value = format!("{}/{}", options::value(&key), options::value(&mask));
+    Some(Group { fields: OPTIONS.to_vec(), name, value })
+}
+
+const OPTIONS: [Field; 6] =
+    [Field::EncOptsType, Field::EncOptsLen, Field::EncOpts0, Field::EncOpts1, Field::EncOpts2, Field::EncOpts3];
+
+fn fault_management(matches: &Match) -> Option<Group> {
+    let parts = [(Field::CfmLevel, "mdl"), (Field::CfmOpcode, "op")];
+    let asked: Vec<_> = parts.into_iter().filter(|&(field, _)| matches.mask.get(field) != 0).collect();
+    if asked.is_empty() || asked.iter().any(|&(field, _)| matches.mask.get(field) != field.ones()) {
+        return None;
+    }
+    let values: Vec<_> = asked.iter().map(|&(field, name)| format!("{name} {}", matches.key.get(field))).collect();
+    Some(Group { fields: asked.iter().map(|a| a.0).collect(), name: "cfm", value: values.join(" ") })
+}
+
 /// Whether another term, or the protocol that is said besides, leaves no doubt about this one.
 fn is_implied(matches: &Match, field: Field, said: Option<u16>) -> bool {
     let exact = |f: Field| (matches.mask.get(f) == f.ones()).then(|| matches.key.get(f));
@@ -110,6 +188,8 @@ fn is_implied(matches: &Match, field: Field, said: Option<u16>) -> bool {
         Field::Protocol => said.map(u128::from) == Some(value) || exact(Field::EthType) == Some(value),
         Field::VlanTpid => said.map(u128::from) == Some(value) || exact(Field::Protocol) == Some(value),
         Field::CvlanTpid => exact(Field::VlanEthType) == Some(value),
+        // Of the first label's entry something else is asked, so it is there.
+        Field::Mpls1 => value == 1 && Field::MPLS[0][1..].iter().any(|&f| names(f)),
         Field::AddrType => match value {
             addr_type::IPV4 => names(Field::Ipv4Src) || names(Field::Ipv4Dst) || exact(Field::EthType) == Some(0x0800),
             addr_type::IPV6 => names(Field::Ipv6Src) || names(Field::Ipv6Dst) || exact(Field::EthType) == Some(0x86dd),

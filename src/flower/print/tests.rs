@@ -1,8 +1,12 @@
 use super::*;
 use crate::flower::{
     ActionKind, Control, Field, FilterId, Range,
-    action::{CsumFlags, Ct, Mirred, Nat, NatSide, Pedit, PeditDynamic, PeditHeader, PeditKey, Skbedit, Vlan},
+    action::{
+        CsumFlags, Ct, Mirred, Mpls, MplsEntry, Nat, NatSide, Pedit, PeditDynamic, PeditHeader, PeditKey, Police,
+        Sample, Skbedit, Skbmod, StatelessNat, TunnelKey, Vlan,
+    },
     field::{addr_type, ct_state},
+    tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOptions, option_field},
 };
 
 fn action(kind: ActionKind, control: Control) -> Action {
@@ -116,6 +120,22 @@ fn terms_are_tcs() {
         (Field::Protocol, 0x88cc, u128::MAX, "protocol LLDP"),
         (Field::VlanEthType, 0x1234, u128::MAX, "vlan_ethtype 0x1234"),
         (Field::PppProto, 0xc021, u128::MAX, "ppp_proto lcp"),
+        (Field::Spi, 0x100, u128::MAX, "spi 0x100"),
+        (Field::L2Miss, 1, u128::MAX, "l2_miss 1"),
+        (Field::EncFlags, 4, 12, "enc_flags tuncsum/notundf"),
+        (Field::NumOfVlans, 2, u128::MAX, "num_of_vlans 2"),
+        (Field::L2tpv3Sid, 7, u128::MAX, "l2tpv3_sid 7"),
+        (Field::Hash, 0x15, 0xff, "hash 0x15/0xff"),
+        // No words of tc's: an entry that is not there, one of which nothing says that it is, options in part.
+        (Field::Mpls6, 0, u128::MAX, "mpls_lse6 0"),
+        (Field::Mpls2Label, 5, u128::MAX, "mpls2_label 5"),
+        (Field::EncOptsType, 0x800, u128::MAX, "enc_opts_type 0x800"),
+        (
+            Field::EncOpts1,
+            1 << 120,
+            0xff << 120,
+            "enc_opts1 0x1000000000000000000000000000000/0xff000000000000000000000000000000",
+        ),
     ] {
         assert_eq!(show(any().with(field, value, mask)), text);
     }
@@ -221,4 +241,119 @@ fn actions_are_tcs() {
     assert_eq!(printed(&list[5..], &p).to_string(), "mirred egress mirror dev p2, mirred egress redirect dev p2");
     assert_eq!(mirred(false, Control::Pipe).to_string(), "mirred egress redirect dev if5 pipe");
     assert_eq!(goto(3).to_string(), "goto chain 3");
+}
+
+#[test]
+fn a_label_stack_is_told_entry_by_entry() {
+    let mpls = Match::default().exact(Field::Mpls1, 1).exact(Field::MplsLabel, 7).exact(Field::MplsTtl, 64);
+    assert_eq!(mpls.to_string(), "mpls_label 7 mpls_ttl 64");
+    let two =
+        mpls.exact(Field::Mpls3, 1).exact(Field::Mpls3Tc, 3).exact(Field::Mpls3Bos, 0).exact(Field::EthType, 0x8847);
+    assert_eq!(two.to_string(), "eth_type 0x8847 mpls lse depth 1 label 7 ttl 64 lse depth 3 tc 3 bos 0");
+    assert_eq!(Match::default().exact(Field::Mpls1, 1).to_string(), "mpls lse depth 1");
+    assert_eq!(Match::default().exact(Field::Mpls6, 1).to_string(), "mpls lse depth 6");
+    let absent = two.exact(Field::Mpls4, 0);
+    assert_eq!(
+        absent.to_string(),
+        "eth_type 0x8847 mpls_label 7 mpls_ttl 64 mpls_lse3 1 mpls3_tc 3 mpls3_bos 0 mpls_lse4 0"
+    );
+    let cfm = Match::default().exact(Field::CfmLevel, 5).exact(Field::CfmOpcode, 47);
+    assert_eq!(cfm.to_string(), "cfm mdl 5 op 47");
+}
+
+#[test]
+fn options_of_tunnels_are_tcs() {
+    let show = |options: TunnelOptions, mask: TunnelOptions| {
+        let (kind, key, mask) = (options.kind(), options.bytes(), mask.bytes());
+        let length = key.len() as u128;
+        let mut m = Match::default().exact(Field::EncKeyId, 5);
+        m = m.with(Field::EncOptsType, kind, kind).with(Field::EncOptsLen, length, length);
+        for (at, field) in Field::OPTIONS.into_iter().enumerate() {
+            m.set(field, option_field(&key, at), option_field(&mask, at));
+        }
+        m.to_string().strip_prefix("enc_key_id 5 ").unwrap().to_owned()
+    };
+    let option = |class, kind, data: &[u8]| GeneveOption { class, kind, data: data.to_vec() };
+    assert_eq!(
+        show(
+            TunnelOptions::Geneve(vec![option(0x102, 0x80, &[0, 0, 0, 1]), option(0x103, 1, &[0x11; 8])]),
+            TunnelOptions::Geneve(vec![option(0xffff, 0xff, &[0xff; 4]), option(0xff00, 0xf, &[0xff; 8])]),
+        ),
+        "geneve_opts 0102:80:00000001,0100:01:1111111111111111/ffff:ff:ffffffff,ff00:0f:ffffffffffffffff"
+    );
+    let vxlan = |gbp| TunnelOptions::Vxlan { gbp };
+    assert_eq!(show(vxlan(257), vxlan(0xffff)), "vxlan_opts 257/65535");
+    let index = |index| TunnelOptions::Erspan(Erspan::Index(index));
+    assert_eq!(show(index(2), index(u32::MAX)), "erspan_opts 1:2:0:0/1:4294967295:0:0");
+    let hardware = |dir, hwid| TunnelOptions::Erspan(Erspan::Hardware { dir, hwid });
+    assert_eq!(show(hardware(1, 63), hardware(1, 63)), "erspan_opts 2:0:1:63/2:0:1:63");
+    let gtp = |pdu_type, qfi| TunnelOptions::Gtp { pdu_type, qfi };
+    assert_eq!(show(gtp(1, 2), gtp(0xff, 0xff)), "gtp_opts 01:02/ff:ff");
+}
+
+/// As iproute2 6.1 shows them, but for what it shows on several lines.
+#[test]
+fn the_other_actions_are_tcs() {
+    let show = |kind| action(kind, Control::Pipe).to_string();
+    let entry = MplsEntry { label: Some(5), tc: Some(3), bos: None, ttl: Some(64) };
+    let some = MplsEntry { bos: Some(false), ..MplsEntry::default() };
+    for (mpls, text) in [
+        (Mpls::Push { protocol: 0x8847, entry }, "mpls push protocol mpls_uc label 5 tc 3 ttl 64"),
+        (Mpls::PushMac { protocol: 0x8848, entry }, "mpls mac_push protocol mpls_mc label 5 tc 3 ttl 64"),
+        (Mpls::Pop { protocol: 0x0800 }, "mpls pop protocol ip"),
+        (Mpls::Modify(some), "mpls modify bos 0"),
+        (Mpls::DecTtl, "mpls dec_ttl"),
+    ] {
+        assert_eq!(show(ActionKind::Mpls(mpls)), text);
+    }
+    let tunnel = Tunnel {
+        id: Some(5),
+        src: [10, 0, 0, 1].into(),
+        dst: [10, 0, 0, 2].into(),
+        src_port: 0,
+        dst_port: 6081,
+        tos: 8,
+        ttl: 64,
+        flags: TunnelFlags::CSUM,
+        options: TunnelOptions::Geneve(vec![GeneveOption { class: 0x102, kind: 0x80, data: vec![0, 0, 0, 1] }]),
+    };
+    let set = |tunnel| show(ActionKind::TunnelKey(TunnelKey::Set(Box::new(tunnel))));
+    assert_eq!(
+        set(tunnel.clone()),
+        "tunnel_key set src_ip 10.0.0.1 dst_ip 10.0.0.2 id 5 dst_port 6081 geneve_opts 0102:80:00000001 csum tos 8 ttl 64"
+    );
+    let bare = Tunnel {
+        id: None,
+        dst_port: 0,
+        tos: 0,
+        ttl: 0,
+        flags: TunnelFlags::DONT_FRAGMENT,
+        options: TunnelOptions::Vxlan { gbp: 257 },
+        ..tunnel
+    };
+    assert_eq!(set(bare), "tunnel_key set src_ip 10.0.0.1 dst_ip 10.0.0.2 vxlan_opts 257 nocsum nofrag");
+    assert_eq!(show(ActionKind::TunnelKey(TunnelKey::Unset)), "tunnel_key unset");
+    let nat = |mask, egress| show(ActionKind::Nat(StatelessNat { old: 0x0a00_0000, new: 0xc0a8_0000, mask, egress }));
+    assert_eq!(nat(0xffff_ff00, false), "nat ingress 10.0.0.0/24 192.168.0.0");
+    assert_eq!(nat(0xff00_00ff, true), "nat egress 10.0.0.0/255.0.0.255 192.168.0.0");
+    let set = Skbmod::Set { dst: Some([2, 0, 0, 0, 0, 1]), src: Some([2; 6]), ethertype: Some(0x86dd) };
+    assert_eq!(show(ActionKind::Skbmod(set)), "skbmod set dmac 02:00:00:00:00:01 smac 02:02:02:02:02:02 etype 0x86dd");
+    assert_eq!(show(ActionKind::Skbmod(Skbmod::Swap)), "skbmod swap mac");
+    assert_eq!(show(ActionKind::Skbmod(Skbmod::Ecn)), "skbmod ecn");
+    let sample = Sample { rate: 100, group: 5, truncate: Some(64) };
+    assert_eq!(show(ActionKind::Sample(sample)), "sample rate 1/100 group 5 trunc_size 64");
+    let police = |police| action(ActionKind::Police(police), Control::Shot).to_string();
+    let rate = Police { rate: 125_000, burst: 1_280_000, mtu: 2000, conform: Control::Pipe, ..Police::default() };
+    assert_eq!(police(rate), "police rate 1Mbit burst 10240b mtu 2000b conform-exceed drop/pipe");
+    let more = Police { shared: true, peak_rate: 250_000, overhead: 14, link_layer: 2, ..rate };
+    assert_eq!(
+        police(more),
+        "police index 3 rate 1Mbit burst 10240b mtu 2000b peakrate 2Mbit conform-exceed drop/pipe overhead 14 linklayer atm"
+    );
+    let packets = Police { packet_rate: 1000, packet_burst: 7_812_500, mtu: 1500, ..Police::default() };
+    assert_eq!(police(packets), "police mtu 1500b pkts_rate 1000 pkts_burst 500 conform-exceed drop/pass");
+    let shown = format!("{:#}", Filter { actions: vec![action(ActionKind::Police(rate), Control::Shot)], ..filter() });
+    assert!(shown.ends_with(
+        "action order 1: police rate 1Mbit burst 10240b mtu 2000b conform-exceed drop/pipe\n\t index 3 cookie ab01"
+    ));
 }

@@ -136,22 +136,11 @@ pub(super) fn encode(key: &TunnelKey, mut parameters: Vec<u8>) -> Result<Vec<Att
     if tunnel.options.bytes().len() > MOST {
         return Err("options of more than 255 bytes");
     }
-    let parts = match &tunnel.options {
-        TunnelOptions::None => return Ok(out),
-        TunnelOptions::Geneve(list) => list.iter().map(geneve).collect(),
-        TunnelOptions::Vxlan { gbp } => vec![OptionParts::Vxlan { gbp: Some(*gbp) }],
-        TunnelOptions::Erspan(Erspan::Index(index)) => {
-            vec![OptionParts::Erspan { version: Some(1), index: Some(*index), dir: None, hwid: None }]
-        }
-        TunnelOptions::Erspan(Erspan::Hardware { dir, hwid }) => {
-            vec![OptionParts::Erspan { version: Some(2), index: None, dir: Some(*dir), hwid: Some(*hwid) }]
-        }
-        TunnelOptions::Gtp { .. } => return Err("the kernel sets no options of GTP"),
-    };
-    out.push(options::write(OPTS, &parts));
+    if matches!(tunnel.options, TunnelOptions::Gtp { .. }) {
+        return Err("the kernel sets no options of GTP");
+    }
+    if tunnel.options != TunnelOptions::None {
+        out.push(options::write(OPTS, &options::parts(&tunnel.options)));
+    }
     Ok(out)
-}
-
-fn geneve(option: &GeneveOption) -> OptionParts {
-    OptionParts::Geneve { class: Some(option.class), kind: Some(option.kind), data: Some(option.data.clone()) }
 }

@@ -151,84 +151,12 @@ fn gtp(pdu_type: u8, qfi: u8, mask: Option<&OptionParts>) -> One {
     Some((enc_options::GTP, vec![pdu_type, qfi], mask.map(|part| part.unwrap_or(u8::MAX)).to_vec()))
 }
 
-/// Asks for options, as far as there are words for what the match says of them.
+/// Asks for options, if there are words for what the match says of them.
 pub(super) fn write(m: &Match, out: &mut Vec<Attribute>) {
-    if m.mask.get(Field::EncOptsType) == 0 {
-        return;
+    let Some((key, mask)) = TunnelOptions::asked(m) else { return };
+    out.push(options::write(KEY, &options::parts(&key)));
+    // All bits of VXLAN's policy are compared only where no mask is given.
+    if mask != (TunnelOptions::Vxlan { gbp: u32::MAX }) {
+        out.push(options::write(MASK, &options::parts(&mask)));
     }
-    let bytes = |of: &dyn Fn(Field) -> u128| -> Vec<u8> {
-        let mut bytes: Vec<u8> = Field::OPTIONS.iter().flat_map(|&field| of(field).to_be_bytes()).collect();
-        bytes.truncate(m.key.get(Field::EncOptsLen) as usize);
-        bytes
-    };
-    let (key, mask) = (bytes(&|field| m.key.get(field)), bytes(&|field| m.mask.get(field)));
-    let parts = match m.key.get(Field::EncOptsType) {
-        enc_options::GENEVE => geneve_parts(&key, &mask),
-        enc_options::VXLAN => vxlan_parts(&key, &mask),
-        enc_options::ERSPAN => erspan_parts(&key, &mask),
-        enc_options::GTP => gtp_parts(&key, &mask),
-        _ => None,
-    };
-    let Some((key, mask)) = parts else { return };
-    out.push(options::write(KEY, &key));
-    if !mask.is_empty() {
-        out.push(options::write(MASK, &mask));
-    }
-}
-
-/// Key and mask.
-type Parts = Option<(Vec<OptionParts>, Vec<OptionParts>)>;
-
-fn geneve_parts(mut key: &[u8], mut mask: &[u8]) -> Parts {
-    let mut parts = (Vec::new(), Vec::new());
-    while let [c, d, kind, words, ..] = *key {
-        let end = 4 + 4 * usize::from(words & 0x1f);
-        let [e, f, mask_kind, ..] = *mask else { return None };
-        let part = |class, kind, bytes: &[u8]| {
-            let (class, data) = (Some(u16::from_be_bytes(class)), Some(bytes.get(4..end)?.to_vec()));
-            Some(OptionParts::Geneve { class, kind: Some(kind), data })
-        };
-        parts.0.push(part([c, d], kind, key)?);
-        parts.1.push(part([e, f], mask_kind, mask)?);
-        (key, mask) = (&key[end..], &mask[end..]);
-    }
-    Some(parts)
-}
-
-fn vxlan_parts(key: &[u8], mask: &[u8]) -> Parts {
-    let part = |bytes: &[u8]| Some(u32::from_be_bytes(*bytes.first_chunk()?));
-    let mask = part(mask)?;
-    // All bits are compared only where no mask is given.
-    let mask = if mask == u32::MAX { vec![] } else { vec![OptionParts::Vxlan { gbp: Some(mask) }] };
-    Some((vec![OptionParts::Vxlan { gbp: Some(part(key)?) }], mask))
-}
-
-fn erspan_parts(key: &[u8], mask: &[u8]) -> Parts {
-    let word = |bytes: &[u8], at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
-    // One bit of the version is compared, that of the mask's own; the other one tells the other version.
-    let mask_version = word(mask, 0)?;
-    let version = match (mask_version, word(key, 0)?) {
-        (1, 1) | (2, 0) => 1,
-        (2, 2) | (1, 0) => 2,
-        _ => return None,
-    };
-    let parts = |version: u8, bytes: &[u8]| {
-        let [high, low] = *bytes.get(10..)?.first_chunk()?;
-        let (dir, hwid) = (low >> 3 & 1, (high & 3) << 4 | low >> 4);
-        Some(OptionParts::Erspan {
-            version: Some(version),
-            index: (version == 1).then_some(word(bytes, 4)?),
-            dir: (version == 2).then_some(dir),
-            hwid: (version == 2).then_some(hwid),
-        })
-    };
-    Some((vec![parts(version, key)?], vec![parts(mask_version as u8, mask)?]))
-}
-
-fn gtp_parts(key: &[u8], mask: &[u8]) -> Parts {
-    let parts = |bytes: &[u8]| {
-        let [pdu_type, qfi] = *bytes.first_chunk()?;
-        Some(vec![OptionParts::Gtp { pdu_type: Some(pdu_type), qfi: Some(qfi) }])
-    };
-    Some((parts(key)?, parts(mask)?))
 }

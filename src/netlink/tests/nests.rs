@@ -195,7 +195,7 @@ fn options_that_a_key_does_not_hold_or_flower_does_not_take_are_named() {
     assert_eq!(part.key.get(Field::EncOpts0), option_field(&bytes, 0));
     let part = part.with(Field::EncOpts0, 1, 1);
     let refused = encode_filter(&filter(PROTOCOL_ALL, part, vec![]), &names()).unwrap_err();
-    assert_eq!(refused, EncodeError::Field(Field::EncOpts0));
+    assert_eq!(refused, EncodeError::Field(Field::EncOptsType), "a byte behind the last option");
 }
 
 /// The numbers are those of `enum` in `include/uapi/linux/pkt_cls.h` of Linux 6.12.
