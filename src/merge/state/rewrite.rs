@@ -138,6 +138,9 @@ impl State<'_> {
         if self.decide(filter, Field::AddrType)? == 0 {
             return refuse("it drops a packet whose IP header is cut off");
         }
+        if (nat.old ^ nat.new) & nat.mask == 0 {
+            return Ok(());
+        }
         let field = if nat.egress { Field::Ipv4Src } else { Field::Ipv4Dst };
         let (mask, old) = (u128::from(nat.mask), u128::from(nat.old & nat.mask));
         let value = self.view(field);
@@ -212,7 +215,9 @@ impl State<'_> {
         }
         let value = self.view(Field::IpTos);
         let now = self.now(value) & ECN;
-        self.require(filter, Field::IpTos, ECN, Want::Known(now))?;
+        // Of what is written to, the bit that is set tells enough: what has both is left as it is.
+        let mask = if matches!(now, 1 | 2) { now } else { ECN };
+        self.require(filter, Field::IpTos, mask, Want::Known(now))?;
         match (now, header) {
             (0 | ECN, _) => {}
             (_, Header::Ipv4) => {
