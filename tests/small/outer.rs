@@ -24,9 +24,7 @@ pub const KINDS: u32 = 12;
 pub fn options(kind: u32, data: u32) -> TunnelOptions {
     let geneve = |kind: u8, words: u8, last: u32| {
         let mut data = vec![0; usize::from(words) * 4];
-        if let Some(byte) = data.last_mut() {
-            *byte = last as u8;
-        }
+        data.iter_mut().skip(3).step_by(4).for_each(|byte| *byte = last as u8);
         GeneveOption { class: 0x0102, kind, data }
     };
     match kind {

@@ -47,7 +47,7 @@ fn plain(spec: &mut Spec, field: Field, value: u32, mask: u32) {
     let Some((part, shift, bits)) = place(field) else { return };
     let ones = u32::MAX >> (32 - u32::from(bits));
     let mut value = value;
-    if let Some(depth) = LABELS.iter().position(|&label| label == part) {
+    if let Some(depth) = Field::MPLS.iter().position(|entry| entry.contains(&field)) {
         let labels = spec.get(Part::Stack);
         *spec = spec.with(Part::Stack, labels & 8 | (labels & 7).max(depth as u32 + 1));
         // It tells where the bottom is not where it should be.
@@ -57,8 +57,20 @@ fn plain(spec: &mut Spec, field: Field, value: u32, mask: u32) {
 }
 
 /// The packet, made more like what a filter asks for; a sum may stand between them.
-pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
-    let m = &filter.matches;
+pub fn filter(spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
+    let mut spec = matching(spec, &filter.matches, rng);
+    for action in &filter.actions {
+        if let ActionKind::Nat(nat) = &action.kind
+            && rng.chance(50)
+        {
+            set(&mut spec, if nat.egress { Part::Src } else { Part::Dst }, nat.old, nat.mask & 0xff);
+        }
+    }
+    spec
+}
+
+/// The same for a match alone.
+pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
     for (field, value, mask) in m.terms() {
         let (low, low_mask) = (value as u32, mask as u32);
         match field {
@@ -120,20 +132,13 @@ pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
         }
     }
     if rng.chance(15) && spec.get(Part::Tags) >> 8 & 0xff != 0 {
-        // A third tag, which no field but their number tells.
-        spec = spec.with(Part::Tags, spec.get(Part::Tags) | 0x01_00_00);
+        // A third tag, or a fourth, which no field but their number tells.
+        spec = spec.with(Part::Tags, spec.get(Part::Tags) | rng.pick(&[0x01_00_00, 0x01_01_00_00]));
     }
     for (field, range) in m.ranges() {
         let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
         let near = rng.below(8).min(u32::from(range.max - range.min)) as u16;
         spec = spec.with(part, rng.pick(&[range.min + near, range.min, range.max - near, range.max]).into());
-    }
-    for action in &filter.actions {
-        if let ActionKind::Nat(nat) = &action.kind
-            && rng.chance(50)
-        {
-            set(&mut spec, if nat.egress { Part::Src } else { Part::Dst }, nat.old, nat.mask & 0xff);
-        }
     }
     spec
 }

@@ -127,9 +127,13 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
     let ip = |s: Spec| [s, s.with(Part::EtherType, 0x800), s.with(Part::EtherType, 0x86dd)];
     let l4 = |s: Spec| [6, 17, 50, 51, 115].map(|proto| s.with(Part::Proto, proto)).into_iter().chain([s]);
     // What has no labels, no tunnel, no ARP shows nothing of them.
-    if Field::MPLS.as_flattened().contains(&field) || field.is_tunnel() || !IP.contains(&part) {
+    if !IP.contains(&part) || matches!(field, Field::ArpSip | Field::ArpTip) {
+        let mut rng = Rng::new(0);
         let both = |s: Spec| [s, s.with(part, s.get(part) ^ 1 << bit_of_part)];
-        return !matched().take(16).flat_map(toward::with_headers).flat_map(both).any(misses_alone);
+        let others = matched().take(8).flat_map(toward::with_headers);
+        let mut others = others.flat_map(|s| [s, toward::matching(s, of, &mut rng)]).flat_map(both);
+        // Entries far behind share a part, so that none of their bits is turned over alone.
+        return part != Part::Label3 && !others.any(misses_alone);
     }
     let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
     // Of a range, the ports that are matched need not be those with the bit turned over.
