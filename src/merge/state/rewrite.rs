@@ -163,8 +163,11 @@ impl State<'_> {
             self.shadows.extend(Shadow::value(self, filter, field, old, mask));
             return Ok(());
         }
-        self.require(filter, field, mask, Want::Known(old))?;
         let new = u128::from(nat.new) & mask;
+        // What differs from the old address as the new one does is the new one already, and stays.
+        let differs = old ^ new;
+        let asked = if differs.count_ones() == 1 { mask & !differs } else { mask };
+        self.require(filter, field, asked, Want::Known(old))?;
         self.program.translate(field, To::Known { mask, value: new, covered });
         self.set(field, self.view(field).written(!mask, new));
         Ok(())

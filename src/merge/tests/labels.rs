@@ -171,6 +171,11 @@ fn a_stateless_nat_divides_those_that_it_changes_from_the_others() {
     let (matches, actions) = merged([10, 0, 0, 3]);
     assert_eq!((matches.mask.get(Field::Ipv4Dst).count_ones(), actions.len()), (1, 1));
     assert!(!matches.fits(&packet(tcp(H1, 1, H2, 2))));
+    // The new address too becomes the new one.
+    let next = StatelessNat { new: nat.old | 1, ..nat };
+    let a = filter(0, 1, ip(), &[Action::new(ActionKind::Nat(next), Control::Pipe), output()]);
+    let (matches, _) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    assert_eq!(matches.mask.get(Field::Ipv4Dst), 0xffff_fffe);
     // What would become what it is costs no bit.
     let same = StatelessNat { new: nat.old, ..nat };
     let a = filter(0, 1, ip(), &[Action::new(ActionKind::Nat(same), Control::Pipe), output()]);
