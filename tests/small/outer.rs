@@ -155,14 +155,11 @@ fn asked_options(rng: &mut Rng, m: &mut Match, kinds: &[u32]) {
         }
     }
     let len = bytes.len() as u128;
+    [Field::EncOptsLen, Field::EncOptsType].into_iter().chain(Field::OPTIONS).for_each(|field| m.clear(field));
     m.set(Field::EncOptsLen, len, len);
     m.set(Field::EncOptsType, options.kind(), options.kind());
     for (i, field) in Field::OPTIONS.into_iter().enumerate() {
         let mask = option_field(&mask, i);
-        if mask != 0 {
-            m.set(field, option_field(&bytes, i) & mask, mask);
-        } else {
-            m.clear(field);
-        }
+        m.set(field, option_field(&bytes, i) & mask, mask);
     }
 }

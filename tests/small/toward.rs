@@ -42,14 +42,22 @@ fn network(spec: &mut Spec, ethertype: u32) {
     }
 }
 
+/// So many entries, or more, none in front of the last with the bottom of the stack.
+fn deepen(spec: &mut Spec, depth: u32) {
+    let labels = spec.get(Part::Stack);
+    *spec = spec.with(Part::Stack, labels & 8 | (labels & 7).max(depth));
+    for label in LABELS.into_iter().take(depth as usize - 1) {
+        set(spec, label, 0, 0x100);
+    }
+}
+
 /// A field that is a number of bits of a part.
 fn plain(spec: &mut Spec, field: Field, value: u32, mask: u32) {
     let Some((part, shift, bits)) = place(field) else { return };
     let ones = u32::MAX >> (32 - u32::from(bits));
     let mut value = value;
     if let Some(depth) = Field::MPLS.iter().position(|entry| entry.contains(&field)) {
-        let labels = spec.get(Part::Stack);
-        *spec = spec.with(Part::Stack, labels & 8 | (labels & 7).max(depth as u32 + 1));
+        deepen(spec, depth as u32 + 1);
         // It tells where the bottom is not where it should be.
         value ^= u32::from(shift == 8 && spec.get(Part::Stack) & 7 == depth as u32 + 1);
     }
@@ -112,10 +120,11 @@ pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
                 }
             }
             _ if let Some(depth) = Field::MPLS.iter().position(|entry| entry[0] == field) => {
-                let depth = 1 + depth as u32;
-                let labels = spec.get(Part::Stack);
-                let many = if low == 0 { (labels & 7).min(depth - 1) } else { (labels & 7).max(depth) };
-                spec = spec.with(Part::Stack, labels & 8 | many);
+                let (labels, depth) = (spec.get(Part::Stack), depth as u32);
+                match low {
+                    0 => spec = spec.with(Part::Stack, labels & 8 | (labels & 7).min(depth)),
+                    _ => deepen(&mut spec, depth + 1),
+                }
             }
             Field::EncAddrType => {
                 let kind = if value == addr_type::IPV6 { 6 } else { 4 };
