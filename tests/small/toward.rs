@@ -178,6 +178,9 @@ pub fn with_headers(spec: Spec) -> impl Iterator<Item = Spec> {
     let ip = [0x800, 0x86dd].map(|ethertype| spec.with(Part::EtherType, ethertype));
     let worded = ip.into_iter().flat_map(|s| [50, 51, 115].map(|proto| s.with(Part::Proto, proto)));
     let ops = others.into_iter().flat_map(|s| [1, 2].map(|op| s.with(Part::ArpOp, op)));
+    // With none of the bits that addresses of ARP have here.
+    let bare = |s: Spec| [(Part::Src, 0xa00), (Part::Dst, 0xa00), (Part::Sha, 0x200)].map(|(p, v)| s.with(p, v));
+    let ops = ops.flat_map(move |s| bare(s).into_iter().chain([s]));
     options.chain(labels).chain(ops).chain(worded)
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 use flowmerge::{
     flower::{
-        Action, ActionKind, Field, FilterId, Key, Match,
+        Action, ActionKind, Field, Filter, FilterId, Key, Match,
         action::{Mpls, PeditHeader, Skbmod, Vlan},
     },
     hardware::Entry,
@@ -89,7 +89,8 @@ pub fn each_bit_is_needed(
 }
 
 /// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
-/// on the way to the stack (of which the model tells only that the packet goes there), or where addresses are written twice.
+/// on the way to the stack (of which the model tells only that the packet goes there), or where something is written twice. Nor is it
+/// seen what keeps out packets of a kind that no frame shows.
 fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
     let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
     let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
@@ -101,9 +102,20 @@ fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
         _ => false,
     };
     let by_value = |a: &&&Action| matches!(a.kind, ActionKind::Nat(_) | ActionKind::Skbmod(_));
+    let network = |a: &&&Action| match &a.kind {
+        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header != PeditHeader::Ethernet),
+        ActionKind::Skbmod(skbmod) => *skbmod == Skbmod::Ecn,
+        ActionKind::Nat(_) => true,
+        ActionKind::Ct(ct) => ct.nat.is_some(),
+        _ => false,
+    };
+    let twice = |is: &dyn Fn(&&&Action) -> bool| ran.iter().filter(|a| is(a)).count() > 1;
+    let no_byte = |f: &Filter| f.matches.mask.get(Field::L2Miss) | f.matches.mask.get(Field::Hash) != 0;
     entry.actions.iter().any(police)
         || (from.done.gone != Gone::Away || from.done.sent.is_empty()) && ran.iter().any(|a| by_value(&a))
-        || ran.iter().filter(swap).count() > 0 && ran.iter().filter(addresses).count() > 1
+        || ran.iter().any(|a| swap(&a)) && twice(&addresses)
+        || ran.iter().any(|a| by_value(&a)) && twice(&network)
+        || case.filters.iter().any(no_byte)
 }
 
 fn action_of(case: &Case, id: FilterId, action: usize) -> Option<&Action> {
