@@ -148,7 +148,7 @@ fn what_is_not_ip() {
 /// Seven entries are read; the eighth is passed over, and need not be there. Without a bottom it goes on past the end.
 #[test]
 fn a_stack_of_labels() {
-    let entry = |n: u32, bos: u32| format!("{:08x}", n << 12 | n << 9 | bos << 8 | 0x40 + n);
+    let entry = |n: u32, bos: u32| format!("{:08x}", n << 12 | n << 9 | bos << 8 | (0x40 + n));
     let fields = |count: usize, bottom: Option<usize>| {
         let mut fields = vec![(Protocol, 0x8848), (EthType, 0x8848)];
         for (index, [present, label, tc, bos, ttl]) in Field::MPLS.into_iter().take(count).enumerate() {
