@@ -1,4 +1,5 @@
 # The rest, in a block shared by p1 and p3: ARP under masks, inner tags and their number, PPPoE, L2TPv3, nat without state, skbmod, policers shared by index, sample, indev, pedit without headers' names
+# shellcheck disable=SC2086,SC2046 # what stands for several words of tc is meant to be split
 . "$LAB/common.sh"; hosts; for p in p1 p3; do tc qdisc add dev $p ingress_block 9 clsact; done; tc qdisc add dev p2 clsact; neighbours
 knows h1 10.0.0.50 02:00:00:00:00:02; knows h3 10.0.0.60 02:00:00:00:00:02
 # So fast that every packet conforms, but for one that is too long; and one of which nothing conforms.

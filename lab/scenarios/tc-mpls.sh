@@ -1,4 +1,5 @@
 # MPLS: stacks of labels pushed, popped, modified, told apart to depth 3, over tags, around whole frames, and in front of ct
+# shellcheck disable=SC2086,SC2046 # what stands for several words of tc is meant to be split
 . "$LAB/common.sh"; hosts; for p in p1 p2 p3; do tc qdisc add dev $p clsact; done; neighbours; record p1 p2 p3
 f() { d=$1; c=$2; p=$3; proto=$4; shift 4; filter "$d" chain "$c" prio "$p" proto "$proto" flower skip_hw "$@"; }
 to() { echo "action mirred egress redirect dev $1"; }

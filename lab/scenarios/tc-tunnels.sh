@@ -1,4 +1,5 @@
 # Hand-written TC over every kind of tunnel, in and out: Geneve options under masks, VXLAN policies, ERSPAN of both types, GRE keys, IPv4 and IPv6 beneath
+# shellcheck disable=SC2086,SC2046 # what stands for several words of tc is meant to be split
 . "$LAB/common.sh"; hosts; underlay; for p in p1 p2 p3; do tc qdisc add dev $p clsact; done
 tunnel t1 geneve external dstport 6081; tunnel t2 vxlan external gbp dstport 4789 nolearning udp6zerocsumrx; tunnel t3 erspan external; tunnel t4 gretap external
 for t in t1 t2 t3 t4; do tc qdisc add dev $t clsact; done
