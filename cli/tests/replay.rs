@@ -68,6 +68,7 @@ recorded_runs! {
     ovs_firewall "ovs-firewall" 60;
     ovs_firewall6 "ovs-firewall6" 60;
     ovs_fullnat "ovs-fullnat" 75;
+    ovs_geneve "ovs-geneve" 65;
     ovs_mirror "ovs-mirror" 60;
     ovs_nat "ovs-nat" 65;
     ovs_nat66 "ovs-nat66" 65;
@@ -79,6 +80,7 @@ recorded_runs! {
     ovs_snat "ovs-snat" 65;
     ovs_vlan "ovs-vlan" 75;
     ovs_vlan_ct "ovs-vlan-ct" 60;
+    ovs_vxlan "ovs-vxlan" 60;
     tc_actions "tc-actions" 50;
     tc_blocks "tc-blocks" 70;
     tc_churn "tc-churn" 75;
@@ -88,6 +90,8 @@ recorded_runs! {
     tc_icmperr "tc-icmperr" 30;
     tc_judged "tc-judged" 35;
     tc_length "tc-length" 70;
+    tc_more "tc-more" 50;
+    tc_mpls "tc-mpls" 45;
     tc_nat66 "tc-nat66" 60;
     tc_nat_both "tc-nat-both" 75;
     tc_overlap "tc-overlap" 70;
@@ -96,7 +100,61 @@ recorded_runs! {
     tc_qinq "tc-qinq" 50;
     tc_remark "tc-remark" 55;
     tc_rewrite "tc-rewrite" 35;
+    tc_tunnels "tc-tunnels" 55;
     tc_verdicts "tc-verdicts" 70;
+}
+
+/// What is sent to a tunnel device is compared with the outer packet that leaves, in both runs.
+#[test]
+fn outer_packets_are_compared() {
+    for (trace, wrapped) in [("ovs-vxlan.pcapng", 28), ("ovs-geneve.pcapng", 40), ("tc-tunnels.pcapng", 75)] {
+        let totals = json(trace);
+        for run in ["software", "hardware"] {
+            assert_eq!(totals[run]["wrapped"], wrapped, "{trace} {run}");
+        }
+    }
+}
+
+/// Where in a trace frames between these hosts beneath the tunnels begin: the last byte of the MAC of either end.
+fn beneath(trace: &[u8], to: u8, from: u8) -> Vec<usize> {
+    let addresses = [2, 0xbb, 0, 0, 0, to, 2, 0xbb, 0, 0, 0, from];
+    let all = trace.windows(addresses.len()).enumerate();
+    all.filter(|(_, window)| *window == addresses).map(|(at, _)| at).collect()
+}
+
+/// The report on a trace that was changed, and that cannot come out as in the kernel.
+fn differs(name: &str, trace: &[u8]) -> String {
+    let file = scratch(name);
+    fs::write(&file, trace).unwrap();
+    let output = replay(&[file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Without outer packets nobody knows what a device kept of them. That is said, and nothing is guessed.
+#[test]
+fn a_frame_without_its_outer_packet_is_left_open_by_name() {
+    let mut trace = fs::read(fixture("tc-tunnels.pcapng")).unwrap();
+    let incoming = beneath(&trace, 1, 2);
+    assert!(incoming.len() > 70);
+    // No IP any more.
+    incoming.iter().for_each(|at| trace[at + 12..at + 14].copy_from_slice(&[0x88, 0xb5]));
+    let report = differs("without.pcapng", &trace);
+    let why = "filters look at its outer packet, and none that was recorded at its time has this frame in it";
+    for tunnel in ["t1", "t2", "t3", "t4"] {
+        assert!(report.contains(&format!(" the first: {tunnel}: {why}\n")), "{tunnel}: {report}");
+    }
+}
+
+#[test]
+fn an_outer_packet_that_is_otherwise_is_a_difference() {
+    let mut trace = fs::read(fixture("tc-tunnels.pcapng")).unwrap();
+    let outgoing = beneath(&trace, 2, 1);
+    // The destination of one of them.
+    trace[outgoing[5] + 14 + 19] ^= 4;
+    let report = differs("otherwise.pcapng", &trace);
+    assert!(report.contains(" is to leave the tunnel device t"), "{report}");
+    assert!(report.contains(" to 192.168.7.6 port ") && report.contains(" to 192.168.7.2 port "), "{report}");
 }
 
 #[test]

@@ -23,4 +23,4 @@ together 'tcp h1 10.0.0.9 10' 'SPORT=41000 udp h1 10.0.0.9 12' 'on h1 ping -q -c
 way 77 0102:80:00000002; SPORT=41000 udp h1 10.0.0.9 6
 way 77 0102:80:00000001,0102:03:1122334455667788 tos 0x20 ttl 9; SPORT=41000 udp h1 10.0.0.9 6
 way 77 0102:80:00000003; SPORT=41000 WAIT=0.05 udp h1 10.0.0.9 3
-finish; expect software.decided=70
+finish; expect merged.installed=7 hardware.handled=60% hardware.wrapped=36

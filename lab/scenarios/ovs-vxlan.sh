@@ -15,4 +15,4 @@ serve far
 together 'tcp h1 10.0.0.9 10' 'TOS=0,2,184 udp h1 10.0.0.9 12' 'on h1 ping -q -c 4 -i 0.05 10.0.0.9'
 on far ip link del vx; behind vx vxlan id 101 remote 192.168.7.1 local 192.168.7.2 dstport 4789; on far ping -q -c 4 -i 0.05 -W 0.1 10.0.0.1 || true
 finish
-expect software.decided=60
+expect merged.installed=5 hardware.handled=50% hardware.wrapped=28

@@ -83,4 +83,4 @@ frames h3 <<'P'
 P
 SIZE=60 tcp h1 10.0.0.50 4 & A=$!; SIZE=60 udp h1 10.0.0.50 4 & B=$!; on h1 ping -q -c 2 -i 0.05 10.0.0.50 & C=$!
 SIZE=60 tcp h3 10.0.0.60 8 & D=$!; SIZE=60 SPORT=41000 udp h3 10.0.0.60 8; wait $A $B $C $D; finish
-expect software.decided=100
+expect merged.installed=45 hardware.handled=45%

@@ -55,4 +55,4 @@ eth(mpls(1, mpls(2, mpls(3, mpls(4, mpls(5, mpls(6, mpls(206, ip('10.0.0.1', '10
 [eth(mpls(200, mpls(201, b'', bos=0), bos=b)[:4 + 4 * b]) for b in (0, 1)]
 P
 SIZE=60 tcp h1 10.0.0.2 8 & A=$!; SIZE=60 SPORT=41000 udp h1 10.0.0.2 10; wait $A; finish
-expect software.decided=75
+expect merged.installed=20 hardware.handled=40%

@@ -1,5 +1,5 @@
 # Hand-written TC over every kind of tunnel, in and out: Geneve options under masks, VXLAN policies, ERSPAN of both types, GRE keys, IPv4 and IPv6 beneath
-. "$LAB/common.sh"; hosts; underlay; for p in p1 p2; do tc qdisc add dev $p clsact; done
+. "$LAB/common.sh"; hosts; underlay; for p in p1 p2 p3; do tc qdisc add dev $p clsact; done
 tunnel t1 geneve external dstport 6081; tunnel t2 vxlan external gbp dstport 4789 nolearning udp6zerocsumrx; tunnel t3 erspan external; tunnel t4 gretap external
 for t in t1 t2 t3 t4; do tc qdisc add dev $t clsact; done
 # The same on far; 10.0.0.9 is behind t1, and frames by hand leave any of them, wrapped by what their inner UDP port says.
@@ -35,7 +35,7 @@ echo "filter add dev u0 egress prio 1 proto ip flower ip_ttl 77 action pedit ex 
 echo "filter add dev u0 egress prio 1 proto ip flower ip_ttl 78 action pedit ex munge ip tos set 1 retain 3 pipe action csum ip4h"
 } | tc -batch -
 F
-record p1 p2 t1 t2 t3 t4 u1
+record p1 p2 p3 t1 t2 t3 t4 u1
 f() { d=$1; p=$2; shift 2; filter "$d" prio "$p" proto ip flower skip_hw "$@"; }
 to() { echo "action mirred egress redirect dev $1"; }
 one=$(to p1) two=$(to p2)
@@ -71,8 +71,8 @@ u 8 $v4 id 5 nocsum pipe $(to t4)
 u 9 $v4 nocsum tos 1 ttl 33 pipe $(to t4)
 u 10 $v4 id 1 pipe action mirred egress mirror dev t1 pipe action $v4 id 2 pipe action mirred egress mirror dev t2 pipe action tunnel_key unset pipe $two
 u 11 $v6 id 9 vxlan_opts 0x1 tos 0x28 ttl 5 pipe $(to t2)
-u 12 $v4 id 66 pipe $(to t2)
-u 13 $v4 id 67 pipe $(to t2)
+u 12 $v4 id 66 pipe $(to p3)
+u 13 $v4 id 67 pipe $(to p3)
 u 14 $v4 id 68 pipe $two
 q() { d=$1; n=$2; shift 2; filter "$d" prio 80 proto 802.1q flower skip_hw vlan_ethtype ip "$@"; }
 q p1 1 vlan_id 5 ip_proto udp dst_port 1 action $v4 id 1 geneve_opts 0102:81:00000009 tos 0x10 pipe $(to t1)
@@ -82,7 +82,7 @@ q t1 0 vlan_id 6 enc_key_id 9 action vlan pop pipe $one
 f p1 90 dst_ip 10.0.0.9 action ct zone 5 pipe action goto chain 1
 filter p1 chain 1 prio 1 proto ip flower skip_hw ct_state +trk+new action ct commit zone 5 pipe action $v4 id 9 pipe $(to t1)
 filter p1 chain 1 prio 2 proto ip flower skip_hw ct_state +trk+est action $v4 id 9 geneve_opts 0102:81:00000009 pipe $(to t1)
-tc filter add dev t2 egress prio 1 proto ip flower skip_hw enc_key_id 66 enc_dst_ip 192.168.7.2 action drop
+tc filter add dev p3 egress prio 1 proto ip flower skip_hw enc_key_id 66 enc_dst_ip 192.168.7.2 action drop
 serve far; knows h1 10.0.0.9 02:00:00:00:00:09
 for t in 1 2 3 4; do frames far t$t <<'P'
 [eth(ip('10.0.0.9', '10.0.0.%d' % (1 + n % 2), udp(1000, n, bytes(n)), tos=t, id=n), dst=1 + n % 2, src=9) for n in range(1, 10) for t in (0, 1, 2)]
@@ -93,4 +93,4 @@ frames h1 <<'P'
 [eth(ip('10.0.0.1', '10.0.0.7', udp(1000, n, bytes(n)), tos=t, id=n), dst=7) for n in range(1, 15) for t in (0, 1, 3, 0xb8)]
 [eth(vlan(5, ip('10.0.0.1', '10.0.0.7', udp(1000, n), tos=2))) for n in (1, 3, 8)]
 P
-together 'tcp h1 10.0.0.9 8' 'SPORT=41000 TOS=0,2 udp h1 10.0.0.9 8'; finish; expect software.decided=100
+together 'tcp h1 10.0.0.9 8' 'SPORT=41000 TOS=0,2 udp h1 10.0.0.9 8'; finish; expect merged.installed=30 hardware.handled=50% hardware.wrapped=75

@@ -146,7 +146,7 @@ impl Examiner {
 
     /// What a table that does less would have made of a packet that this one handled.
     fn in_lesser_tables(&mut self, id: u64, arrival: &Arrival, handled: &[Sent]) {
-        let Some((entry, _)) = self.merging.peek(arrival.port, arrival.frame) else { return };
+        let Some((entry, _)) = self.merging.peek(arrival.port, arrival.frame, arrival.tunnel) else { return };
         let (actions, trim) = (entry.actions.clone(), entry.trim);
         let cut_off = trailing(arrival.frame);
         if trim != Trim::Never && cut_off > 0 {

@@ -1,13 +1,14 @@
 //! A table in memory, searched by tuple space: entries of one port and one mask share a hash map, and a frame is looked
 //! up in each. Port ranges are compared behind that, within the entries of one key.
 
-use super::{Abilities, Capabilities, Entry, Hardware, HardwareError, MergedId, Reading};
+use super::{Abilities, Capabilities, Counts, Entry, Hardware, HardwareError, MergedId, Reading};
 use crate::{
-    flower::{Action, ActionKind, Field, Key, Match, Port, Tunnel},
+    flower::{Action, ActionKind, Field, Key, Match, Port, Tunnel, action::Police},
     merge::structure,
     packet::{
         self,
         apply::{Applied, End, Sent, Trim, apply_through},
+        dissect::ETHERNET,
     },
 };
 use foldhash::fast::RandomState;
@@ -91,7 +92,10 @@ impl Memory {
         let id = self.lookup(port, &key)?;
         let slot = self.slots.get_mut(&id)?;
         let actions = &slot.entry.actions;
-        let exceeds = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index);
+        let exceeds = |a: &Action| match &a.kind {
+            ActionKind::Police(police) => self.exceeded.contains(&a.index) || is_too_long(police, frame),
+            _ => false,
+        };
         let dropped = actions.iter().position(exceeds);
         let done = &actions[..dropped.unwrap_or(actions.len())];
         // `install` refused what cannot be applied.
@@ -244,6 +248,12 @@ impl Hardware for Memory {
     }
 }
 
+/// Whether a packet is longer than a policer lets pass at any time (`net/sched/act_police.c`, `tcf_police_mtu_check`): TC counts it with
+/// the Ethernet header, and without the outer tag.
+fn is_too_long(police: &Police, frame: &[u8]) -> bool {
+    police.mtu != 0 && Counts::Ingress.bytes(frame) + ETHERNET as u64 > police.mtu.into()
+}
+
 fn in_ranges(matches: &Match, key: &Key) -> bool {
     matches.ranges().all(|(field, r)| r.contains(key.get(field) as u16))
 }
@@ -251,7 +261,7 @@ fn in_ranges(matches: &Match, key: &Key) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flower::{Counts, Range};
+    use crate::flower::Range;
     use proptest::prelude::*;
 
     fn redirect(port: u32) -> Action {

@@ -9,7 +9,7 @@ use crate::{
     conntrack::{Connection, proto},
     flower::{
         Action, ActionKind, Control, Field, Port,
-        action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Police, Skbedit, TunnelKey, Vlan},
+        action::{CsumFlags, Mirred, Mpls, Pedit, PeditHeader, PeditKey, Police, Skbedit, TunnelKey, Vlan},
         field::{Header, Place},
     },
     packet::apply::Trim,
@@ -140,6 +140,15 @@ impl Builder {
         self.fixed(kind);
     }
 
+    /// The label that was pushed last comes off, and shows what was there before it. If nobody saw it, it was for nothing.
+    pub fn unlabel(&mut self, protocol: u16) {
+        let unseen = self.done.len() > self.wanted && self.is_flushed();
+        match self.done.last() {
+            Some(Instruction::Fixed(ActionKind::Mpls(Mpls::Push { .. }), _)) if unseen => drop(self.done.pop()),
+            _ => self.reshape(ActionKind::Mpls(Mpls::Pop { protocol })),
+        }
+    }
+
     /// The packet is to go through a tunnel, or through none.
     pub fn tunnel(&mut self, key: TunnelKey) {
         self.decap |= key == TunnelKey::Unset;
@@ -189,6 +198,11 @@ impl Builder {
 
     fn fixed(&mut self, kind: ActionKind) {
         self.done.push(Instruction::Fixed(kind, Control::Pipe));
+    }
+
+    /// Whether the packet's bytes are up to date.
+    fn is_flushed(&self) -> bool {
+        !self.decap && self.pops == 0 && self.modified.is_none() && self.writes.is_empty() && self.pushes.is_empty()
     }
 
     /// Brings the packet's bytes up to date.

@@ -287,7 +287,8 @@ pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<
         let kind = match rng.below(20) {
             0..9 => {
                 then(&mut out, pedit(rng, fits));
-                match rng.chance(70) {
+                // Behind a label may be what is no IP header, of which nobody tells what it has for a checksum.
+                match fits.world != World::Labels && rng.chance(70) {
                     true => ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP | CsumFlags::UDP),
                     false => continue,
                 }
@@ -295,7 +296,7 @@ pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<
             9..12 => vlan(rng),
             12..14 if fits.tagged => vlan(rng),
             12..15 => mirred(rng, true),
-            15 => ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32))),
+            15 if fits.world != World::Labels => ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32))),
             16 => ActionKind::Skbedit(Skbedit { priority: Some(rng.below(3)), ..Skbedit::default() }),
             17 if connections => ct(rng),
             18 => mirred(rng, false),

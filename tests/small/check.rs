@@ -215,7 +215,7 @@ fn exceeded(
     let specs: Vec<_> = before.iter().map(|s| s.spec).collect();
     for packet in &software.see_all(&specs) {
         let Some(handled) = table.handles(packet) else { continue };
-        stats.count("packets that a policer dropped in a merged filter", usize::from(packet.policed));
+        stats.count("packets that a policer dropped in a merged filter", usize::from(packet.cut_short));
         if handled != packet.done {
             let text = format!("the table does {handled:x?} where software does {:x?}: {}", packet.done, told(packet));
             return Err(Failure::new("policed", text));

@@ -33,9 +33,12 @@ impl Spec {
             0x800 => false,
             0x86dd => true,
             0x806 => {
-                let part = |of| part(of) as u8;
-                out.extend([0, 1, 8, 0, 6, 4, 0, part(Part::ArpOp), 2, 0, 0, 0, 0, part(Part::Sha)]);
-                out.extend([10, 0, 0, part(Part::Src), 0, 0, 0, 0, 0, part(Part::Tha), 10, 0, 0, part(Part::Dst)]);
+                // What is above a part's last bits turns over the first byte.
+                let of = |of: Part, first: u8| [first ^ (part(of) >> 8) as u8, part(of) as u8];
+                let ([sha, a], [tha, b]) = (of(Part::Sha, 2), of(Part::Tha, 0));
+                let ([sip, c], [tip, d]) = (of(Part::Src, 10), of(Part::Dst, 10));
+                out.extend([0, 1, 8, 0, 6, 4, 0, part(Part::ArpOp) as u8, sha, 0, 0, 0, 0, a, sip, 0, 0, c]);
+                out.extend([tha, 0, 0, 0, 0, b, tip, 0, 0, d]);
                 return out;
             }
             0x8902 => {

@@ -24,9 +24,7 @@ pub const KINDS: u32 = 12;
 pub fn options(kind: u32, data: u32) -> TunnelOptions {
     let geneve = |kind: u8, words: u8, last: u32| {
         let mut data = vec![0; usize::from(words) * 4];
-        if let Some(byte) = data.last_mut() {
-            *byte = last as u8;
-        }
+        data.iter_mut().skip(3).step_by(4).for_each(|byte| *byte = last as u8);
         GeneveOption { class: 0x0102, kind, data }
     };
     match kind {
@@ -157,14 +155,11 @@ fn asked_options(rng: &mut Rng, m: &mut Match, kinds: &[u32]) {
         }
     }
     let len = bytes.len() as u128;
+    [Field::EncOptsLen, Field::EncOptsType].into_iter().chain(Field::OPTIONS).for_each(|field| m.clear(field));
     m.set(Field::EncOptsLen, len, len);
     m.set(Field::EncOptsType, options.kind(), options.kind());
     for (i, field) in Field::OPTIONS.into_iter().enumerate() {
         let mask = option_field(&mask, i);
-        if mask != 0 {
-            m.set(field, option_field(&bytes, i) & mask, mask);
-        } else {
-            m.clear(field);
-        }
+        m.set(field, option_field(&bytes, i) & mask, mask);
     }
 }

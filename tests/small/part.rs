@@ -71,12 +71,11 @@ pub const TUNNEL: [Part; 9] = [EncId, EncSrc, EncDst, EncPort, EncTos, EncTtl, E
 
 /// Where the lowest bits of a field are: the part, by how much they are shifted in it, and how many of them can be set freely.
 pub fn place(field: Field) -> Option<(Part, u32, u8)> {
-    let entry = |depth: usize| LABELS.get(depth).copied();
     if let Some((depth, at)) =
         Field::MPLS.iter().enumerate().find_map(|(depth, entry)| Some((depth, entry.iter().position(|&f| f == field)?)))
     {
         let (shift, bits) = [(0, 0), (12, 20), (9, 3), (8, 1), (0, 8)][at];
-        return Some((entry(depth)?, shift, bits)).filter(|_| at > 0);
+        return (at > 0).then(|| (LABELS[depth.min(LABELS.len() - 1)], shift, bits));
     }
     Some(match field {
         Field::EthDst => (Mac, 0, 1),

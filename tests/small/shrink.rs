@@ -8,7 +8,7 @@ use crate::{
     unit::is_whole,
 };
 use flowmerge::flower::{
-    Filter,
+    Field, Filter,
     print::{Numbers, printed},
 };
 
@@ -95,14 +95,13 @@ fn lesser(filter: &Filter) -> Vec<Filter> {
     }
     let m = &filter.matches;
     for (field, mask) in m.mask.fields() {
-        if m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(field))
-            || field == flowmerge::flower::Field::Protocol
-        {
+        if m.mask.fields().any(|(f, _)| f.row().prerequisite == Some(field)) || field == Field::Protocol {
             continue;
         }
+        let lengths = matches!(field, Field::EncOptsLen | Field::EncOptsType);
         let lowest = mask & mask.wrapping_neg();
         for bits in [mask, mask & !lowest, lowest] {
-            if bits == 0 || bits != mask && (is_whole(field) || field.row().whole) {
+            if bits == 0 || bits != mask && (is_whole(field) || field.row().whole || lengths) {
                 continue;
             }
             let mut f = filter.clone();

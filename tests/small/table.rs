@@ -133,8 +133,8 @@ impl Table {
                 if JUNK.contains(&reason) && !packet.guessed {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }
-                // What a policer drops has not shown where the others go.
-                if reason == "no-terminal" && packet.decided && !packet.policed {
+                // What an action drops has not shown where the others go.
+                if reason == "no-terminal" && packet.decided && !packet.cut_short {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }
             }

@@ -42,14 +42,22 @@ fn network(spec: &mut Spec, ethertype: u32) {
     }
 }
 
+/// So many entries, or more, none in front of the last with the bottom of the stack.
+fn deepen(spec: &mut Spec, depth: u32) {
+    let labels = spec.get(Part::Stack);
+    *spec = spec.with(Part::Stack, labels & 8 | (labels & 7).max(depth));
+    for label in LABELS.into_iter().take(depth as usize - 1) {
+        set(spec, label, 0, 0x100);
+    }
+}
+
 /// A field that is a number of bits of a part.
 fn plain(spec: &mut Spec, field: Field, value: u32, mask: u32) {
     let Some((part, shift, bits)) = place(field) else { return };
     let ones = u32::MAX >> (32 - u32::from(bits));
     let mut value = value;
-    if let Some(depth) = LABELS.iter().position(|&label| label == part) {
-        let labels = spec.get(Part::Stack);
-        *spec = spec.with(Part::Stack, labels & 8 | (labels & 7).max(depth as u32 + 1));
+    if let Some(depth) = Field::MPLS.iter().position(|entry| entry.contains(&field)) {
+        deepen(spec, depth as u32 + 1);
         // It tells where the bottom is not where it should be.
         value ^= u32::from(shift == 8 && spec.get(Part::Stack) & 7 == depth as u32 + 1);
     }
@@ -57,8 +65,20 @@ fn plain(spec: &mut Spec, field: Field, value: u32, mask: u32) {
 }
 
 /// The packet, made more like what a filter asks for; a sum may stand between them.
-pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
-    let m = &filter.matches;
+pub fn filter(spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
+    let mut spec = matching(spec, &filter.matches, rng);
+    for action in &filter.actions {
+        if let ActionKind::Nat(nat) = &action.kind
+            && rng.chance(50)
+        {
+            set(&mut spec, if nat.egress { Part::Src } else { Part::Dst }, nat.old, nat.mask & 0xff);
+        }
+    }
+    spec
+}
+
+/// The same for a match alone.
+pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
     for (field, value, mask) in m.terms() {
         let (low, low_mask) = (value as u32, mask as u32);
         match field {
@@ -100,10 +120,11 @@ pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
                 }
             }
             _ if let Some(depth) = Field::MPLS.iter().position(|entry| entry[0] == field) => {
-                let depth = 1 + depth as u32;
-                let labels = spec.get(Part::Stack);
-                let many = if low == 0 { (labels & 7).min(depth - 1) } else { (labels & 7).max(depth) };
-                spec = spec.with(Part::Stack, labels & 8 | many);
+                let (labels, depth) = (spec.get(Part::Stack), depth as u32);
+                match low {
+                    0 => spec = spec.with(Part::Stack, labels & 8 | (labels & 7).min(depth)),
+                    _ => deepen(&mut spec, depth + 1),
+                }
             }
             Field::EncAddrType => {
                 let kind = if value == addr_type::IPV6 { 6 } else { 4 };
@@ -120,20 +141,13 @@ pub fn filter(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
         }
     }
     if rng.chance(15) && spec.get(Part::Tags) >> 8 & 0xff != 0 {
-        // A third tag, which no field but their number tells.
-        spec = spec.with(Part::Tags, spec.get(Part::Tags) | 0x01_00_00);
+        // A third tag, or a fourth, which no field but their number tells.
+        spec = spec.with(Part::Tags, spec.get(Part::Tags) | rng.pick(&[0x01_00_00, 0x01_01_00_00]));
     }
     for (field, range) in m.ranges() {
         let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
         let near = rng.below(8).min(u32::from(range.max - range.min)) as u16;
         spec = spec.with(part, rng.pick(&[range.min + near, range.min, range.max - near, range.max]).into());
-    }
-    for action in &filter.actions {
-        if let ActionKind::Nat(nat) = &action.kind
-            && rng.chance(50)
-        {
-            set(&mut spec, if nat.egress { Part::Src } else { Part::Dst }, nat.old, nat.mask & 0xff);
-        }
     }
     spec
 }
@@ -164,6 +178,9 @@ pub fn with_headers(spec: Spec) -> impl Iterator<Item = Spec> {
     let ip = [0x800, 0x86dd].map(|ethertype| spec.with(Part::EtherType, ethertype));
     let worded = ip.into_iter().flat_map(|s| [50, 51, 115].map(|proto| s.with(Part::Proto, proto)));
     let ops = others.into_iter().flat_map(|s| [1, 2].map(|op| s.with(Part::ArpOp, op)));
+    // With none of the bits that addresses of ARP have here.
+    let bare = |s: Spec| [(Part::Src, 0xa00), (Part::Dst, 0xa00), (Part::Sha, 0x200)].map(|(p, v)| s.with(p, v));
+    let ops = ops.flat_map(move |s| bare(s).into_iter().chain([s]));
     options.chain(labels).chain(ops).chain(worded)
 }
 

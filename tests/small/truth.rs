@@ -9,7 +9,7 @@ use crate::{
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, is_excluded},
-    flower::{Action, ActionKind, Cookie, Field, Filter, FilterId, Key, Port, Tunnel},
+    flower::{Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Key, Port, Tunnel},
     packet::{
         apply::{Applied, End, Trim, apply_through},
         arrived,
@@ -64,8 +64,8 @@ pub struct Seen {
     pub connected: bool,
     /// Software must go on seeing it if there is a connection.
     pub excluded: bool,
-    /// A policer dropped it: the filters behind were not asked.
-    pub policed: bool,
+    /// An action dropped it, in the midst of others: the filters behind were not asked.
+    pub cut_short: bool,
     pub shape: Shape,
     pub done: Done,
     /// The policers that all packets exceed.
@@ -187,7 +187,7 @@ impl Software {
         // The model also tells what comes in at a port whose filters take it up.
         let taken_up = |port, ingress| ingress && self.model.filters.is_filtered(port);
         let (decided, gone) = end(&outcome);
-        let policed = self.policed(&outcome);
+        let cut_short = self.is_cut_short(&outcome);
         let Outcome { verdict, key, sent, counted, hits: all, .. } = outcome;
         Seen {
             spec,
@@ -201,7 +201,7 @@ impl Software {
             guessed: all.iter().any(|h| h.guessed),
             connected,
             excluded: is_excluded(&key),
-            policed,
+            cut_short,
             done: Done {
                 sent: sent
                     .into_iter()
@@ -216,11 +216,12 @@ impl Software {
         }
     }
 
-    /// Whether the last action that ran is a policer that dropped it.
-    fn policed(&self, outcome: &Outcome) -> bool {
+    /// Whether the last action that ran dropped it, though it is there for something else.
+    fn is_cut_short(&self, outcome: &Outcome) -> bool {
         let last = outcome.hits.iter().rfind(|h| h.branch == 0);
         let action = last.and_then(|hit| self.model.filters.get(hit.filter)?.actions.get(*hit.ran.last()?));
-        action.is_some_and(|a| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index))
+        let dropped = outcome.verdict == Verdict::Decided(Terminal::Drop);
+        dropped && action.is_some_and(|a| !matches!(a.kind, ActionKind::Mirred(_)) && a.passed_on() != Control::Shot)
     }
 
     /// What it does with each of these.

@@ -112,6 +112,7 @@ fn values(world: World, part: Part, rng: &mut Rng) -> Vec<u32> {
             let base = rng.pick(&[0, 0, 64]);
             (0..low(rng, 2, 3)).map(|v| base | v).collect()
         }
+        Part::Tos if world == World::Link => cube(rng, &[1, 2, 0x20], 2),
         Part::Tos => cube(rng, &[1, 4, 0x20, 0x80], 2),
         Part::SrcPort | Part::DstPort => (0..low(rng, 1, 3)).map(|v| u32::from(PORT) | v).collect(),
         Part::Flags => cube(rng, &[8, 1, 2, 4, 0x10, 8], 3).iter().map(|v| v ^ 0x10).collect(),

@@ -18,7 +18,7 @@ use crate::{
 };
 use flowmerge::{
     flower::{
-        Action, ActionKind, Field, FilterId, Key, Match,
+        Action, ActionKind, Field, Filter, FilterId, Key, Match,
         action::{Mpls, PeditHeader, Skbmod, Vlan},
     },
     hardware::Entry,
@@ -89,7 +89,8 @@ pub fn each_bit_is_needed(
 }
 
 /// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
-/// on the way to the stack (of which the model tells only that the packet goes there), or where addresses are written twice.
+/// on the way to the stack (of which the model tells only that the packet goes there), or where something is written twice. Nor is it
+/// seen what keeps out packets of a kind that no frame shows.
 fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
     let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
     let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
@@ -101,9 +102,20 @@ fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
         _ => false,
     };
     let by_value = |a: &&&Action| matches!(a.kind, ActionKind::Nat(_) | ActionKind::Skbmod(_));
+    let network = |a: &&&Action| match &a.kind {
+        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header != PeditHeader::Ethernet),
+        ActionKind::Skbmod(skbmod) => *skbmod == Skbmod::Ecn,
+        ActionKind::Nat(_) => true,
+        ActionKind::Ct(ct) => ct.nat.is_some(),
+        _ => false,
+    };
+    let twice = |is: &dyn Fn(&&&Action) -> bool| ran.iter().filter(|a| is(a)).count() > 1;
+    let no_byte = |f: &Filter| f.matches.mask.get(Field::L2Miss) | f.matches.mask.get(Field::Hash) != 0;
     entry.actions.iter().any(police)
         || (from.done.gone != Gone::Away || from.done.sent.is_empty()) && ran.iter().any(|a| by_value(&a))
-        || ran.iter().filter(swap).count() > 0 && ran.iter().filter(addresses).count() > 1
+        || ran.iter().any(|a| swap(&a)) && twice(&addresses)
+        || ran.iter().any(|a| by_value(&a)) && twice(&network)
+        || case.filters.iter().any(no_byte)
 }
 
 fn action_of(case: &Case, id: FilterId, action: usize) -> Option<&Action> {
@@ -127,9 +139,13 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
     let ip = |s: Spec| [s, s.with(Part::EtherType, 0x800), s.with(Part::EtherType, 0x86dd)];
     let l4 = |s: Spec| [6, 17, 50, 51, 115].map(|proto| s.with(Part::Proto, proto)).into_iter().chain([s]);
     // What has no labels, no tunnel, no ARP shows nothing of them.
-    if Field::MPLS.as_flattened().contains(&field) || field.is_tunnel() || !IP.contains(&part) {
+    if !IP.contains(&part) || matches!(field, Field::ArpSip | Field::ArpTip) {
+        let mut rng = Rng::new(0);
         let both = |s: Spec| [s, s.with(part, s.get(part) ^ 1 << bit_of_part)];
-        return !matched().take(16).flat_map(toward::with_headers).flat_map(both).any(misses_alone);
+        let others = matched().take(8).flat_map(toward::with_headers);
+        let mut others = others.flat_map(|s| [s, toward::matching(s, of, &mut rng)]).flat_map(both);
+        // Entries far behind share a part, so that none of their bits is turned over alone.
+        return part != Part::Label3 && !others.any(misses_alone);
     }
     let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
     // Of a range, the ports that are matched need not be those with the bit turned over.

@@ -91,7 +91,7 @@ fn untracked(filters: &mut [Rule], events: &mut [Event]) {
 
 /// Any run.
 pub fn case() -> BoxedStrategy<Case> {
-    prop::bool::weighted(0.2).prop_flat_map(case_of).boxed()
+    prop::bool::weighted(0.25).prop_flat_map(case_of).boxed()
 }
 
 fn case_of(carried: bool) -> BoxedStrategy<Case> {

@@ -43,7 +43,7 @@ proptest! {
 fn the_generators_reach_all_that_can_be_reached() {
     let (mut handled, mut flawed, mut all) = (0, 0, 0);
     let mut coverage = Coverage::default();
-    fixed_cases(cases(3000).max(3000), |case| {
+    fixed_cases(cases(4000).max(4000), |case| {
         let world = run(case.setting, &case.filters, &case.events).expect("the property");
         coverage.add(&world.coverage);
         flawed += world.flawed;

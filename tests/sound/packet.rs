@@ -7,7 +7,7 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Field, Key, Port, Tunnel,
-        field::{addr_type, ip_flags},
+        field::{addr_type, enc_options, ip_flags},
         tunnel::{GeneveOption, TunnelFlags, TunnelOptions},
     },
     packet::arrived,
@@ -452,10 +452,15 @@ impl Packet {
             EncTos => outer.tos = value as u8,
             EncTtl => outer.ttl = value as u8,
             EncOptsLen => {
-                let there = |n: u128| u64::from(value >= 8 * n);
-                outer.options = [there(1) * outer.options[0].max(OPTION), there(2) * outer.options[1].max(OPTION)];
+                let [first, second] = outer.options.map(|option| option.max(OPTION));
+                outer.options = match (value & 8, value & 16) {
+                    (8, _) => [first, 0],
+                    (_, 16) => [first, second],
+                    _ => [0; 2],
+                };
             }
-            EncOptsType if value == 0 => outer.options = [0; 2],
+            EncOptsType if value & enc_options::GENEVE == 0 => outer.options = [0; 2],
+            EncOptsType => outer.options[0] = outer.options[0].max(OPTION),
             EncOpts0 => outer.options = [value >> 64, value].map(|bits| bits as u64),
             _ => return false,
         }

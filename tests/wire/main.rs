@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `filters` | random filters of everything that Linux 6.1 takes and says back; the laboratory asks the kernel for them |
+//! | `filters/` | random filters of everything that Linux 6.1 takes and says back; the laboratory asks the kernel for them |
 //! | `recorded` | the messages of the recorded runs |
 //! | `opinion/` | what `netlink-bindings` makes of a message, against what we do |
 

@@ -307,8 +307,9 @@ impl Engine<'_> {
         let software = self.before.and_then(|run| run.received.get(self.run.received.len()));
         let arrival = offload::Arrival { port, frame: bytes, tunnel: tunnel.flatten(), now: step.time, software };
         if tunnel == Some(None) && self.datapath.looks_at_tunnel(port) {
-            let nothing = "filters look at the outer packet, and none that came at this time has this frame in it";
-            received.doubt = Some(nothing.to_owned());
+            let nothing =
+                "filters look at its outer packet, and none that was recorded at its time has this frame in it";
+            received.doubt = Some(format!("{port}: {nothing}"));
             open.passage = self.timeline.has_ovs.then(Passage::default);
             self.sent.open(step.time, bytes, open);
             return self.run.received.push(received);
@@ -322,7 +323,7 @@ impl Engine<'_> {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
             for sent in handled.sent {
-                let to = Target { port: sent.port, ingress: sent.ingress, tunnel: None, random: None };
+                let to = Target { port: sent.port, ingress: sent.ingress, tunnel: sent.tunnel, random: None };
                 self.goes_out(at, step, &mut received, to, sent.frame);
             }
             if handled.passes {

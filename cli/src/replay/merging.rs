@@ -9,13 +9,13 @@ use super::{
 };
 use flowmerge::{
     conntrack::{ConnectionId, is_excluded},
-    flower::{Action, ActionKind, Capabilities, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port},
+    flower::{Action, ActionKind, Capabilities, Cookie, Counters, Counts, Field, Filter, FilterId, Hook, Port, Tunnel},
     hardware::{Entry, Memory, MergedId},
     merge::{Path, Refusal},
     merger::{ConnectionEvent, Merger, NotRemoved, Outcome, ReplaceError},
     packet::{
         self,
-        apply::{Applied, End, apply},
+        apply::{Applied, End, apply_through},
     },
     table::Inserted,
     walk::{Hit, Walk},
@@ -41,6 +41,8 @@ pub struct Record {
     pub ran: usize,
     /// Packets are cut to their datagram and go on at a port's ingress, where they are counted anew.
     recounted: bool,
+    /// The policers among these actions: how many actions have run with each, and its index.
+    policers: Vec<(usize, u32)>,
 }
 
 impl Record {
@@ -157,8 +159,14 @@ impl Merging {
         let enters = |action: &Action| matches!(action.kind, ActionKind::Mirred(mirred) if mirred.ingress);
         let parents = cookies.iter().filter_map(|&cookie| table.filter(cookie));
         let recounted = path.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
+        let ran = path.parents.iter().flat_map(|parent| {
+            let actions = table.filter(parent.cookie).map_or(&[][..], |entry| &entry.filter.actions);
+            actions.iter().enumerate().filter(|(at, _)| parent.ran >> at & 1 == 1).map(|(_, action)| action)
+        });
+        let policers = ran.zip(1..).filter(|(action, _)| matches!(action.kind, ActionKind::Police(_)));
         let record = Record {
             recounted,
+            policers: policers.map(|(action, ran)| (ran, action.index)).collect(),
             filter: Filter::alone(path.port, id.0 as u32, merged.matches, merged.actions.clone()),
             parents: cookies.iter().filter_map(filter).collect(),
             connections: merged.connections.iter().filter_map(|&c| connection(c)).collect(),
@@ -207,23 +215,35 @@ impl Merging {
     }
 
     /// The merged filter that would take a frame, and what it would make of it; nothing is counted.
-    pub fn peek(&mut self, port: Port, frame: &[u8]) -> Option<(&Entry, Applied)> {
-        let key = packet::arrived(frame).with(Field::Indev, port.0.into());
+    pub fn peek(&mut self, port: Port, frame: &[u8], tunnel: Option<&Tunnel>) -> Option<(&Entry, Applied)> {
+        let key = Tunnel::tell(tunnel, packet::arrived(frame)).with(Field::Indev, port.0.into());
         let table = self.merger.hardware();
         let entry = table.entry(table.lookup(port, &key)?)?;
-        let applied = apply(&entry.actions, entry.trim, frame).ok()?;
+        let applied = apply_through(&entry.actions, entry.trim, frame, tunnel).ok()?;
         Some((entry, applied))
     }
 
     /// Why software made something else of a frame than the merged filter that matches it, for a reason that is known.
-    fn judged_otherwise(&mut self, port: Port, frame: &[u8], software: &Received) -> Option<Known> {
-        let (entry, applied) = self.peek(port, frame)?;
+    fn judged_otherwise(&mut self, arrival: Arrival, software: &Received) -> Option<Known> {
+        let Arrival { port, frame, tunnel, .. } = arrival;
+        let (entry, applied) = self.peek(port, frame, tunnel)?;
         let id = entry.id.0;
         let record = self.records.get(&id)?;
         if record.recounted && trailing(frame) > 0 {
             return Some(Known::Trailing);
         }
         if record.is_as_in(software, &applied) { None } else { record.why_not(frame, software) }
+    }
+
+    /// A policer judges packets in hardware and in software alike: as in the run before, in which a packet that one did not let
+    /// pass ran no further.
+    fn police(&mut self, arrival: Arrival, software: &Received) {
+        let entry = self.peek(arrival.port, arrival.frame, arrival.tunnel).map(|(entry, _)| entry.id.0);
+        let Some(record) = entry.and_then(|id| self.records.get(&id)) else { return };
+        let has_ended = record.parents.starts_with(&software.hits) && software.ran < record.ran;
+        for &(ran, index) in &record.policers {
+            self.merger.hardware().police(index, !(has_ended && software.ran == ran));
+        }
     }
 
     fn failed(&mut self, done: Result<(), NotRemoved>) {
@@ -312,12 +332,15 @@ impl Offload for Merging {
 
     fn receive(&mut self, arrival: Arrival) -> Option<Handled> {
         self.marked.clear();
-        let Arrival { port, frame, now, software, .. } = arrival;
-        if let Some(known) = software.and_then(|software| self.judged_otherwise(port, frame, software)) {
+        let Arrival { port, frame, tunnel, now, software } = arrival;
+        if let Some(known) = software.and_then(|software| self.judged_otherwise(arrival, software)) {
             *self.known.entry(known).or_default() += 1;
             return None;
         }
-        let handled = self.merger.hardware().receive(port, frame, now)?;
+        if let Some(software) = software {
+            self.police(arrival, software);
+        }
+        let handled = self.merger.hardware().receive_through(port, frame, tunnel, now)?;
         if !self.records.contains_key(&handled.id.0) {
             // A skip_sw filter at a port that came later, or again.
             self.record_alone(handled.id);

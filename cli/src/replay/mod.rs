@@ -46,6 +46,9 @@ use totals::Totals;
 /// A received frame counts if its port has filters at some time of the run, and if it came from outside: one that a filter
 /// redirected to a port's ingress is part of the frame that was redirected. Frames to ports that were not recorded are
 /// shown by --frames, and not counted.
+///
+/// A frame that comes out of a tunnel device made `external` came in an outer packet, and filters may look at that: so the port
+/// beneath must be recorded too. What is sent to such a device is compared with the outer packet that it leaves in.
 #[derive(Args)]
 pub struct Options {
     /// The recorded run, a pcapng file.
@@ -122,6 +125,7 @@ pub fn run(options: &Options) -> Result<bool> {
         writeln!(out, "{}: {} packets\n", timeline.name, timeline.packets)?;
         report::filters(&mut out, &timeline, &all_filters(&timeline))?;
         report::merged(&mut out, &timeline, &merging)?;
+        report::doubts(&mut out, &timeline, &software)?;
         report::differences(&mut out, &timeline, "software", &software)?;
         report::differences(&mut out, &timeline, "hardware", &hardware)?;
         report::totals(&mut out, &totals)?;

@@ -177,6 +177,21 @@ pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &
     if run.differences.is_empty() { Ok(()) } else { writeln!(out) }
 }
 
+/// Writes why received frames were left open, with the number of the first.
+pub fn doubts(out: &mut impl Write, timeline: &Timeline, run: &Run) -> io::Result<()> {
+    let mut doubts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for received in &run.received {
+        if let Some(doubt) = &received.doubt {
+            doubts.entry(doubt).or_insert((received.number, 0)).1 += 1;
+        }
+    }
+    for (doubt, (first, count)) in &doubts {
+        let doubt = with_names(doubt, &|port| timeline.name_of(port));
+        writeln!(out, "not known  {}, packet {first} the first: {doubt}", many(*count, "frame"))?;
+    }
+    if doubts.is_empty() { Ok(()) } else { writeln!(out) }
+}
+
 /// What is known of an outer packet.
 fn outer(tunnel: &Tunnel) -> String {
     let Tunnel { id, src, dst, src_port, dst_port, tos, ttl, flags, options } = tunnel;

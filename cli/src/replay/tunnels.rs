@@ -262,3 +262,6 @@ fn dsfield(frame: &[u8]) -> u8 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl Trial<'_> {
                 continue;
             }
             let (port, frame) = packet;
-            let merged = self.merging.peek(port, &frame).map(|(entry, _)| entry.id.0);
+            let merged = self.merging.peek(port, &frame, None).map(|(entry, _)| entry.id.0);
             match merged.filter(|id| self.filters.contains_key(id)) {
                 Some(id) => {
                     let count = each.entry(id).or_default();

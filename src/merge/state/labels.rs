@@ -90,15 +90,18 @@ impl State<'_> {
     }
 
     fn pop_label(&mut self, filter: FilterId, protocol: u16) -> Result<(), Refusal> {
+        self.must_have_label(filter, "mpls")?;
         if ethertype::carries(protocol) && !ethertype::is_mpls(protocol) {
             let why = "what it says is behind the label carries something else";
-            return Err(Refusal::action(filter, "mpls", why));
+            return Err(Refusal::unfit(filter, "mpls", why));
         }
-        self.must_have_label(filter, "mpls")?;
         let bottom = self.decide(filter, Field::MplsBos)?;
         self.labels_more -= 1;
-        self.program.reshape(ActionKind::Mpls(Mpls::Pop { protocol }));
         let below = self.hidden.pop();
+        match &below {
+            Some(hidden) if hidden.network == protocol => self.program.unlabel(protocol),
+            _ => self.program.reshape(ActionKind::Mpls(Mpls::Pop { protocol })),
+        }
         match below {
             Some(Hidden { network, fields }) if network == protocol => {
                 fields.into_iter().for_each(|(field, value)| self.set(field, value));
@@ -146,6 +149,7 @@ impl State<'_> {
         self.must_have_label(filter, "mpls")?;
         let ttl = self.view(Field::MplsTtl);
         if self.now(ttl) == 1 {
+            self.decide(filter, Field::MplsTtl)?;
             let why = "it drops a packet of which it counts the TTL down to nothing";
             return Err(Refusal::unfit(filter, "mpls", why));
         }

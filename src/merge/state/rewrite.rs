@@ -140,6 +140,9 @@ impl State<'_> {
         if self.decide(filter, Field::AddrType)? == 0 {
             return refuse("it drops a packet whose IP header is cut off");
         }
+        if (nat.old ^ nat.new) & nat.mask == 0 {
+            return Ok(());
+        }
         let field = if nat.egress { Field::Ipv4Src } else { Field::Ipv4Dst };
         let (mask, old) = (u128::from(nat.mask), u128::from(nat.old & nat.mask));
         let value = self.view(field);
@@ -162,11 +165,14 @@ impl State<'_> {
             self.shadows.extend(Shadow::value(self, filter, field, old, mask));
             return Ok(());
         }
-        self.require(filter, field, mask, Want::Known(old))?;
         if mask == 0 {
             return Ok(());
         }
         let new = u128::from(nat.new) & mask;
+        // What differs from the old address as the new one does is the new one already, and stays.
+        let differs = old ^ new;
+        let asked = if differs.count_ones() == 1 { mask & !differs } else { mask };
+        self.require(filter, field, asked, Want::Known(old))?;
         self.program.translate(field, To::Known { mask, value: new, covered });
         self.set(field, self.view(field).written(!mask, new));
         Ok(())
@@ -217,7 +223,9 @@ impl State<'_> {
         }
         let value = self.view(Field::IpTos);
         let now = self.now(value) & ECN;
-        self.require(filter, Field::IpTos, ECN, Want::Known(now))?;
+        // Of what is written to, the bit that is set tells enough: what has both is left as it is.
+        let mask = if matches!(now, 1 | 2) { now } else { ECN };
+        self.require(filter, Field::IpTos, mask, Want::Known(now))?;
         match (now, header) {
             (0 | ECN, _) => {}
             (_, Header::Ipv4) => {

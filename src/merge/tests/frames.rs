@@ -218,7 +218,10 @@ proptest! {
                             mpls
                         }
                     };
-                    builder.reshape(ActionKind::Mpls(mpls));
+                    match mpls {
+                        Mpls::Pop { protocol } => builder.unlabel(protocol),
+                        _ => builder.reshape(ActionKind::Mpls(mpls)),
+                    }
                     ActionKind::Mpls(mpls)
                 }
                 Step::Tunnel(key) => {

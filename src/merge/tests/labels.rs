@@ -134,6 +134,22 @@ fn a_label_that_comes_off_shows_the_next() {
 }
 
 #[test]
+fn a_label_that_nobody_sees_is_not_pushed() {
+    let push = |label| Mpls::Push { protocol: 0x8847, entry: MplsEntry { label: Some(label), ..MplsEntry::default() } };
+    let pop = |protocol| Mpls::Pop { protocol };
+    let act = |mpls| Action::new(ActionKind::Mpls(mpls), Control::Pipe);
+    let mirror = Action::new(ActionKind::Mirred(Mirred { port: OUT, ingress: false, mirror: true }), Control::Pipe);
+    let twice = vec![act(push(5)), act(push(6)), act(pop(0x8847)), act(pop(0x800)), output()];
+    let seen = vec![act(push(5)), mirror, act(pop(0x800)), output()];
+    let otherwise = vec![act(push(5)), act(pop(0x86dd)), output()];
+    for (actions, left) in [(twice, 1), (seen, 4), (otherwise, 3)] {
+        let a = filter(0, 1, ip(), &actions);
+        let (_, merged) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+        assert_eq!(merged.len(), left, "{merged:?}");
+    }
+}
+
+#[test]
 fn a_ttl_that_would_run_out_is_kept_out() {
     let [a, b] = on_labels(Mpls::DecTtl, Match::default());
     let merged = |ttl: u32| Case::default().hit(&a).hit(&b).merged(&arrived(&labelled(&[], &[ttl], true)));
@@ -144,6 +160,19 @@ fn a_ttl_that_would_run_out_is_kept_out() {
     }
     let refusal = merged(1).unwrap_err();
     assert!(refusal.to_string().contains("down to nothing"), "{refusal}");
+}
+
+#[test]
+fn what_is_refused_for_its_label_says_nothing_of_packets_with_another_or_none() {
+    let refused = |action, frame: &[u8]| {
+        let [a, b] = on_labels(action, Match::default());
+        Case::default().hit(&a).hit(&b).folded(&arrived(frame)).unwrap_err().others.unwrap().known
+    };
+    let one = |ttl: u32| labelled(&[], &[ttl], true);
+    let known = refused(Mpls::DecTtl, &one(1));
+    assert!(known.fits(&arrived(&one(1))) && !known.fits(&arrived(&one(2))), "{known:?}");
+    let known = refused(Mpls::Pop { protocol: 0x8100 }, &one(1));
+    assert!(known.fits(&arrived(&one(2))) && !known.fits(&arrived(&frame(&[], false))), "{known:?}");
 }
 
 #[test]
@@ -158,6 +187,19 @@ fn a_stateless_nat_divides_those_that_it_changes_from_the_others() {
     let (matches, actions) = merged([10, 0, 0, 3]);
     assert_eq!((matches.mask.get(Field::Ipv4Dst).count_ones(), actions.len()), (1, 1));
     assert!(!matches.fits(&packet(tcp(H1, 1, H2, 2))));
+    // The new address too becomes the new one.
+    let next = StatelessNat { new: nat.old | 1, ..nat };
+    let a = filter(0, 1, ip(), &[Action::new(ActionKind::Nat(next), Control::Pipe), output()]);
+    let (matches, _) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap();
+    assert_eq!(matches.mask.get(Field::Ipv4Dst), 0xffff_fffe);
+    // What would become what it is costs no bit.
+    let same = StatelessNat { new: nat.old, ..nat };
+    let a = filter(0, 1, ip(), &[Action::new(ActionKind::Nat(same), Control::Pipe), output()]);
+    for dst in [H2, [10, 0, 0, 3]] {
+        let (matches, actions) = Case::default().hit(&a).merged(&packet(tcp(H1, 1, dst, 2))).unwrap();
+        assert_eq!((matches.mask.get(Field::Ipv4Dst), actions.len()), (0, 1));
+    }
+    let a = filter(0, 1, ip(), &[Action::new(ActionKind::Nat(nat), Control::Pipe), output()]);
     let error = packet(Tuple { proto: proto::ICMP, ..tcp(H1, 0, H2, 0) }).with(Field::IcmpType, 3);
     assert!(Case::default().hit(&a).merged(&error.with(Field::TcpFlags, 0)).is_err());
 }
@@ -165,10 +207,10 @@ fn a_stateless_nat_divides_those_that_it_changes_from_the_others() {
 #[test]
 fn congestion_is_written_to_what_is_capable_of_it() {
     let a = filter(0, 1, ip(), &[Action::new(ActionKind::Skbmod(Skbmod::Ecn), Control::Pipe), output()]);
-    for (tos, writes) in [(0x10, false), (0x11, true), (0x12, true), (0x13, false)] {
+    for (tos, mask, writes) in [(0x10, 3, false), (0x11, 1, true), (0x12, 2, true), (0x13, 3, false)] {
         let (matches, actions) =
             Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2)).with(Field::IpTos, tos)).unwrap();
-        assert_eq!((matches.mask.get(Field::IpTos), actions.len() == 2), (3, writes), "{tos:#x}");
+        assert_eq!((matches.mask.get(Field::IpTos), actions.len() == 2), (mask, writes), "{tos:#x}");
     }
 }
 

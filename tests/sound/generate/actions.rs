@@ -133,7 +133,7 @@ fn skbedit() -> impl Strategy<Value = ActionKind> {
 }
 
 /// An action before the last. `plain`: of a link of a line, which mostly merges.
-pub fn middle(plain: bool, protocol: Protocol) -> BoxedStrategy<ActionKind> {
+pub fn middle(plain: bool, protocol: Protocol, carried: bool) -> BoxedStrategy<ActionKind> {
     let csum = (0u32..128).prop_map(|bits| ActionKind::Csum(CsumFlags::from_bits_truncate(bits)));
     let mirror = (2u32..5, 0u8..6)
         .prop_map(|(p, what)| ActionKind::Mirred(Mirred { port: Port(p), ingress: what == 0, mirror: true }));
@@ -156,7 +156,11 @@ pub fn middle(plain: bool, protocol: Protocol) -> BoxedStrategy<ActionKind> {
         4 => vlan(),
         4 => mirror,
         2 => skbedit(),
-        if labelled || asks { 60 } else { 10 } => more,
+        match (labelled || asks, carried) {
+            (true, _) => 60,
+            (_, true) => 14,
+            _ => 2,
+        } => more,
         if plain { 0 } else { 1 } => odd,
     ]
     .boxed()

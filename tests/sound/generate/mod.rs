@@ -108,7 +108,7 @@ fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol, carried: boo
     let tracks =
         prop::option::weighted(if plain { [0.7, 0.2, 0.01][chain as usize] } else { 0.01 }, (5u16..7, any::<bool>()));
     let matches = any::<u8>().prop_flat_map(move |rare| fields::matches(protocol, chain, plain, rare < 50, carried));
-    let middle = (tracks, prop::collection::vec(actions::middle(plain, protocol), 0..3));
+    let middle = (tracks, prop::collection::vec(actions::middle(plain, protocol, carried), 0..3));
     let odd = (0u8..if plain { 50 } else { 24 }, 0u8..if plain { 120 } else { 20 }, any::<u8>());
     (matches, middle, end(plain, chain), 0u8..8, 1u16..4, odd, blind())
         .prop_map(move |(matches, (tracks, middle), end, to, prio, (odd, how, v), blind)| {

@@ -89,8 +89,8 @@ pub fn others() -> BoxedStrategy<ActionKind> {
         6 => skbmod,
         4 => police,
         1 => Just(ActionKind::Sample(Sample { rate: 100, group: 1, truncate: None })),
-        4 => Just(ActionKind::Vlan(Vlan::PopEthernet)),
-        2 => (1u8..4).prop_map(|n| ActionKind::Vlan(Vlan::PushEthernet { dst: [2, 0, 0, 0, 0, n], src: [4; 6] })),
+        3 => Just(ActionKind::Vlan(Vlan::PopEthernet)),
+        4 => (1u8..4).prop_map(|n| ActionKind::Vlan(Vlan::PushEthernet { dst: [2, 0, 0, 0, 0, n], src: [4; 6] })),
     ]
     .boxed()
 }
@@ -139,11 +139,11 @@ pub fn of_arp(m: &mut Match, n: usize, pick: Pick) {
 pub fn of_labels(m: &mut Match, n: usize, pick: Pick) {
     let [present, label, tc, bottom, ttl] = Field::MPLS[[0, 0, 0, 1, 1, 2][pick.value as usize % 6]];
     m.set(present, 1, 1);
-    match n % 5 {
+    match n % 6 {
         0 => m.set(label, 1 + u128::from(pick.mask % 3), label.ones()),
         1 => m.set(tc, u128::from(pick.mask & 1), tc.ones()),
         2 => m.set(bottom, u128::from(pick.mask & 1), 1),
-        3 => m.set(ttl, [1, 2, 64, 63][pick.mask as usize % 4], ttl.ones()),
+        3 | 4 => m.set(ttl, [1, 2, 64, 63][pick.mask as usize % 4], ttl.ones()),
         _ => {}
     }
 }
@@ -156,7 +156,7 @@ pub fn tunnel(m: &mut Match, pick: Pick, carried: bool) {
         return;
     }
     let rare = rare % 24;
-    let kind = if pick.bits >> 80 & 3 == 0 { addr_type::IPV6 } else { addr_type::IPV4 };
+    let kind = if pick.bits >> 80 & 1 == 0 { addr_type::IPV6 } else { addr_type::IPV4 };
     let [src, dst] = match kind {
         addr_type::IPV4 => [Field::EncIpv4Src, Field::EncIpv4Dst],
         _ => [Field::EncIpv6Src, Field::EncIpv6Dst],
