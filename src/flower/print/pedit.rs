@@ -136,7 +136,7 @@ fn added(key: &PeditKey) -> Option<String> {
     let byte = (0..4).find(|&i| key.mask[i] != 0xff)?;
     let others = (0..4).filter(|&i| i != byte);
     let alone = others.into_iter().all(|i| key.mask[i] == 0xff && key.value[i] == 0);
-    let bit = (u32::try_from(key.offset).ok()? + byte as u32) * 8;
+    let bit = u32::try_from(key.offset).ok()?.checked_add(byte as u32)?.checked_mul(8)?;
     let mut fields = FIELDS.iter().filter(|f| f.header == key.header);
     let field = fields.find(|f| (f.bit, f.bits) == (bit, 8))?;
     (alone && key.mask[byte] == 0).then(|| format!("{} add {}", field.name, key.value[byte]))

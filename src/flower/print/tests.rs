@@ -158,6 +158,16 @@ fn key(header: PeditHeader, offset: i32, value: u32, written: u32) -> PeditKey {
 }
 
 #[test]
+fn a_pedit_far_outside_of_the_packet_is_printed() {
+    for (offset, text) in [(i32::MAX, "+2147483647"), (i32::MIN, "-2147483648")] {
+        let add = PeditKey { add: true, offset, ..key(PeditHeader::Ipv4, 0, 0x0100_0000, 0xff00_0000) };
+        let pedit = Pedit { keys: vec![add], mend: false };
+        let text = format!("ipv4{text}: add 01000000 mask 00ffffff");
+        assert!(action(ActionKind::Pedit(pedit), Control::Pipe).to_string().ends_with(&text));
+    }
+}
+
+#[test]
 fn pedit_names_the_fields_that_it_writes() {
     use PeditHeader::*;
     let show = |keys: &[PeditKey]| {

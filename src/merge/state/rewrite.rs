@@ -79,7 +79,11 @@ impl State<'_> {
             Header::Mpls => 4,
             _ => 8,
         };
-        let ethertype = header == Header::Ethernet && written.iter().any(|&i| key.offset + i as i32 >= 12);
+        // A word that the packet may not reach is not nothing, whatever it would write: the kernel leaves the rest undone.
+        if key.offset % 4 != 0 || !(0..length).contains(&key.offset) {
+            return refuse("it writes outside of the fixed part of a header");
+        }
+        let ethertype = header == Header::Ethernet && key.offset >= 12;
         if ethertype {
             self.must_read_ip(filter, "pedit")?;
             // TC goes by the ethertype that it knows; but a pop would find the one in the bytes.
@@ -87,9 +91,7 @@ impl State<'_> {
                 return refuse("it rewrites the ethertype of a tag");
             }
         }
-        if written.iter().any(|&i| key.offset + (i as i32) < 0 || key.offset + i as i32 >= length)
-            || key.offset % 4 != 0
-        {
+        if written.iter().any(|&i| key.offset + i as i32 >= length) {
             return refuse("it writes outside of the fixed part of a header");
         }
         let shapes = |byte: i32| match header {

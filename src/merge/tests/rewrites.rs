@@ -90,6 +90,36 @@ fn a_header_that_the_packet_does_not_have_is_not_rewritten() {
     }
 }
 
+/// The kernel leaves the rest of a `pedit` undone from the first word on that the packet does not reach, whatever it would write.
+#[test]
+fn a_word_that_the_packet_may_not_reach_is_not_taken_for_nothing() {
+    let t = tcp(H1, 1, H2, 2);
+    let nothing =
+        |header, offset| PeditKey { header, offset, mask: [0xff; 4], value: [0; 4], add: false, dynamic: None };
+    let set = PeditKey { mask: [0; 4], value: H2, ..nothing(PeditHeader::Ipv4, 12) };
+    for (header, offset, merges) in [
+        (PeditHeader::Ipv4, 16, true),
+        (PeditHeader::Ethernet, 12, true),
+        (PeditHeader::Ipv4, 20, false),
+        (PeditHeader::Ipv4, 400, false),
+        (PeditHeader::Ipv4, -4, false),
+        (PeditHeader::Ethernet, 16, false),
+        (PeditHeader::Tcp, i32::MAX - 3, false),
+        (PeditHeader::Tcp, i32::MIN, false),
+    ] {
+        let keys = vec![nothing(header, offset), set];
+        let a = filter(
+            0,
+            1,
+            all(),
+            &[Action::new(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe), output()],
+        );
+        assert_eq!(Case::default().hit(&a).merged(&packet(t)).is_ok(), merges, "{header:?} {offset}");
+    }
+    let far = pedit(PeditHeader::Ipv4, i32::MAX, [0; 4], H2);
+    assert!(Case::default().hit(&filter(0, 1, all(), &[far, output()])).merged(&packet(t)).is_err());
+}
+
 #[test]
 fn the_network_header_is_called_by_its_name() {
     for (key, header) in [(packet(tcp(H1, 1, H2, 2)), PeditHeader::Ipv4), (v6(), PeditHeader::Ipv6)] {
