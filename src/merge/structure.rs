@@ -35,7 +35,9 @@ const NETWORK: [Field; 12] =
 const BEHIND: [Field; 7] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi];
 
 /// Fields of which the dissector, or a tunnel, tells no other values than these.
-const VALUES: [(Field, &[u128]); 4] = [
+const VALUES: [(Field, &[u128]); 6] = [
+    (VlanTpid, &[0, ethertype::VLAN as u128, ethertype::QINQ as u128]),
+    (CvlanTpid, &[0, ethertype::VLAN as u128, ethertype::QINQ as u128]),
     (AddrType, &[0, addr_type::IPV4, addr_type::IPV6]),
     (ArpOp, &[0, 1, 2]),
     (EncAddrType, &[0, addr_type::IPV4, addr_type::IPV6]),
@@ -116,6 +118,13 @@ impl Facts {
                     self.network(protocol);
                 }
             }
+        }
+        if self.is(VlanTpid) == Some(0) {
+            self.absent(&TAGS);
+        }
+        if self.is(CvlanTpid) == Some(0) {
+            self.absent(&[CvlanId, CvlanPrio, CvlanEthType]);
+            self.tell(NumOfVlans, 0xfe, 0);
         }
         if let Some(behind) = self.ethertype(VlanEthType).filter(|&e| is_last(e)) {
             self.absent(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
@@ -466,6 +475,10 @@ mod tests {
             spare(&mut least, &kept);
             assert_eq!(least.mask.get(IpFlags), left);
         }
+        // Both tags' ethertypes have one bit that no other value has.
+        let single = follows(&Match::default().with(CvlanTpid, 0, 0x8000)).unwrap();
+        assert_eq!((single.mask.get(CvlanId), single.mask.get(NumOfVlans)), (0xfff, 0xfe));
+        assert_eq!(follows(&Match::default().with(VlanTpid, 0, 0x8000).exact(NumOfVlans, 1)), None);
         // A tunnel with addresses of either kind shows in one bit; operations and options are of one kind.
         for (bit, absent) in [((EncAddrType, 2), EncFlags), ((AddrType, 2), IpTtl)] {
             let told = follows(&Match::default().with(bit.0, 0, bit.1)).unwrap();

@@ -130,10 +130,11 @@ impl Table {
                     _ => reason.to_string(),
                 };
                 stats.refusals.add(detail);
-                if JUNK.contains(&reason) && !packet.guessed {
+                // What an action drops has shown neither where the others go nor what a `ct` behind it would have found.
+                let unfinished = packet.cut_short && reason == "broken";
+                if JUNK.contains(&reason) && !packet.guessed && !unfinished {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }
-                // What an action drops has not shown where the others go.
                 if reason == "no-terminal" && packet.decided && !packet.cut_short {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }

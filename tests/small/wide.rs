@@ -89,11 +89,17 @@ pub fn each_bit_is_needed(
 }
 
 /// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
-/// on the way to the stack (of which the model tells only that the packet goes there), or where something is written twice. Nor is it
-/// seen what keeps out packets of a kind that no frame shows.
+/// on the way to the stack (of which the model tells only that the packet goes there), where something is written twice or nothing is behind it. Nor
+/// is it seen what keeps out packets of a kind that no frame shows.
 fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
     let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
     let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
+    let is_sent = from.done.gone == Gone::Away && ran.last().is_some_and(|a| matches!(a.kind, ActionKind::Mirred(_)));
+    // Behind a label that is not the bottom, and has none behind it, is read what no field of the arrived packet holds.
+    let bottomless = |a: &Action| match &a.kind {
+        ActionKind::Mpls(Mpls::Push { entry, .. } | Mpls::Modify(entry)) => entry.bos == Some(false),
+        _ => false,
+    };
     let swap = |a: &&&Action| matches!(a.kind, ActionKind::Skbmod(Skbmod::Swap));
     let addresses = |a: &&&Action| match &a.kind {
         ActionKind::Skbmod(skbmod) => *skbmod != Skbmod::Ecn,
@@ -112,7 +118,9 @@ fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
     let twice = |is: &dyn Fn(&&&Action) -> bool| ran.iter().filter(|a| is(a)).count() > 1;
     let no_byte = |f: &Filter| f.matches.mask.get(Field::L2Miss) | f.matches.mask.get(Field::Hash) != 0;
     entry.actions.iter().any(police)
-        || (from.done.gone != Gone::Away || from.done.sent.is_empty()) && ran.iter().any(|a| by_value(&a))
+        || !is_sent && ran.iter().any(|a| by_value(&a))
+        || ran.last().is_some_and(|a| matches!(a.kind, ActionKind::Mpls(Mpls::DecTtl)))
+        || case.filters.iter().flat_map(|f| &f.actions).any(bottomless)
         || ran.iter().any(|a| swap(&a)) && twice(&addresses)
         || ran.iter().any(|a| by_value(&a)) && twice(&network)
         || case.filters.iter().any(no_byte)
