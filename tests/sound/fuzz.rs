@@ -38,6 +38,9 @@ fuzz_target!(|input: Input| {
     let mut case = events::case().new_tree(&mut runner).expect("a case").current();
     input.edits.iter().take(64).for_each(|edit| edit.apply(&mut case));
     if let Err(failure) = world::run(case.setting, &case.filters, &case.events) {
-        panic!("{failure}\n{case:#?}");
+        let told = |rule: &rule::Rule| format!("{}  {:?}\n", rule.filter, rule.blind);
+        let filters: String = case.filters.iter().map(told).collect();
+        let events: String = case.events.iter().map(|event| format!("{event:?}\n")).collect();
+        panic!("{failure}\n{:?}\n{filters}{events}", case.setting);
     }
 });
