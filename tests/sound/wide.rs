@@ -105,7 +105,8 @@ pub fn units(m: &Match) -> Vec<Unit> {
 pub fn explained(unit: Unit, m: &Match) -> Option<&'static str> {
     let fragment = m.key.get(Field::IpFlags) != 0;
     let follows = unit.field() == Field::EthType && fragment;
-    if unit == Unit::Bits(Field::EncOpts0, 1 << 96) {
+    let lengths = 0x1f << 96 | 0x1f << 32;
+    if matches!(unit, Unit::Bits(Field::EncOpts0, bits) if bits & lengths != 0) {
         return Some("the length of an option, which flower compares along");
     }
     follows.then_some("of a fragment the ethertype follows from the protocol: nothing is read behind it")

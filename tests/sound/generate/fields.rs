@@ -117,7 +117,9 @@ pub fn narrow(m: &mut Match, key: &Key, pick: Pick, odd: bool) {
     rare.extend([IcmpType, IcmpCode].into_iter().filter(|_| matches!(key.get(IpProto), 1 | 58)));
     rare.extend((key.get(IpFlags) != 0).then_some(IpFlags));
     let always = [EthDst, EthSrc, NumOfVlans, Indev, IpFlags];
-    let there = |f: &Field| key.get(*f) != 0 && f.row().prerequisite.is_some() && *f != AddrType;
+    // Of options flower takes no bits but with all that it makes of them.
+    let options = |f: Field| matches!(f, EncOptsType | EncOptsLen) || Field::OPTIONS.contains(&f);
+    let there = |f: &Field| key.get(*f) != 0 && f.row().prerequisite.is_some() && *f != AddrType && !options(*f);
     let fields: Vec<Field> = always.into_iter().chain(Field::ALL.iter().copied().filter(there)).collect();
     let fields = if odd && !rare.is_empty() { rare } else { fields };
     let field = fields[pick.value as usize % fields.len()];
