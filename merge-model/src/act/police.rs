@@ -93,19 +93,7 @@ mod tests {
     use flowmerge::flower::{ActionKind, Control, Hook, Match, Port};
 
     /// Nothing limits.
-    const OPEN: Police = Police {
-        shared: true,
-        conform: Control::Pipe,
-        rate: 0,
-        burst: 0,
-        mtu: 0,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 0,
-        link_layer: 1,
-    };
+    const OPEN: Police = Police { shared: true, conform: Control::Pipe, link_layer: 1, ..Police::default() };
 
     /// A packet of a hundred bytes, without its Ethernet header.
     fn policed(police: Police, exceed: Control, said: Option<bool>) -> Outcome {
