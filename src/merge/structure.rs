@@ -147,6 +147,10 @@ impl Facts {
             Some(ethertype::ARP) => self.tell(AddrType, 0xffff, 0),
             _ => {}
         }
+        // It is read with the rest or not at all.
+        if self.is(ArpOp) == Some(0) {
+            self.absent(&ARP);
+        }
         if let Some(innermost) = self.ethertype(EthType) {
             if innermost != ethertype::CFM {
                 self.absent(&CFM);
@@ -479,6 +483,7 @@ mod tests {
         let single = follows(&Match::default().with(CvlanTpid, 0, 0x8000)).unwrap();
         assert_eq!((single.mask.get(CvlanId), single.mask.get(NumOfVlans)), (0xfff, 0xfe));
         assert_eq!(follows(&Match::default().with(VlanTpid, 0, 0x8000).exact(NumOfVlans, 1)), None);
+        assert_eq!(follows(&Match::default().with(ArpOp, 0, 3).exact(ArpTip, 1)), None);
         // A tunnel with addresses of either kind shows in one bit; operations and options are of one kind.
         for (bit, absent) in [((EncAddrType, 2), EncFlags), ((AddrType, 2), IpTtl)] {
             let told = follows(&Match::default().with(bit.0, 0, bit.1)).unwrap();

@@ -1,7 +1,7 @@
 //! The small world: random pipelines over a universe of a few free bits, every packet tried.
 //!
 //! A pipeline's universe leaves some 6 to 12 bits of a packet free: parts of addresses, TTL, TOS, ports, flags, tags, ethertypes,
-//! IP protocol, fragment or not. The model says what software does with each packet of it. The packets are offered to the
+//! IP protocol, fragment or not; or labels; or what a tunnel device took off; or ARP, CFM and Ethernet's own header. The model says what software does with each packet of it. The packets are offered to the
 //! merger in any order, and whatever is merged is judged over all of them: *sound*, *wide* (each bit is needed; without shadows
 //! the whole way is matched), *order-free*, *idempotent*; refused for no reason that a true record never has; and right
 //! still after a filter came or went.
@@ -37,7 +37,7 @@ use report::Stats;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Pipelines in a run of which nobody asked for more.
-const DEFAULT: u64 = 1500;
+const DEFAULT: u64 = 3000;
 
 fn told(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

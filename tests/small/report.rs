@@ -42,14 +42,20 @@ pub struct Stats {
 }
 
 /// What a run of the default length must have met.
-const REFUSALS: [&str; 15] = [
+const REFUSALS: &[&str] = &[
     "no-hits",
     "no-terminal",
     "too-long",
     "action gact",
+    "action police",
+    "action sample",
     "unfit ct",
     "unfit pedit",
     "unfit csum",
+    "unfit vlan",
+    "unfit mpls: it drops a packet of which it counts the TTL down",
+    "unfit mpls: it puts a label between the tags",
+    "hidden: it lies behind an MPLS label",
     "unordered",
     "no-connection",
     "not-qualified",
@@ -59,7 +65,7 @@ const REFUSALS: [&str; 15] = [
     "forks",
     "too-many",
 ];
-const ACTIONS: [&str; 18] = [
+const ACTIONS: &[&str] = &[
     "gact",
     "redirect egress",
     "redirect ingress",
@@ -73,17 +79,32 @@ const ACTIONS: [&str; 18] = [
     "vlan push",
     "vlan pop",
     "vlan modify",
+    "vlan pop_eth",
+    "vlan push_eth",
     "skbedit",
+    "skbmod set",
+    "skbmod swap",
+    "skbmod ecn",
+    "mpls push",
+    "mpls pop",
+    "mpls modify",
+    "mpls dec_ttl",
+    "tunnel_key set",
+    "tunnel_key unset",
+    "nat",
+    "police",
     "ct nat",
     "ct commit",
     "ct force",
     "ct clear",
 ];
-const CONTROLS: [&str; 11] =
-    ["pipe", "stolen", "goto", "drop", "pass", "continue", "jump", "trap", "queued", "reclassify", "end of list"];
-const FIELDS: [&str; 26] = [
+const CONTROLS: &[&str] =
+    &["pipe", "stolen", "goto", "drop", "pass", "continue", "jump", "trap", "queued", "reclassify", "end of list"];
+const FIELDS: &[&str] = &[
+    "indev",
     "protocol",
     "dst_mac",
+    "src_mac",
     "eth_type",
     "num_of_vlans",
     "vlan_id masked",
@@ -105,17 +126,53 @@ const FIELDS: [&str; 26] = [
     "dst_port range",
     "dst_port masked",
     "tcp_flags",
+    "spi",
+    "l2tpv3_sid",
+    "arp_op",
+    "arp_sip",
+    "arp_tip",
+    "arp_sha",
+    "arp_tha",
+    "cfm_",
+    "mpls_lse1",
+    "mpls_label",
+    "mpls_bos",
+    "mpls_ttl",
+    "mpls_lse2",
+    "mpls2_label",
+    "mpls2_bos",
+    "mpls_lse3",
+    "enc_key_id",
+    "enc_addr_type",
+    "enc_dst_ip",
+    "enc_dst_port",
+    "enc_tos",
+    "enc_ttl",
+    "enc_flags",
+    "enc_opts_type masked",
+    "enc_opts_len masked",
+    "enc_opts0",
+    "l2_miss",
     "ct_state",
     "ct_mark",
     "ct_label",
+];
+/// What must have happened.
+const COUNTS: &[&str] = &[
+    "policers exceeded later",
+    "packets that a policer dropped in a merged filter",
+    "merged filters of Labels",
+    "merged filters of Tunnels",
+    "merged filters of Link",
+    "units needed for packets beside the universe",
 ];
 
 impl Stats {
     /// What a run of the default length should have met and did not.
     pub fn lacking(&self) -> Vec<&'static str> {
-        let refusals = self.refusals.lacking(&REFUSALS);
-        let (actions, controls) = (self.actions.lacking(&ACTIONS), self.controls.lacking(&CONTROLS));
-        [refusals, actions, controls, self.fields.lacking(&FIELDS)].concat()
+        let refusals = self.refusals.lacking(REFUSALS);
+        let (actions, controls) = (self.actions.lacking(ACTIONS), self.controls.lacking(CONTROLS));
+        [refusals, actions, controls, self.fields.lacking(FIELDS), self.counts.lacking(COUNTS)].concat()
     }
 
     pub fn join(&mut self, other: Stats) {
