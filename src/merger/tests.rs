@@ -9,7 +9,7 @@ use crate::{
     conntrack::{Direction, TcpState, Tuple, proto},
     flower::{
         Action, ActionKind, Control, Field, FilterId, Key, Match,
-        action::{Ct, Pedit, PeditHeader, PeditKey},
+        action::{Ct, Pedit, PeditHeader, PeditKey, Police},
         field::{ct_state, tcp_flags},
     },
     hardware::Memory,
@@ -103,6 +103,30 @@ fn a_connection_is_merged_once_and_counted_at_every_parent() {
         assert_eq!(m.stats(cookie), [three; 2]);
         assert_eq!(m.stats(cookie), [three; 2], "a reading counts once");
     }
+}
+
+#[test]
+fn traps_20_what_a_policer_drops_counts_up_to_it() {
+    let mut m = merger();
+    let nothing = || ActionKind::Gact { random: None };
+    let police = Police { shared: true, conform: Control::Pipe, rate: 1000, burst: 1, ..Police::default() };
+    let police = Action { index: 7, ..Action::new(ActionKind::Police(police), Control::Shot) };
+    let mut first = filter(1, 0, 2, Match::default(), nothing(), Control::Goto(1));
+    first.actions.insert(1, police);
+    m.replace(Cookie(10), first, Inserted::Observed).unwrap();
+    m.replace(Cookie(11), filter(1, 1, 2, Match::default(), nothing(), Control::Pipe), Inserted::Observed).unwrap();
+    let hits = [10, 11].map(|cookie| Hit { filter: Cookie(cookie), found: vec![] }).to_vec();
+    merge(&mut m, Walk { port: IN, key: key(1000), hits }).unwrap();
+    for (now, conforms) in [(1, true), (2, false), (3, true), (4, false), (5, false)] {
+        m.hardware().police(7, conforms);
+        let handled = m.hardware().receive(IN, &frame(1000, 64), now).unwrap();
+        assert_eq!(handled.sent.len(), usize::from(conforms));
+    }
+    let counted = |packets| Counters { packets, bytes: packets * FRAME, last_used: 5 };
+    assert_eq!(m.stats(Cookie(10)), [counted(5), counted(5), counted(2)]);
+    assert_eq!(m.stats(Cookie(11)), [counted(2); 2]);
+    m.hardware().receive(IN, &frame(1000, 64), 6).unwrap();
+    assert_eq!(m.stats(Cookie(11)), [counted(2); 2], "all of it was dropped");
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn addresses_that_change_places_are_told() {
 }
 
 #[test]
-fn a_tunnel_is_compared_as_it_was_set_and_sent_through() {
+fn traps_18_a_tunnel_is_compared_as_it_was_set_and_sent_through() {
     let TunnelKey::Set(tunnel) = super::frames::through(5) else { panic!("set") };
     let set = Action::new(ActionKind::TunnelKey(TunnelKey::Set(tunnel.clone())), Control::Pipe);
     let unset = Action::new(ActionKind::TunnelKey(TunnelKey::Unset), Control::Pipe);

@@ -200,7 +200,7 @@ fn options_that_a_key_does_not_hold_or_flower_does_not_take_are_named() {
 
 /// The numbers are those of `enum` in `include/uapi/linux/pkt_cls.h` of Linux 6.12.
 #[test]
-fn what_later_kernels_compare_is_read_and_not_asked_of_this_one() {
+fn traps_33_what_later_kernels_compare_is_read_and_not_asked_of_this_one() {
     let cfm = Attribute::nest(107, vec![attribute(1, &[5]), attribute(2, &[47])]);
     let esp = |more: Vec<Attribute>| told(0x0800, [vec![attribute(8, &[8, 0]), attribute(9, &[50])], more].concat());
     let spi = [0, 0, 1, 0];
