@@ -6,7 +6,7 @@
 use super::symbol::Param;
 use crate::{
     conntrack::Connection,
-    flower::{Field, Key, Masks, Match, Range},
+    flower::{Field, Key, Masks, Match, Range, field::addr_type},
 };
 use smallvec::SmallVec;
 
@@ -145,6 +145,15 @@ impl Template {
         while let Some(field) = masks.missing(&self.asked())
             && self.require(field, field.ones(), packet.get(field))
         {}
+        // Flower compares the kind of addresses only with an address: one bit of it is enough.
+        let asked = self.asked().mask;
+        let [src, dst] = match packet.get(Field::AddrType) {
+            addr_type::IPV6 => [Field::Ipv6Src, Field::Ipv6Dst],
+            _ => [Field::Ipv4Src, Field::Ipv4Dst],
+        };
+        if masks.layered && asked.get(Field::AddrType) != 0 && asked.get(src) == 0 && asked.get(dst) == 0 {
+            self.require(src, 1, packet.get(src) & 1);
+        }
     }
 
     /// All bits asked for; the value of those that parameters tell is not known.

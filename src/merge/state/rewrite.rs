@@ -70,6 +70,12 @@ impl State<'_> {
                 header
             }
         };
+        // Of a header that is cut off flower sees nothing, written or not. Where tags hide it it is the one that arrived.
+        if matches!(header, Header::Ipv4 | Header::Ipv6)
+            && self.decide_of(self.values[Field::AddrType as usize], filter, Field::AddrType)? == 0
+        {
+            return refuse("the IP header is cut off");
+        }
         let written: Vec<usize> = (0..4).filter(|&i| key.mask[i] != 0xff || key.value[i] != 0).collect();
         let length = match header {
             Header::Ethernet => 14,

@@ -37,11 +37,8 @@ fn what_was_asked_until_then_tells_others() {
     assert!(matches!(case.fold(&key).unwrap_err(), Refusal::Unfit { .. }));
     let known = others(&case, &key).unwrap().known;
     // Of the TTL the bits that make sure of the high half of the sum: 0x38 to 0x3f.
-    let want = Match::default().exact(Field::Protocol, 0x800).exact(Field::IpProto, 17).exact(Field::IpTos, 4).with(
-        Field::IpTtl,
-        0x38,
-        0xf8,
-    );
+    let ip = Match::default().exact(Field::Protocol, 0x800).exact(Field::AddrType, 2);
+    let want = ip.exact(Field::IpProto, 17).exact(Field::IpTos, 4).with(Field::IpTtl, 0x38, 0xf8);
     assert_eq!(known, want);
 }
 

@@ -90,6 +90,21 @@ fn a_header_that_the_packet_does_not_have_is_not_rewritten() {
     }
 }
 
+/// Where the header ends early flower reads 0, whatever was written there.
+#[test]
+fn an_ip_header_that_is_cut_off_is_not_taken_for_written() {
+    let tos = pedit(PeditHeader::Ipv4, 0, [0xff, 0, 0xff, 0xff], [0, 0xb8, 0, 0]);
+    let a = filter(0, 1, ip(), &[tos, goto(1)]);
+    let b = filter(1, 1, ip().exact(Field::IpTos, 0xb8), &[output()]);
+    let whole = packet(tcp(H1, 1, H2, 2));
+    let (matches, _) = Case::default().hit(&a).hit(&b).merged(&whole).unwrap();
+    assert!(!matches.fits(&Key::ZERO.with(Field::Protocol, 0x800).with(Field::EthType, 0x800)));
+    // Flower tells the kind of addresses by one.
+    let masks = Masks::flower();
+    let (matches, _) = Case { masks, ..Case::default() }.hit(&a).hit(&b).merged(&whole).unwrap();
+    assert_eq!((matches.mask.get(Field::Ipv4Src), masks.missing(&matches)), (1, None));
+}
+
 /// The kernel leaves the rest of a `pedit` undone from the first word on that the packet does not reach, whatever it would write.
 #[test]
 fn a_word_that_the_packet_may_not_reach_is_not_taken_for_nothing() {

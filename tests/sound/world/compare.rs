@@ -181,7 +181,12 @@ impl World {
 
     /// Without shadows, a packet that takes the way of a merged filter, and is not excluded, matches it.
     pub(super) fn check_wide(&self, packet: &Packet, outcome: &Outcome, way: &Way) -> Result<(), TestCaseError> {
-        if !self.setting.apart || excluded(way, &outcome.key) || self.setting.lazy || self.divides() {
+        if !self.setting.apart
+            || excluded(way, &outcome.key)
+            || self.setting.lazy
+            || self.setting.layered
+            || self.divides()
+        {
             return Ok(());
         }
         let missed = self.made.values().find(|made| made.way == *way);
