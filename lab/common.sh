@@ -37,6 +37,28 @@ hosts6() {
     ip -n "h$n" addr add "fd00::$n/64" dev eth0 nodad
   done
 }
+# underlay : far (a namespace) at the other end of the cable u1, 192.168.7.1 here and .2 there, fd07::1 and fd07::2; long enough
+# for a tunnel's headers. Nobody has to ask for the other's MAC.
+underlay() {
+  printf 'netns add far\nlink add u1 address 02:bb:00:00:00:01 mtu 1600 type veth peer name u0 netns far address 02:bb:00:00:00:02 mtu 1600\n' | ip -batch -
+  plain u1; plain u0 on far
+  sysctl -qw net.ipv6.conf.u1.{disable_ipv6,accept_dad,router_solicitations}=0
+  on far sysctl -qw net.ipv6.conf.u0.{disable_ipv6,accept_dad,router_solicitations}=0
+  ends 1 2 u1 | ip -batch -; ends 2 1 u0 | ip -n far -batch -
+}
+ends() {
+  printf 'addr add 192.168.7.%s/24 dev %s\naddr add fd07::%s/64 dev %s nodad\nlink set %s up\nlink set lo up\n' "$1" "$3" "$1" "$3" "$3"
+  printf 'neigh replace %s lladdr 02:bb:00:00:00:0%s dev %s\n' "192.168.7.$2" "$2" "$3" "fd07::$2" "$2" "$3"
+}
+# tunnel NAME TYPE... : a tunnel's end here; behind NAME, the same on far, with 10.0.0.9, MAC 02:00:00:00:00:09
+tunnel() {
+  printf 'link add %s type %s\n' "$1" "${*:2}" | ip -batch -; sysctl -qw "net.ipv6.conf.$1.disable_ipv6=1"; plain "$1"; ip link set "$1" mtu 1450 up
+}
+behind() {
+  printf 'link add %s address 02:00:00:00:00:09 type %s\nlink set %s mtu 1450 up\naddr add 10.0.0.9/24 dev %s\nneigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev %s\n' \
+    "$1" "${*:2}" "$1" "$1" "$1" | ip -n far -batch -
+  plain "$1" on far; knows h1 10.0.0.9 02:00:00:00:00:09
+}
 # tagged HOST ID [PROTOCOL] : the host's address is on a device v in that VLAN
 tagged() {
   printf 'link add link eth0 name v type vlan proto %s id %s egress-qos-map 0:5\naddr del 10.0.0.%s/24 dev eth0\naddr add 10.0.0.%s/24 dev v\nlink set v up\n' \
@@ -116,6 +138,8 @@ serve() { local h; for h; do traffic "$h" serve; done; }
 # tcp HOST ADDRESS N [SECONDS] : N exchanges with it, some seconds apart; udp : the same. traffic.py tells what may be set
 tcp() { traffic "$1" tcp "$2" "$3" "${4:-0.01}"; }
 udp() { traffic "$1" udp "$2" "$3" "${4:-0.01}"; }
+# frames HOST [DEVICE] : sends those of standard input; frames.py tells how they are written
+frames() { on "$1" "$python" -IS "$LAB/frames.py" "${2:-eth0}"; }
 # together 'COMMAND'... : at once
 together() {
   local command running=()

@@ -17,7 +17,7 @@ use flowmerge::{
 use random_filters::{Throws, expected, features, filter};
 use std::collections::{BTreeMap, BTreeSet};
 
-#[path = "../../tests/wire/filters.rs"]
+#[path = "../../tests/wire/filters/mod.rs"]
 mod random_filters;
 
 use crate::generate::dice::Dice;

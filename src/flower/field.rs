@@ -241,15 +241,15 @@ fields! {
     /// Kind of the tunnel's options, as [`enc_options`] has them; 0 if there are none.
     EncOptsType = "enc_opts_type", 16, [], None;
     /// Length of the tunnel's options, bytes. Flower compares only the bits that are set in the length asked for.
-    EncOptsLen = "enc_opts_len", 8, [], None;
+    EncOptsLen = "enc_opts_len", 8, [], Some(EncOptsType);
     /// Bytes 0 to 15 of the tunnel's options, as [`Tunnel`](super::Tunnel) lays them out.
-    EncOpts0 = "enc_opts0", 128, [], None;
+    EncOpts0 = "enc_opts0", 128, [], Some(EncOptsLen);
     /// Bytes 16 to 31 of the tunnel's options.
-    EncOpts1 = "enc_opts1", 128, [], None;
+    EncOpts1 = "enc_opts1", 128, [], Some(EncOptsLen);
     /// Bytes 32 to 47 of the tunnel's options.
-    EncOpts2 = "enc_opts2", 128, [], None;
+    EncOpts2 = "enc_opts2", 128, [], Some(EncOptsLen);
     /// Bytes 48 to 63 of the tunnel's options.
-    EncOpts3 = "enc_opts3", 128, [], None;
+    EncOpts3 = "enc_opts3", 128, [], Some(EncOptsLen);
     /// Connection state after `ct`: new 1, established 2, related 4, tracked 8, invalid 16, reply 32.
     CtState = "ct_state", 16, [], None;
     /// Conntrack zone after `ct`.

@@ -78,6 +78,8 @@ impl Masks {
             return part;
         }
         let fields = asked.mask.fields().map(|(field, _)| field).chain(asked.ranges().map(|(field, _)| field));
+        // Options are asked of with the length and the type that flower makes of them, or not at all.
+        let fields = fields.filter(|field| !matches!(field, Field::EncOptsLen) && !Field::OPTIONS.contains(field));
         fields.filter_map(|field| field.row().prerequisite).find(lacks).or_else(|| behind_tags(asked).find(lacks))
     }
 }

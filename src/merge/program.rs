@@ -367,6 +367,10 @@ fn join(keys: &mut Vec<PeditKey>, key: PeditKey) {
                 k.value[i] = k.value[i] & key.mask[i] ^ key.value[i];
                 k.mask[i] &= key.mask[i];
             }
+            // What flips bits back leaves nothing to do.
+            if k.mask == [0xff; 4] && k.value == [0; 4] {
+                keys.remove(before);
+            }
             return;
         }
     }

@@ -13,7 +13,7 @@
 
 use crate::flower::{
     Field, Match, Range, ethertype,
-    field::{addr_type, ip_flags, ip_proto},
+    field::{addr_type, enc_options, ip_flags, ip_proto},
 };
 use Field::*;
 
@@ -33,6 +33,14 @@ const NETWORK: [Field; 12] =
 
 /// What lies in the transport header.
 const BEHIND: [Field; 7] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi];
+
+/// Fields of which the dissector, or a tunnel, tells no other values than these.
+const VALUES: [(Field, &[u128]); 4] = [
+    (AddrType, &[0, addr_type::IPV4, addr_type::IPV6]),
+    (ArpOp, &[0, 1, 2]),
+    (EncAddrType, &[0, addr_type::IPV4, addr_type::IPV6]),
+    (EncOptsType, &[0, enc_options::GENEVE, enc_options::VXLAN, enc_options::ERSPAN, enc_options::GTP]),
+];
 
 /// What is known of a packet, and whether it has come to contradict itself.
 struct Facts {
@@ -90,6 +98,7 @@ impl Facts {
     }
 
     fn rules(&mut self) {
+        self.values();
         // Tags, from the outside.
         if let Some(protocol) = self.is(Protocol).map(|p| p as u16) {
             match protocol {
@@ -175,6 +184,20 @@ impl Facts {
         }
         if flags & ip_flags::FRAG != 0 {
             self.absent(&BEHIND);
+        }
+    }
+
+    /// Bits in which all values agree that are left to a field.
+    fn values(&mut self) {
+        for (field, values) in VALUES {
+            let (key, known) = (self.all.key.get(field), self.all.mask.get(field));
+            if known == 0 {
+                continue;
+            }
+            let left = || values.iter().filter(|&&value| (value ^ key) & known == 0);
+            let (ones, zeros) = left().fold((field.ones(), field.ones()), |(o, z), &v| (o & v, z & !v));
+            self.possible &= left().next().is_some();
+            self.tell(field, ones ^ zeros, ones);
         }
     }
 
@@ -442,6 +465,16 @@ mod tests {
             let mut least = none;
             spare(&mut least, &kept);
             assert_eq!(least.mask.get(IpFlags), left);
+        }
+        // A tunnel with addresses of either kind shows in one bit; operations and options are of one kind.
+        for (bit, absent) in [((EncAddrType, 2), EncFlags), ((AddrType, 2), IpTtl)] {
+            let told = follows(&Match::default().with(bit.0, 0, bit.1)).unwrap();
+            assert_eq!(told.mask.get(absent), absent.ones());
+        }
+        for (field, one, other) in [(ArpOp, 1, 2), (EncOptsType, 0x800, 0x1000), (EncAddrType, 1, 4)] {
+            let asked = Match::default().with(field, one, one);
+            assert!(follows(&asked).is_some());
+            assert_eq!(follows(&asked.with(field, one | other, one | other)), None, "{field}");
         }
         // IPv4 or the MPLS in it: all bits that the two share are known.
         assert_eq!(follows(&ip).unwrap().mask.get(EthType), 0x7fb8);

@@ -34,7 +34,7 @@ pub use connection::{ConnectionEvent, ConnectionMessage, status};
 pub use dump::{Dump, add_monitor, no_operation, number, remove_link};
 pub use error::{DecodeError, EncodeError, Fault};
 pub use filter::{ChainOwner, FilterMessage};
-pub use link::{Link, Qdisc};
+pub use link::{Link, Qdisc, TunnelDevice};
 pub use request::{
     encode_clsact, encode_filter, encode_front, encode_link_state, encode_no_clsact, encode_removal, encode_replacement,
 };

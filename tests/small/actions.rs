@@ -2,12 +2,17 @@
 
 use crate::{
     connections::ZONES,
+    outer,
     rng::Rng,
-    universe::{PORT, VID},
+    universe::{PORT, VID, World},
 };
 use flowmerge::flower::{
     Action, ActionKind, Control, Port,
-    action::{CsumFlags, Ct, Mirred, Nat, Pedit, PeditHeader, PeditKey, Random, Skbedit, Vlan},
+    action::{
+        CsumFlags, Ct, Mirred, Mpls, MplsEntry, Nat, Pedit, PeditHeader, PeditKey, Police, Random, Sample, Skbedit,
+        Skbmod, StatelessNat, Vlan,
+    },
+    ethertype,
 };
 
 /// Where packets come in.
@@ -22,6 +27,11 @@ pub const INNER: Port = Port(4);
 pub const GUARDED: Port = Port(5);
 /// It is down.
 pub const DOWN: Port = Port(6);
+
+/// Shared policers: one to which all packets conform at first, and one that they exceed.
+pub const POLICER: u32 = 7;
+/// See [`POLICER`].
+pub const EXCEEDED: u32 = 8;
 
 /// One word: of the byte at `at` the bits of `bits` become `value`, or (`flip`) are flipped by it.
 fn byte(header: PeditHeader, at: i32, bits: u8, value: u8, flip: bool) -> PeditKey {
@@ -40,6 +50,8 @@ fn added(key: PeditKey, n: u8) -> PeditKey {
 /// What most packets of a filter are, so that most of its rewrites find what they rewrite.
 #[derive(Clone, Copy, Debug)]
 pub struct Fits {
+    pub world: World,
+    pub network: u16,
     pub v6: bool,
     pub ip: bool,
     pub tcp: bool,
@@ -130,39 +142,175 @@ fn vlan(rng: &mut Rng) -> ActionKind {
     })
 }
 
+/// What a filter does that is about ARP or labels: of these `pedit` has no header of their own.
+fn network_word(rng: &mut Rng, network: u16) -> ActionKind {
+    let v = rng.below(4) as u8;
+    let flip = rng.chance(20);
+    let at = |at, bits, value| byte(PeditHeader::Network, at, bits, value, flip);
+    let key = match network {
+        ethertype::MPLS | ethertype::MPLS_MC => match rng.below(8) {
+            0..3 => at(1, 0x30, v << 4),
+            3..5 => at(3, rng.pick(&[0xff, 3, 1]), v),
+            5 => at(2, rng.pick(&[0xf, 1, 2]), v),
+            6 => at(5, 0x30, v << 4),
+            _ => added(at(3, 0xff, 0), rng.pick(&[255, 1])),
+        },
+        _ => match rng.below(10) {
+            0..2 => at(7, rng.pick(&[0xff, 3, 1]), v),
+            2..5 => at(17, rng.pick(&[0xff, 3, 1]), v),
+            5..8 => at(27, rng.pick(&[0xff, 3, 1]), v),
+            8 => at(13, 0xff, v),
+            _ => at(23, 0xff, v),
+        },
+    };
+    ActionKind::Pedit(Pedit { keys: vec![key], mend: false })
+}
+
+fn mpls(rng: &mut Rng, network: u16) -> Mpls {
+    let some = |rng: &mut Rng, percent| rng.chance(percent);
+    let label = 0x10 + rng.below(4);
+    let ttl = rng.pick(&[1, 2, 3, 64]);
+    let protocol = rng.pick(&[0x8847, 0x8847, 0x8847, 0x8848]);
+    let is_labelled = ethertype::is_mpls(network);
+    match if is_labelled || rng.chance(15) { rng.below(20) } else { 19 } {
+        0..8 => Mpls::Pop { protocol: rng.pick(&[0x8847, 0x8847, 0x8848, 0x800, 0x800, 0x86dd, 0x806, 0x8100]) },
+        8..11 => Mpls::Modify(MplsEntry {
+            label: some(rng, 50).then_some(label),
+            tc: some(rng, 20).then_some(1),
+            bos: some(rng, 20).then(|| some(rng, 50)),
+            ttl: some(rng, 40).then_some(ttl),
+        }),
+        11..15 => Mpls::DecTtl,
+        15 if rng.chance(10) => {
+            Mpls::PushMac { protocol, entry: MplsEntry { label: Some(label), ..MplsEntry::default() } }
+        }
+        _ => Mpls::Push {
+            protocol,
+            entry: MplsEntry {
+                label: Some(label),
+                tc: some(rng, 20).then_some(1),
+                bos: some(rng, 12).then(|| some(rng, 50)),
+                ttl: Some(ttl),
+            },
+        },
+    }
+}
+
+fn stateless(rng: &mut Rng) -> StatelessNat {
+    let [old, new] = [0, 0].map(|_| 0x0a00_0000 | rng.below(4));
+    let mask = rng.pick(&[u32::MAX, u32::MAX, 3, 1, 0xffff_ff00, 0]);
+    StatelessNat { old: old & mask, new: new & mask, mask, egress: rng.chance(50) }
+}
+
+fn skbmod(rng: &mut Rng, ip: bool) -> Skbmod {
+    let address = |rng: &mut Rng, last| rng.chance(60).then(|| [2, 0, 0, 0, 0, last | rng.below(2) as u8]);
+    match rng.below(10) {
+        0..3 => Skbmod::Swap,
+        3..6 if ip => Skbmod::Ecn,
+        _ => Skbmod::Set {
+            dst: address(rng, 2),
+            src: address(rng, 4),
+            ethertype: rng.chance(15).then(|| rng.pick(&[0x800, 0x88cc])),
+        },
+    }
+}
+
+fn police(rng: &mut Rng) -> Action {
+    let kind = ActionKind::Police(Police {
+        shared: rng.chance(92),
+        conform: if rng.chance(95) { Control::Pipe } else { Control::Ok },
+        rate: 1_000_000,
+        burst: 1_000_000,
+        mtu: 0,
+        peak_rate: 0,
+        packet_rate: 0,
+        packet_burst: 0,
+        average_rate: 0,
+        overhead: 0,
+        link_layer: 1,
+    });
+    let control = if rng.chance(95) { Control::Shot } else { Control::Pipe };
+    Action { index: if rng.chance(75) { POLICER } else { EXCEEDED }, ..Action::new(kind, control) }
+}
+
+/// Whether an action is the policer to which packets conform at first.
+pub fn is_policer(action: &Action) -> bool {
+    matches!(action.kind, ActionKind::Police(_)) && action.index == POLICER
+}
+
+/// An action that is about what the universe is about.
+fn special(rng: &mut Rng, fits: Fits) -> Vec<Action> {
+    let pipe = |kind| vec![Action::new(kind, Control::Pipe)];
+    let has_word = fits.network == ethertype::ARP || ethertype::is_mpls(fits.network);
+    match fits.world {
+        World::Labels if has_word && rng.chance(15) => pipe(network_word(rng, fits.network)),
+        World::Labels => pipe(ActionKind::Mpls(mpls(rng, fits.network))),
+        World::Tunnels => pipe(ActionKind::TunnelKey(outer::tunnel_key(rng))),
+        World::Link => match rng.below(20) {
+            0..8 if has_word => pipe(network_word(rng, fits.network)),
+            0..4 if fits.ip && !fits.v6 => pipe(ActionKind::Nat(stateless(rng))),
+            4..12 => pipe(ActionKind::Skbmod(skbmod(rng, fits.ip))),
+            12..14 => pipe(ActionKind::Vlan(Vlan::PopEthernet)),
+            14 | 15 => {
+                let (dst, src) = ([2, 0, 0, 0, 0, 2 | rng.below(2) as u8], [2, 0, 0, 0, 0, 4]);
+                let mut both = pipe(ActionKind::Vlan(Vlan::PopEthernet));
+                if rng.chance(20) {
+                    both.extend(pipe(ActionKind::Mpls(mpls(rng, fits.network))));
+                }
+                both.extend(pipe(ActionKind::Vlan(Vlan::PushEthernet { dst, src })));
+                both
+            }
+            16..19 => vec![police(rng)],
+            _ if rng.chance(20) => pipe(ActionKind::Sample(Sample { rate: 2, group: 1, truncate: None })),
+            _ => pipe(ActionKind::Vlan(Vlan::PushEthernet { dst: [2; 6], src: [4; 6] })),
+        },
+        World::Ip => match rng.below(6) {
+            0..2 if fits.ip && !fits.v6 => pipe(ActionKind::Nat(stateless(rng))),
+            0..4 => pipe(ActionKind::Skbmod(skbmod(rng, fits.ip))),
+            _ => vec![police(rng)],
+        },
+    }
+}
+
 /// Some actions before the last: few of them where the filter is only a link of a line.
 pub fn middle(rng: &mut Rng, fits: Fits, plain: bool, connections: bool) -> Vec<Action> {
-    let mut out = Vec::new();
+    let mut out: Vec<Action> = Vec::new();
+    let then = |out: &mut Vec<Action>, kind| out.push(Action::new(kind, Control::Pipe));
     if connections && rng.chance(if plain { 50 } else { 12 }) {
-        out.push(ct(rng));
+        then(&mut out, ct(rng));
     }
     for _ in 0..rng.below(if plain { 2 } else { 3 }) {
-        match rng.below(20) {
+        if rng.chance(if fits.world == World::Ip { 6 } else { 65 }) {
+            out.extend(special(rng, fits));
+            continue;
+        }
+        let kind = match rng.below(20) {
             0..9 => {
-                out.push(pedit(rng, fits));
-                if rng.chance(70) {
-                    out.push(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP | CsumFlags::UDP));
+                then(&mut out, pedit(rng, fits));
+                match rng.chance(70) {
+                    true => ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP | CsumFlags::UDP),
+                    false => continue,
                 }
             }
-            9..12 => out.push(vlan(rng)),
-            12..14 if fits.tagged => out.push(vlan(rng)),
-            12..15 => out.push(mirred(rng, true)),
-            15 => out.push(ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32)))),
-            16 => out.push(ActionKind::Skbedit(Skbedit { priority: Some(rng.below(3)), ..Skbedit::default() })),
-            17 if connections => out.push(ct(rng)),
-            18 => out.push(mirred(rng, false)),
-            _ => out.push(ActionKind::Gact { random: None }),
-        }
+            9..12 => vlan(rng),
+            12..14 if fits.tagged => vlan(rng),
+            12..15 => mirred(rng, true),
+            15 => ActionKind::Csum(CsumFlags::from_bits_truncate(rng.below(32))),
+            16 => ActionKind::Skbedit(Skbedit { priority: Some(rng.below(3)), ..Skbedit::default() }),
+            17 if connections => ct(rng),
+            18 => mirred(rng, false),
+            _ => ActionKind::Gact { random: None },
+        };
+        then(&mut out, kind);
     }
     // A jump starts again at the first action: over itself, or for ever.
-    let control = |(i, kind): (usize, ActionKind)| match kind {
-        ActionKind::Gact { .. } if rng.chance(60) => {
+    for (i, action) in out.iter_mut().enumerate() {
+        if matches!(action.kind, ActionKind::Gact { .. }) && rng.chance(60) {
             let back = rng.chance(8);
-            Action::new(kind, Control::Jump(if back { rng.below(2) } else { i as u32 + 1 + rng.below(2) }))
+            action.control = Control::Jump(if back { rng.below(2) } else { i as u32 + 1 + rng.below(2) });
         }
-        _ => Action::new(kind, Control::Pipe),
-    };
-    out.into_iter().enumerate().map(control).collect()
+    }
+    out
 }
 
 /// The last action, if there is one: where the packet goes, or where classification goes on.

@@ -3,22 +3,19 @@
 use crate::{
     actions::IN,
     check::Failure,
-    connections::Tracker,
-    pipeline::{Case, ports},
+    pipeline::Case,
     report::Stats,
     rng::Rng,
     table::Table,
-    truth::{Seen, applied},
+    truth::{Seen, Software, does},
 };
 use flowmerge::{
     flower::{ActionKind, Cookie, Filter},
     hardware::{Entry, Memory},
     merger::Merger,
-    packet::apply::apply,
     table::Inserted,
     walk::{Hit, Walk},
 };
-use merge_model::{Model, PortState};
 
 /// A merged filter that is the only filter merges to itself.
 pub fn idempotent(
@@ -45,23 +42,14 @@ pub fn idempotent(
     stats.count("merged filters that merge to themselves", 1);
     // A translation mends checksums, which TC's own `pedit` does not.
     let mends = |kind: &ActionKind| matches!(kind, ActionKind::Pedit(p) if p.mend);
-    let mut model = Model::new();
-    for (port, up) in ports() {
-        model.set_port(port, PortState { up, mtu: 1500 });
-    }
-    model.filters.replace(filter.clone());
+    let mut software = Software::of(std::slice::from_ref(&filter), case.connections.clone());
     let tracked = entry.actions.iter().any(|a| mends(&a.kind));
     for packet in matched {
-        let done = apply(&again.actions, again.trim, &packet.frame).map(applied);
-        if done.as_ref().ok() != Some(&(packet.sent.clone(), packet.gone)) {
+        if does(&again.actions, again.trim, packet).as_ref() != Some(&packet.done) {
             return fail(format!("put in as a filter it merges to {:?}", again.actions));
         }
-        if !tracked && !packet.spec.is_fragment() {
-            let outcome = model.receive(IN, &packet.frame, 1, &mut Tracker(case.connections.clone()));
-            let sent = outcome.sent.into_iter().map(|s| (s.port, s.ingress, s.frame));
-            if !sent.eq(packet.sent.iter().cloned()) {
-                return fail("as a filter in software it sends other frames".into());
-            }
+        if !tracked && !packet.spec.is_fragment() && software.see(packet.spec).done.sent != packet.done.sent {
+            return fail("as a filter in software it sends other frames".into());
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::{
     report::Stats,
     rng::Rng,
     table::Table,
-    truth::{Seen, Software, applied, cookie, told},
+    truth::{Seen, Software, cookie, does, told},
     wide,
 };
 use flowmerge::{
@@ -14,7 +14,6 @@ use flowmerge::{
     flower::print::{Numbers, printed},
     hardware::Entry,
     merger::ConnectionEvent,
-    packet::apply::apply,
     table::Inserted,
 };
 
@@ -66,6 +65,7 @@ pub fn run(case: &Case, stats: &mut Stats) -> Result<(), Failure> {
     table.offer(&seen, &order, &mut rng, stats)?;
     let entries = table.entries();
     stats.count("merged filters", entries.len());
+    stats.count(&format!("merged filters of {:?}", case.universe.world), entries.len());
     note(case, &seen, &table, &entries, stats);
     for entry in &entries {
         let from = &seen[table.sources[&entry.id]];
@@ -110,10 +110,9 @@ fn sound<'a>(entry: &Entry, from: &Seen, seen: &'a [Seen], ordered: bool) -> Res
         if is_excluded(packet, from) {
             return fail("unsound", "it matches one that software must see");
         }
-        let done = apply(&entry.actions, entry.trim, &packet.frame).map(applied);
-        let want = (packet.sent.clone(), packet.gone);
-        if done.as_ref().ok() != Some(&want) {
-            return fail("unsound", &format!("it does {done:x?} where software does {want:x?}"));
+        let done = does(&entry.actions, entry.trim, packet);
+        if done.as_ref() != Some(&packet.done) {
+            return fail("unsound", &format!("it does {done:x?} where software does {:x?}", packet.done));
         }
     }
     Ok(matched)
@@ -126,7 +125,7 @@ fn one_way(seen: &[Seen], entries: &[Entry], stats: &mut Stats) -> Result<(), Fa
         let first = several.next();
         if let (Some(first), Some(other)) = (first, several.next()) {
             stats.count("packets that several merged filters match", 1);
-            let does = |e: &Entry| apply(&e.actions, e.trim, &packet.frame).map(applied);
+            let does = |e: &Entry| does(&e.actions, e.trim, packet);
             if does(first) != does(other) {
                 return Err(Failure::of("order", first, packet, &format!("and {other:#?}")));
             }
@@ -169,6 +168,7 @@ fn later(
             let is = ConnectionEvent::Is(ConnectionId(*i as u64), connection);
             table.merger.connection(is).expect("memory removes");
         }
+        Later::Exceed => return exceeded(case, before, table, software, stats),
         Later::Gone(i) => {
             if *i >= case.connections.len() {
                 return Ok(());
@@ -199,4 +199,27 @@ fn later(
             .map_err(|f| Failure::new("later", format!("merged after {:?}: {}", case.later, f.text)))?;
     }
     Ok(())
+}
+
+/// All packets exceed a policer from now on: what is in the table stays, and does what software does, and counts as it counts.
+fn exceeded(
+    case: &Case,
+    before: &[Seen],
+    table: &mut Table,
+    software: &mut Software,
+    stats: &mut Stats,
+) -> Result<(), Failure> {
+    stats.count("policers exceeded later", 1);
+    software.exceed();
+    table.exceed();
+    let specs: Vec<_> = before.iter().map(|s| s.spec).collect();
+    for packet in &software.see_all(&specs) {
+        let Some(handled) = table.handles(packet) else { continue };
+        stats.count("packets that a policer dropped in a merged filter", usize::from(packet.policed));
+        if handled != packet.done {
+            let text = format!("the table does {handled:x?} where software does {:x?}: {}", packet.done, told(packet));
+            return Err(Failure::new("policed", text));
+        }
+    }
+    table.counters(&case.filters)
 }

@@ -1,8 +1,9 @@
 //! Connections whose tuples lie inside a universe, plain and translated, in two zones; and the tracker that knows them.
 
 use crate::{
+    part::Part,
     rng::Rng,
-    universe::{PORT, Part, Universe, host},
+    universe::{PORT, Universe, host},
 };
 use flowmerge::{
     conntrack::{Connection, Tuple, proto},

@@ -4,8 +4,10 @@
 use crate::{
     actions::{self, DOWN, Fits, GUARDED, IN, INNER},
     connections,
+    part::{IP, Part},
     rng::Rng,
-    universe::{PARTS, PORT, Part, Universe, VID, tag},
+    terms,
+    universe::{PORT, Universe, VID, World},
 };
 use flowmerge::{
     conntrack::Connection,
@@ -29,6 +31,8 @@ pub enum Later {
     Mark(usize, u32),
     /// A connection goes.
     Gone(usize),
+    /// All packets exceed the policer to which they have conformed.
+    Exceed,
 }
 
 /// A pipeline, and all that is tried with it.
@@ -45,6 +49,9 @@ pub struct Case {
     /// How many merged filters one way may have.
     pub per_way: usize,
 }
+
+/// What the universes of seeds are about, in turns.
+const WORLDS: [World; 6] = [World::Ip, World::Labels, World::Ip, World::Tunnels, World::Ip, World::Link];
 
 /// The bits of a field that the universe leaves free, and one of its values.
 fn some(universe: &Universe, rng: &mut Rng, part: Part, fixed: u32) -> (u128, u128) {
@@ -96,7 +103,8 @@ fn term(universe: &Universe, rng: &mut Rng, m: &mut Match, part: Part, v6: bool)
             let value = if rng.chance(70) { 0 } else { ip_flags::FRAG };
             m.set(Field::IpFlags, if first { ip_flags::FIRST | value } else { value }, if first { 3 } else { 1 });
         }
-        Part::Tags | Part::EtherType | Part::Mac => {}
+        Part::Spi => terms::word(universe, rng, m),
+        _ => {}
     }
 }
 
@@ -122,7 +130,7 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
         let two = universe.values(Part::Tags).iter().any(|t| t >> 8 != 0);
         let next = match rng.chance(if two { 55 } else { 10 }) {
             true => rng.pick(&[0x8100, 0x88a8]),
-            false => rng.pick(&universe.values(Part::EtherType)) as u16,
+            false => rng.pick(&universe.networks()),
         };
         m.set(behind, next.into(), 0xffff);
         if !matches!(next, 0x8100 | 0x88a8) {
@@ -136,13 +144,19 @@ fn tagged(universe: &Universe, rng: &mut Rng, m: &mut Match, outer: u16) -> Opti
 /// A match as flower takes it. `plain`: it asks for little.
 fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain: bool) -> Match {
     let mut m = Match::default();
-    if rng.chance(if !later {
-        3
-    } else if plain {
-        20
-    } else {
-        35
-    }) {
+    let tracked = match (universe.world, later, plain) {
+        (World::Ip, false, _) => 3,
+        (World::Ip, true, true) => 20,
+        (World::Ip, true, false) => 35,
+        (_, later, _) => {
+            if later {
+                6
+            } else {
+                1
+            }
+        }
+    };
+    if rng.chance(tracked) {
         let (trk, est, rpl) = (ct_state::TRACKED, ct_state::ESTABLISHED, ct_state::REPLY);
         let (value, mask) = rng.pick(&[
             (trk | est, trk | est),
@@ -154,7 +168,7 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
         ]);
         m.set(Field::CtState, value, mask);
     }
-    if later && !plain && rng.chance(20) {
+    if later && !plain && rng.chance(if universe.world == World::Ip { 20 } else { 3 }) {
         let v = u128::from(rng.below(4));
         match rng.below(3) {
             0 => m.set(Field::CtMark, v, rng.pick(&[3, 1, 2, 0xffff_ffff])),
@@ -168,6 +182,7 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
     if rng.chance(3) {
         m.set(Field::NumOfVlans, u128::from(rng.below(3)), 0xff);
     }
+    terms::beside(universe, rng, &mut m, plain);
     let ethertype = match protocol {
         PROTOCOL_ALL => None,
         0x8100 | 0x88a8 => tagged(universe, rng, &mut m, protocol),
@@ -181,11 +196,14 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
     let v6 = match ethertype {
         0x800 => false,
         0x86dd => true,
-        _ => return m,
+        _ => {
+            terms::behind(universe, rng, &mut m, ethertype, plain);
+            return m;
+        }
     };
-    let free: Vec<_> = PARTS.into_iter().filter(|&p| universe.is_free(p)).collect();
+    let free: Vec<_> = IP.into_iter().chain([Part::Spi]).filter(|&p| universe.is_free(p)).collect();
     for _ in 0..if plain { u32::from(rng.chance(30)) } else { rng.pick(&[0, 1, 1, 1, 2, 2, 3]) } {
-        let part = if free.is_empty() || rng.chance(8) { rng.pick(&PARTS) } else { rng.pick(&free) };
+        let part = if free.is_empty() || rng.chance(8) { rng.pick(&IP) } else { rng.pick(&free) };
         term(universe, rng, &mut m, part, v6);
     }
     // As flower wants it: ports and flags need their protocol, addresses their kind.
@@ -209,27 +227,15 @@ fn matches(universe: &Universe, rng: &mut Rng, later: bool, protocol: u16, plain
     m
 }
 
-/// The outermost ethertypes that packets arrive with.
-fn protocols(universe: &Universe) -> Vec<u16> {
-    let inner = universe.values(Part::EtherType);
-    let mut all = Vec::new();
-    for outer in universe.values(Part::Tags) {
-        match tag(outer & 0xff) {
-            Some((tpid, ..)) => all.push(tpid),
-            None => all.extend(inner.iter().map(|&e| e as u16)),
-        }
-    }
-    all
-}
-
 impl Case {
     /// The pipeline of a seed.
     pub fn random(seed: u64) -> Case {
         let mut rng = Rng::new(seed);
         let most = rng.pick(&[48, 96, 128, 192, 256, 256, 256, 384, 512, 768]);
         let most = if rng.chance(2) { 4096 } else { most };
-        let connected = rng.chance(65);
-        let universe = Universe::random(&mut rng, most, connected);
+        let world = WORLDS[(seed % WORLDS.len() as u64) as usize];
+        let connected = rng.chance(if world == World::Ip { 65 } else { 25 });
+        let universe = Universe::random(world, &mut rng, most, connected);
         let connections = if connected { connections::random(&universe, &mut rng, 16) } else { Vec::new() };
         let mut case = Case {
             seed,
@@ -241,7 +247,7 @@ impl Case {
             per_way: if rng.chance(2) { 2 } else { 64 },
         };
         let disjoint = rng.chance(35);
-        let chains = 1 + rng.below(4);
+        let chains = if world == World::Ip { 1 + rng.below(4) } else { rng.pick(&[1, 2, 2, 3]) };
         let mut hooks = Vec::new();
         if rng.chance(35) {
             hooks.push((Hook::Ingress(INNER), 1 + rng.below(2)));
@@ -273,6 +279,7 @@ impl Case {
             let connection = |rng: &mut Rng| rng.below(case.connections.len() as u32) as usize;
             case.later = match rng.below(10) {
                 0 | 1 => Later::Remove(1 + rng.below(case.filters.len() as u32)),
+                4 | 5 if case.filters.iter().flat_map(|f| &f.actions).any(actions::is_policer) => Later::Exceed,
                 2 if !case.connections.is_empty() => Later::Mark(connection(&mut rng), rng.below(4)),
                 3 if !case.connections.is_empty() => Later::Gone(connection(&mut rng)),
                 _ if case.has_place(&filter) => Later::Add(Box::new(filter)),
@@ -291,28 +298,30 @@ impl Case {
             _ => 2 + rng.below(5) as u16,
         };
         let there = self.filters.iter().find(|f| (f.id.hook, f.id.chain, f.id.prio) == (hook, chain, prio));
-        let known = protocols(&self.universe);
+        let known = self.universe.protocols();
         let protocol = match there {
             Some(f) => f.id.protocol,
             None => match rng.below(20) {
                 0..4 => PROTOCOL_ALL,
                 4..10 if plain => PROTOCOL_ALL,
                 4 => 0x8100,
-                5..8 if chain > 0 => rng.pick(&self.universe.values(Part::EtherType)) as u16,
+                5..8 if chain > 0 => rng.pick(&self.universe.networks()),
                 _ => rng.pick(&known),
             },
         };
         let outer = hook == Hook::Ingress(IN);
         let mut matches = matches(&self.universe, rng, chain > 0 || !outer, protocol, plain);
         let ethertype = match matches.mask.get(Field::EthType) {
-            0 => self.universe.base.get(Part::EtherType),
-            _ => matches.key.get(Field::EthType) as u32,
+            0 => rng.pick(&known),
+            _ => matches.key.get(Field::EthType) as u16,
         };
         let proto = match matches.mask.get(Field::IpProto) {
             0 => rng.pick(&self.universe.values(Part::Proto)),
             _ => matches.key.get(Field::IpProto) as u32,
         };
         let fits = Fits {
+            world: self.universe.world,
+            network: ethertype,
             v6: ethertype == 0x86dd,
             ip: matches!(ethertype, 0x800 | 0x86dd),
             tcp: proto == 6,

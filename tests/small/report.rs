@@ -1,6 +1,9 @@
 //! What a run covered, for a person to read, and for an assertion that it reached everything.
 
-use flowmerge::flower::{ActionKind, Control, Filter, action::Vlan};
+use flowmerge::flower::{
+    ActionKind, Control, Filter,
+    action::{Mpls, Skbmod, TunnelKey, Vlan},
+};
 use std::{collections::BTreeMap, fmt};
 
 /// Counts by name.
@@ -175,10 +178,25 @@ fn name(kind: &ActionKind) -> String {
         }
         ActionKind::Vlan(Vlan::Pop) => "vlan pop".into(),
         ActionKind::Vlan(Vlan::Push { .. }) => "vlan push".into(),
-        ActionKind::Vlan(_) => "vlan modify".into(),
+        ActionKind::Vlan(Vlan::Modify { .. }) => "vlan modify".into(),
+        ActionKind::Vlan(Vlan::PushEthernet { .. }) => "vlan push_eth".into(),
+        ActionKind::Vlan(Vlan::PopEthernet) => "vlan pop_eth".into(),
         ActionKind::Gact { .. } => "gact".into(),
         ActionKind::Csum(_) => "csum".into(),
         ActionKind::Skbedit(_) => "skbedit".into(),
+        ActionKind::Skbmod(Skbmod::Set { .. }) => "skbmod set".into(),
+        ActionKind::Skbmod(Skbmod::Swap) => "skbmod swap".into(),
+        ActionKind::Skbmod(Skbmod::Ecn) => "skbmod ecn".into(),
+        ActionKind::Mpls(Mpls::Pop { .. }) => "mpls pop".into(),
+        ActionKind::Mpls(Mpls::Push { .. }) => "mpls push".into(),
+        ActionKind::Mpls(Mpls::PushMac { .. }) => "mpls mac_push".into(),
+        ActionKind::Mpls(Mpls::Modify(_)) => "mpls modify".into(),
+        ActionKind::Mpls(Mpls::DecTtl) => "mpls dec_ttl".into(),
+        ActionKind::TunnelKey(TunnelKey::Set(_)) => "tunnel_key set".into(),
+        ActionKind::TunnelKey(TunnelKey::Unset) => "tunnel_key unset".into(),
+        ActionKind::Nat(_) => "nat".into(),
+        ActionKind::Police(_) => "police".into(),
+        ActionKind::Sample(_) => "sample".into(),
         ActionKind::Other(name) => name.clone(),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     check::{Failure, run},
+    part::PARTS,
     pipeline::{Case, Later},
     report::Stats,
     unit::is_whole,
@@ -101,7 +102,7 @@ fn lesser(filter: &Filter) -> Vec<Filter> {
         }
         let lowest = mask & mask.wrapping_neg();
         for bits in [mask, mask & !lowest, lowest] {
-            if bits == 0 || bits != mask && is_whole(field) {
+            if bits == 0 || bits != mask && (is_whole(field) || field.row().whole) {
                 continue;
             }
             let mut f = filter.clone();
@@ -135,8 +136,16 @@ pub fn told(case: &Case) -> String {
         Later::Add(f) => format!("later added:\n  {}\n", printed(&**f, &Numbers)),
         Later::Mark(i, mark) => format!("later ct{i} has mark {mark}\n"),
         Later::Gone(i) => format!("later ct{i} is gone\n"),
+        Later::Exceed => format!("later all packets exceed policer {}\n", crate::actions::POLICER),
         Later::Remove(handle) => format!("later removed: handle {handle:#x}\n"),
     };
     let dumped = if case.dumped { " (dumped, order unknown)" } else { "" };
-    format!("filters{dumped}:\n{filters}connections:\n{connections}free: {}\n{later}", dims.join(", "))
+    let base: Vec<_> =
+        PARTS.into_iter().map(|part| (part, case.universe.base.get(part))).filter(|b| b.1 != 0).collect();
+    let base: Vec<_> = base.iter().map(|(part, value)| format!("{part:?} {value:x}")).collect();
+    format!(
+        "filters{dumped}:\n{filters}connections:\n{connections}free: {}\nfixed: {}\n{later}",
+        dims.join(", "),
+        base.join(", ")
+    )
 }

@@ -1,12 +1,12 @@
 //! The merger with its table in memory, and the packets that are offered to it.
 
 use crate::{
-    actions::IN,
+    actions::{EXCEEDED, IN, POLICER},
     check::Failure,
     pipeline::{Case, ports},
     report::Stats,
     rng::Rng,
-    truth::{Seen, cookie, told},
+    truth::{Done, Gone, Seen, cookie, told},
 };
 use flowmerge::{
     conntrack::ConnectionId,
@@ -14,6 +14,7 @@ use flowmerge::{
     hardware::{Entry, Memory, MergedId},
     merge::Refusal,
     merger::{ConnectionEvent, Limits, Merger},
+    packet::apply::End,
     table::Inserted,
 };
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ impl Table {
     pub fn new(case: &Case) -> Table {
         let limits = Limits { merged_per_way: case.per_way, ..Limits::default() };
         let mut merger = Merger::with_limits(Memory::default(), limits);
+        merger.hardware().police(EXCEEDED, false);
         for (port, up) in ports() {
             merger.port(port, up).expect("memory removes");
         }
@@ -61,12 +63,8 @@ impl Table {
     pub fn offer(&mut self, seen: &[Seen], order: &[usize], rng: &mut Rng, stats: &mut Stats) -> Result<(), Failure> {
         for &i in order {
             let packet = &seen[i];
-            if self.merger.hardware().receive(IN, &packet.frame, i as u64 + 1).is_some() {
+            if self.handles(packet).is_some() {
                 stats.count("packets handled by merged filters", 1);
-                for &(filter, action, bytes) in &packet.counted {
-                    let count = self.counted.entry((filter, action)).or_default();
-                    *count = (count.0 + 1, count.1 + bytes);
-                }
                 continue;
             }
             // Now and then a walk is told that ends in a miss.
@@ -78,6 +76,27 @@ impl Table {
             self.merged(seen, i, outcome.map(|m| (m.id, m.installed)), stats)?;
         }
         Ok(())
+    }
+
+    /// What the table does with a packet, if a merged filter matches it; it counts what software would have counted.
+    pub fn handles(&mut self, packet: &Seen) -> Option<Done> {
+        let handled = self.merger.hardware().receive_through(IN, &packet.frame, packet.tunnel.as_ref(), 1)?;
+        for &(filter, action, bytes) in &packet.counted {
+            let count = self.counted.entry((filter, action)).or_default();
+            *count = (count.0 + 1, count.1 + bytes);
+        }
+        let gone = match handled.end {
+            End::Taken | End::Dropped => Gone::Away,
+            End::Passed(_) => Gone::Passed,
+            End::Trapped(_) => Gone::Trapped,
+        };
+        let sent = handled.sent.into_iter().map(|s| (s.port, s.ingress, s.frame, s.tunnel));
+        Some(Done { sent: sent.collect(), gone })
+    }
+
+    /// Packets exceed the other policer, too.
+    pub fn exceed(&mut self) {
+        self.merger.hardware().police(POLICER, false);
     }
 
     fn merged(
@@ -114,7 +133,8 @@ impl Table {
                 if JUNK.contains(&reason) && !packet.guessed {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }
-                if reason == "no-terminal" && packet.decided {
+                // What a policer drops has not shown where the others go.
+                if reason == "no-terminal" && packet.decided && !packet.policed {
                     return Err(Failure::new(reason, format!("{} was refused: {refusal}", told(packet))));
                 }
             }

@@ -18,7 +18,7 @@ pub enum Unit {
 /// Whether a field names a header.
 pub fn is_whole(field: Field) -> bool {
     use Field::*;
-    matches!(field, Protocol | EthType | VlanTpid | VlanEthType | CvlanTpid | CvlanEthType | AddrType)
+    matches!(field, Protocol | EthType | VlanTpid | VlanEthType | CvlanTpid | CvlanEthType | AddrType | EncAddrType)
 }
 
 impl Unit {

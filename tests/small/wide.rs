@@ -6,19 +6,22 @@
 //! the universe has fixed (a filter that compares a high bit of a sum); so before a unit is blamed, such packets are tried.
 
 use crate::{
-    actions::IN,
     check::{Failure, is_excluded, takes},
+    part::{IP, Part, place},
     pipeline::Case,
     report::Stats,
     rng::Rng,
-    truth::{Seen, Software, applied, told},
+    toward,
+    truth::{Gone, Seen, Software, does, key_of, told},
     unit::{Unit, sole, units},
-    universe::{Part, Spec},
+    universe::Spec,
 };
 use flowmerge::{
-    flower::{Action, ActionKind, Field, Filter, Key, Match},
+    flower::{
+        Action, ActionKind, Field, FilterId, Key, Match,
+        action::{Mpls, PeditHeader, Skbmod, Vlan},
+    },
     hardware::Entry,
-    packet::{apply::apply, arrived},
 };
 use std::collections::BTreeMap;
 
@@ -42,6 +45,10 @@ pub fn each_bit_is_needed(
     software: &mut Software,
     stats: &mut Stats,
 ) -> Result<(), Failure> {
+    if is_unseen(case, entry, from) {
+        stats.count("merged filters of which nobody sees what their units are for", 1);
+        return Ok(());
+    }
     let mut let_in: BTreeMap<Unit, Vec<&Seen>> = BTreeMap::new();
     for packet in seen {
         if let Some(unit) = sole(&entry.matches, &packet.key) {
@@ -81,22 +88,36 @@ pub fn each_bit_is_needed(
     Ok(())
 }
 
+/// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
+/// on the way to the stack (of which the model tells only that the packet goes there), or where addresses are written twice.
+fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
+    let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
+    let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
+    let swap = |a: &&&Action| matches!(a.kind, ActionKind::Skbmod(Skbmod::Swap));
+    let addresses = |a: &&&Action| match &a.kind {
+        ActionKind::Skbmod(skbmod) => *skbmod != Skbmod::Ecn,
+        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header == PeditHeader::Ethernet),
+        ActionKind::Vlan(vlan) => *vlan == Vlan::PopEthernet,
+        _ => false,
+    };
+    let by_value = |a: &&&Action| matches!(a.kind, ActionKind::Nat(_) | ActionKind::Skbmod(_));
+    entry.actions.iter().any(police)
+        || (from.done.gone != Gone::Away || from.done.sent.is_empty()) && ran.iter().any(|a| by_value(&a))
+        || ran.iter().filter(swap).count() > 0 && ran.iter().filter(addresses).count() > 1
+}
+
+fn action_of(case: &Case, id: FilterId, action: usize) -> Option<&Action> {
+    case.filters.iter().find(|f| f.id == id)?.actions.get(action)
+}
+
 /// Whether the rest of the match implies this bit of a field: packets that are matched, and have it the other way round, miss
 /// by something else, too. False where packets cannot be made that way.
 fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
     let Unit::Bit(field, bit) = unit else { return false };
-    let (part, bits) = match field {
-        Field::IpTtl => (Part::Ttl, 8),
-        Field::IpTos => (Part::Tos, 8),
-        Field::SrcPort => (Part::SrcPort, 16),
-        Field::DstPort => (Part::DstPort, 16),
-        Field::Ipv4Src | Field::Ipv6Src => (Part::Src, 8),
-        Field::Ipv4Dst | Field::Ipv6Dst => (Part::Dst, 8),
-        Field::TcpFlags => (Part::Flags, 8),
-        _ => return false,
-    };
+    let Some((part, shift, bits)) = place(field) else { return false };
+    let bit_of_part = u32::from(bit) + shift;
     let misses_alone = |spec: Spec| sole(of, &key_of(spec)) == Some(unit);
-    let turned = |spec: Spec| misses_alone(spec.with(part, spec.get(part) ^ 1 << bit));
+    let turned = |spec: Spec| misses_alone(spec.with(part, spec.get(part) ^ 1 << bit_of_part));
     let matched = || seen.iter().filter(|p| of.fits(&p.key)).map(|p| p.spec);
     if bit >= bits || matched().take(4).any(turned) {
         return false;
@@ -104,17 +125,17 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
     // A fragment, or what is not IP, shows no ports whose bits could be turned over.
     let whole = |s: Spec| [s, s.with(Part::Fragment, 0)];
     let ip = |s: Spec| [s, s.with(Part::EtherType, 0x800), s.with(Part::EtherType, 0x86dd)];
-    let l4 = |s: Spec| [s, s.with(Part::Proto, 6), s.with(Part::Proto, 17)];
+    let l4 = |s: Spec| [6, 17, 50, 51, 115].map(|proto| s.with(Part::Proto, proto)).into_iter().chain([s]);
+    // What has no labels, no tunnel, no ARP shows nothing of them.
+    if Field::MPLS.as_flattened().contains(&field) || field.is_tunnel() || !IP.contains(&part) {
+        let both = |s: Spec| [s, s.with(part, s.get(part) ^ 1 << bit_of_part)];
+        return !matched().take(16).flat_map(toward::with_headers).flat_map(both).any(misses_alone);
+    }
     let variants = |s: Spec| whole(s).into_iter().flat_map(ip).flat_map(l4).filter(|s| of.fits(&key_of(*s)));
     // Of a range, the ports that are matched need not be those with the bit turned over.
     let ranged = of.ranges().any(|(f, _)| f == field);
     let mut others = matched().take(if ranged { 2 } else { 0 }).flat_map(|s| (0..256).map(move |v| s.with(part, v)));
     !matched().take(16).flat_map(variants).any(turned) && !others.any(misses_alone)
-}
-
-/// How a packet arrives.
-fn key_of(spec: Spec) -> Key {
-    arrived(&spec.canonical().frame()).with(Field::Indev, IN.0.into())
 }
 
 /// How a first fragment with this packet's ports looks to hardware that reads them.
@@ -125,11 +146,10 @@ fn shown(spec: Spec) -> Key {
 }
 
 fn need(entry: &Entry, from: &Seen, packet: &Seen) -> Need {
-    let same = || {
-        let done = apply(&entry.actions, entry.trim, &packet.frame).map(applied).ok();
-        done == Some((packet.sent.clone(), packet.gone))
-    };
-    if !takes(packet, from) || is_excluded(packet, from) || packet.guessed || !same() {
+    let same = || does(&entry.actions, entry.trim, packet).as_ref() == Some(&packet.done);
+    let counts = |seen: &Seen| seen.counted.iter().map(|c| (c.0, c.1)).collect::<Vec<_>>();
+    if !takes(packet, from) || counts(packet) != counts(from) || is_excluded(packet, from) || packet.guessed || !same()
+    {
         Need::Way
     } else if packet.shape != from.shape {
         Need::Shape
@@ -156,106 +176,26 @@ fn is_needed_outside(
         (seen_so || sole(&entry.matches, &key_of(spec)) == Some(unit))
             && need(entry, from, &software.see(spec)) == Need::Way
     };
-    for packet in packets.iter().take(4) {
-        for (part, values) in [(Part::Ttl, 256), (Part::Tos, 256), (Part::SrcPort, 256), (Part::DstPort, 256)] {
-            if (0..values).any(|v| tried(packet.spec.with(part, v), software)) {
-                return true;
-            }
-        }
-    }
-    (0..600).any(|_| {
+    let aimed = (0..600).any(|_| {
         let mut spec = packets[rng.below(packets.len() as u32) as usize].spec;
         for _ in 0..1 + rng.below(2) {
-            spec = toward(spec, &case.filters[rng.below(case.filters.len() as u32) as usize], &mut rng);
+            spec = toward::filter(spec, &case.filters[rng.below(case.filters.len() as u32) as usize], &mut rng);
         }
         if rng.chance(40) {
             // What a rewrite flips.
-            let part = rng.pick(&[Part::Ttl, Part::Tos, Part::Tos, Part::Src, Part::Dst, Part::SrcPort, Part::DstPort]);
-            let bit = rng.below(if matches!(part, Part::Tos | Part::Ttl) { 8 } else { 3 });
-            spec = spec.with(part, spec.get(part) ^ 1 << bit);
+            spec = toward::flipped(spec, case.universe.world, &mut rng);
         }
         if rng.chance(30) {
             spec = spec.with(Part::Fragment, 0);
         }
         tried(spec, software)
-    })
-}
-
-/// Sets some bits of a part.
-fn set(spec: &mut Spec, part: Part, value: u32, mask: u32) {
-    *spec = spec.with(part, spec.get(part) & !mask | value & mask);
-}
-
-fn is_vlan(ethertype: u32) -> bool {
-    matches!(ethertype, 0x8100 | 0x88a8)
-}
-
-/// Sets some bits of a tag, which is put on if it is not there; an ethertype becomes its bit.
-fn tagged(spec: &mut Spec, shift: u32, value: u32, mask: u32) {
-    let value = match value {
-        0x8100 => 0,
-        0x88a8 => 4,
-        other => other,
-    };
-    let tags = spec.get(Part::Tags);
-    // No tag without those in front of it.
-    let tags = (0..shift / 8).fold(tags, |t, i| if t >> (i * 8) & 0xff == 0 { t | 1 << (i * 8) } else { t });
-    let tag = (tags >> shift & 0xff).saturating_sub(1) & !mask | value & mask;
-    *spec = spec.with(Part::Tags, tags & !(0xff << shift) | (tag + 1) << shift);
-}
-
-/// The packet, made more like what a filter asks for; a sum may stand between them.
-fn toward(mut spec: Spec, filter: &Filter, rng: &mut Rng) -> Spec {
-    for (field, value, mask) in filter.matches.terms() {
-        let (value, mask) = (value as u32, mask as u32);
-        match field {
-            Field::EthDst => set(&mut spec, Part::Mac, value, mask & 1),
-            Field::EthType => set(&mut spec, Part::EtherType, value, 0xffff),
-            Field::Protocol | Field::VlanTpid if is_vlan(value) => tagged(&mut spec, 0, value, 4),
-            Field::VlanEthType | Field::CvlanTpid if is_vlan(value) => tagged(&mut spec, 8, value, 4),
-            Field::CvlanEthType if is_vlan(value) => tagged(&mut spec, 16, value, 4),
-            Field::VlanId => tagged(&mut spec, 0, value, mask & 3),
-            Field::CvlanId => tagged(&mut spec, 8, value, mask & 3),
-            Field::VlanPrio => tagged(&mut spec, 0, value << 3, mask << 3 & 8),
-            Field::CvlanPrio => tagged(&mut spec, 8, value << 3, mask << 3 & 8),
-            Field::NumOfVlans => spec = spec.with(Part::Tags, 0x01_01_01 & ((1 << (value.min(3) * 8)) - 1)),
-            Field::Protocol => spec = spec.with(Part::Tags, 0).with(Part::EtherType, value),
-            Field::Ipv4Src | Field::Ipv6Src => set(&mut spec, Part::Src, value, mask & 0xff),
-            Field::Ipv4Dst | Field::Ipv6Dst => set(&mut spec, Part::Dst, value, mask & 0xff),
-            Field::IpTtl => {
-                let before = value.wrapping_sub(rng.pick(&[0, 0, 255, 254, 253, 1, 2])) & 0xff;
-                let more = rng.below(256) & !mask;
-                spec = spec.with(Part::Ttl, before | if rng.chance(50) { more } else { spec.get(Part::Ttl) & !mask });
-            }
-            Field::IpTos => set(&mut spec, Part::Tos, value, mask),
-            Field::IpProto => {
-                let fits: Vec<u32> = [6, 17, 7, 16, 1].into_iter().filter(|p| (p ^ value) & mask == 0).collect();
-                if !fits.is_empty() {
-                    spec = spec.with(Part::Proto, rng.pick(&fits));
-                }
-            }
-            Field::SrcPort => set(&mut spec, Part::SrcPort, value, mask),
-            Field::DstPort => set(&mut spec, Part::DstPort, value, mask),
-            Field::TcpFlags => set(&mut spec, Part::Flags, value, mask),
-            Field::IpFlags => spec = spec.with(Part::Fragment, [0, 2, 1, 1][(value & 3) as usize]),
-            _ => {}
-        }
-    }
-    if rng.chance(15) && spec.get(Part::Tags) >> 8 & 0xff != 0 {
-        // A third tag, which no field but their number tells.
-        spec = spec.with(Part::Tags, spec.get(Part::Tags) | 0x01_00_00);
-    }
-    for (field, range) in filter.matches.ranges() {
-        let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
-        let near = rng.below(8).min(u32::from(range.max - range.min)) as u16;
-        spec = spec.with(part, rng.pick(&[range.min + near, range.min, range.max - near, range.max]).into());
-    }
-    spec
+    });
+    aimed || packets.iter().take(4).any(|p| toward::beside(p.spec, case.universe.world).any(|s| tried(s, software)))
 }
 
 /// Without shadows, every packet of the way and of its shape that is not excluded is matched.
 pub fn whole_way(case: &Case, entry: &Entry, from: &Seen, seen: &[Seen], stats: &mut Stats) -> Result<(), Failure> {
-    if !case.is_disjoint() || !sums_are_told(case) {
+    if !case.is_disjoint() || !sums_are_told(case) || case.filters.iter().flat_map(|f| &f.actions).any(chooses) {
         return Ok(());
     }
     stats.count("merged filters whose whole way is matched", 1);
@@ -274,4 +214,12 @@ fn sums_are_told(case: &Case) -> bool {
         mask & (mask + 1) == 0
     };
     !case.filters.iter().flat_map(|f| &f.actions).any(adds) || case.filters.iter().all(|f| low(&f.matches))
+}
+
+/// Whether what an action does depends on a value that no header's shape tells: then one way has several merged filters.
+fn chooses(action: &Action) -> bool {
+    matches!(
+        action.kind,
+        ActionKind::Mpls(Mpls::DecTtl) | ActionKind::Nat(_) | ActionKind::Skbmod(Skbmod::Swap | Skbmod::Ecn)
+    )
 }

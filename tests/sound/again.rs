@@ -1,19 +1,19 @@
 //! Idempotent: a merged filter, alone in a new world, is hit by its own packet, and merges to itself.
 
 use crate::{
-    packet::Packet,
+    packet::{Outer, Packet},
     tracker::Tracker,
-    world::{Made, Setting, World, decided},
+    world::{Made, POLICERS, Setting, World, decided},
 };
 use flowmerge::{
     flower::{ActionKind, Cookie, Filter},
     hardware::{Entry, Memory},
     merger::Merger,
-    packet::apply::{Trim, apply},
+    packet::apply::{Trim, apply_through},
     table::Inserted,
     walk::{Hit, Walk},
 };
-use merge_model::{Model, PortState};
+use merge_model::{Arrival, Model, PortState};
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 
 /// A merged filter as one that TC could hold.
@@ -48,11 +48,13 @@ pub fn check(world: &World, made: &Made, packets: &[&Packet]) -> Result<usize, T
     for port in 1..5 {
         model.set_port(flowmerge::flower::Port(port), PortState { up: true, mtu: 1500 });
     }
+    POLICERS.for_each(|index| model.set_policer(index, true));
     model.filters.replace(as_filter(entry));
     let mut compared = 0;
     for packet in packets.iter().filter(|p| p.port == entry.port && entry.matches.fits(&p.key())) {
         let frame = packet.frame(false);
-        let applied = |e: &Entry| apply(&e.actions, Trim::Never, &frame).expect("installed");
+        let tunnel = packet.tunnel.map(Outer::tunnel);
+        let applied = |e: &Entry| apply_through(&e.actions, Trim::Never, &frame, tunnel.as_ref()).expect("installed");
         let one = applied(entry);
         prop_assert_eq!(&applied(&again), &one, "{:?} {:#?} {:#?}", packet, entry, again);
         // TC itself knows no `pedit` that mends, and with two tags it looks for the network header in another place.
@@ -60,10 +62,11 @@ pub fn check(world: &World, made: &Made, packets: &[&Packet]) -> Result<usize, T
             continue;
         }
         compared += 1;
-        let outcome = model.receive(packet.port, &frame, 1, &mut Tracker::new(&[]));
+        let arrival = Arrival { port: packet.port, frame: &frame, tunnel: tunnel.as_ref(), now: 1 };
+        let outcome = model.arrive(arrival, &mut Tracker::new(&[]));
         prop_assert!(outcome.hits.len() == 1 && decided(&outcome), "{packet:?} does not hit {entry:#?}");
-        let sent: Vec<_> = outcome.sent.into_iter().map(|s| (s.port, s.frame)).collect();
-        let one: Vec<_> = one.sent.into_iter().map(|s| (s.port, s.frame)).collect();
+        let sent: Vec<_> = outcome.sent.into_iter().map(|s| (s.port, s.frame, s.tunnel)).collect();
+        let one: Vec<_> = one.sent.into_iter().map(|s| (s.port, s.frame, s.tunnel)).collect();
         prop_assert_eq!(one, sent, "{:?} {:#?}", packet, entry);
     }
     Ok(compared)

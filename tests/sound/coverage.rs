@@ -6,8 +6,9 @@ use crate::{rule::Rule, tracker::Tracker};
 use flowmerge::{
     flower::{
         Action, ActionKind, Control, Cookie, Field, Match,
-        action::{CsumFlags, PeditHeader, Vlan},
+        action::{CsumFlags, Mpls, PeditHeader, Skbmod, TunnelKey, Vlan},
         field::Header,
+        tunnel::TunnelOptions,
     },
     merge::{Refusal, changes},
     table::overlap,
@@ -112,7 +113,8 @@ fn names(action: &Action) -> Vec<String> {
             Vlan::Modify { protocol, prio, .. } => {
                 format!("vlan modify {protocol:#x}{}", if prio.is_some() { " prio" } else { "" })
             }
-            Vlan::PopEthernet | Vlan::PushEthernet { .. } => "vlan eth".into(),
+            Vlan::PopEthernet => "vlan pop_eth".into(),
+            Vlan::PushEthernet { .. } => "vlan push_eth".into(),
         }],
         ActionKind::Skbedit(s) => {
             let parts = [
@@ -124,6 +126,29 @@ fn names(action: &Action) -> Vec<String> {
             ];
             parts.iter().filter(|p| p.0).map(|p| p.1.to_string()).collect()
         }
+        ActionKind::Skbmod(skbmod) => match skbmod {
+            Skbmod::Set { dst, src, ethertype } => {
+                let parts = [(dst.is_some(), "dmac"), (src.is_some(), "smac"), (ethertype.is_some(), "etype")];
+                parts.iter().filter(|p| p.0).map(|p| format!("skbmod {}", p.1)).collect()
+            }
+            Skbmod::Swap => name("skbmod swap"),
+            Skbmod::Ecn => name("skbmod ecn"),
+        },
+        ActionKind::Mpls(mpls) => name(match mpls {
+            Mpls::Pop { .. } => "mpls pop",
+            Mpls::Push { .. } => "mpls push",
+            Mpls::PushMac { .. } => "mpls mac_push",
+            Mpls::Modify(_) => "mpls modify",
+            Mpls::DecTtl => "mpls dec_ttl",
+        }),
+        ActionKind::TunnelKey(TunnelKey::Unset) => name("tunnel_key unset"),
+        ActionKind::TunnelKey(TunnelKey::Set(tunnel)) => name(match tunnel.options {
+            TunnelOptions::None => "tunnel_key set",
+            _ => "tunnel_key set with options",
+        }),
+        ActionKind::Nat(nat) => name(if nat.egress { "nat egress" } else { "nat ingress" }),
+        ActionKind::Police(_) => name("police"),
+        ActionKind::Sample(_) => name("sample"),
         ActionKind::Other(_) => name("other"),
     }
 }

@@ -66,6 +66,9 @@ pub fn packet(number: u8, v6: bool) -> Packet {
         eth_dst: 0x0200_0000_0002,
         eth_src: 0x0200_0000_0001,
         tags: Vec::new(),
+        labels: Vec::new(),
+        tunnel: None,
+        arp: [0; 2],
         l3: if v6 { L3::V6 } else { L3::V4 },
         tos: 0,
         ttl: 64,
@@ -95,7 +98,7 @@ pub fn merged(world: &mut World, packet: &Packet) -> Made {
 fn both(world: &mut World, packet: &Packet, frame: &[u8]) -> (Vec<u8>, Outcome) {
     let mut handled = world.merger.hardware().receive(packet.port, frame, 1).expect("a merged filter matches");
     assert_eq!((handled.sent.len(), handled.sent[0].port), (1, OUT));
-    (handled.sent.remove(0).frame, world.software(packet.port, frame))
+    (handled.sent.remove(0).frame, world.software(packet, frame))
 }
 
 /// Each flaw that conntrack finds: software calls the packet invalid, the merged filter translates it like any other.
@@ -249,11 +252,11 @@ fn known_difference_conntracks_own_accounting() {
     for _ in 0..3 {
         // As it is outside of tests: software gets what the table does not take.
         if world.merger.hardware().receive(right.port, &frame, 1).is_none() {
-            world.software(right.port, &frame);
+            world.software(&right, &frame);
         }
     }
     assert_eq!(world.tracker.shown, before);
-    world.software(right.port, &frame);
+    world.software(&right, &frame);
     assert_eq!(world.tracker.shown, before + 1);
 }
 
@@ -305,7 +308,7 @@ fn known_difference_csum_of_a_packet_cut_off() {
     let cut = Packet { flaw: Flaw::Cut(3), ..right };
     let frame = cut.frame(false);
     let handled = world.merger.hardware().receive(IN, &frame, 1).expect("a merged filter matches");
-    let software = world.software(IN, &frame);
+    let software = world.software(&cut, &frame);
     assert_eq!((handled.sent.len(), software.sent.len()), (0, 0));
     assert_eq!(software.hits[0].ran, [0], "the redirect counts nothing");
     let cookie = world.filters[0].1;

@@ -4,10 +4,10 @@ use crate::{
     connections::connections,
     generate,
     packet::{Fragment, L3, Packet},
-    packets::packet,
+    packets::{self, packet},
     rule::Rule,
     tracker::STRICT,
-    world::{Event, Setting, setting},
+    world::{Event, POLICERS, Setting, setting},
 };
 use flowmerge::{
     conntrack::proto,
@@ -50,6 +50,7 @@ fn events_of(connections: Vec<usize>, pool: Vec<Packet>) -> BoxedStrategy<Vec<Ev
         3 => (connection, prop::bool::weighted(0.8)).prop_map(|(c, there)| Event::There(c, there)),
         1 => (2u32..5, prop::bool::weighted(0.7)).prop_map(|(port, up)| Event::Port(port, up)),
         1 => prop::bool::weighted(0.7).prop_map(Event::Bound),
+        1 => (POLICERS, prop::bool::weighted(0.7)).prop_map(|(index, conforms)| Event::Police(index, conforms)),
         3 => Just(Event::Drain),
     ];
     prop::collection::vec(event, 60).boxed()
@@ -90,15 +91,22 @@ fn untracked(filters: &mut [Rule], events: &mut [Event]) {
 
 /// Any run.
 pub fn case() -> BoxedStrategy<Case> {
+    prop::bool::weighted(0.25).prop_flat_map(case_of).boxed()
+}
+
+fn case_of(carried: bool) -> BoxedStrategy<Case> {
     let index = any::<prop::sample::Index>;
     let narrow = prop::collection::vec((index(), index(), generate::pick()), 0..8);
     let odd = prop::bool::weighted(0.13);
     let zoned = (5u16..7).prop_flat_map(|zone| (Just(zone), events(zone)));
-    (generate::filters(), zoned, setting(), narrow, odd)
-        .prop_map(|(mut filters, (zone, mut events), setting, narrow, odd)| {
+    (generate::filters(carried), zoned, setting(), narrow, odd)
+        .prop_map(move |(mut filters, (zone, mut events), setting, narrow, odd)| {
             filters.iter_mut().filter(|r| r.filter.id.chain == 0).for_each(|rule| track_in(&mut rule.filter, zone));
             if odd {
                 untracked(&mut filters, &mut events);
+            }
+            if carried {
+                events.iter_mut().filter_map(Event::packet_mut).for_each(packets::carried);
             }
             // Some filters ask for more of what packets of the run have.
             let keys: Vec<_> = events.iter().filter_map(Event::packet).map(Packet::key).collect();

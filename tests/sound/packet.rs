@@ -5,7 +5,11 @@
 use crate::bytes::Headers;
 use flowmerge::{
     conntrack::proto,
-    flower::{Field, Key, Port, field::ip_flags},
+    flower::{
+        Field, Key, Port, Tunnel,
+        field::{addr_type, enc_options, ip_flags},
+        tunnel::{GeneveOption, TunnelFlags, TunnelOptions},
+    },
     packet::arrived,
 };
 use merge_model::checksum;
@@ -60,6 +64,54 @@ pub enum Flaw {
 /// A tag of another kind (HSR, IEC 62439-3), two bytes longer, that the dissector reads on behind.
 pub const HSR: u16 = 0x892f;
 
+/// An outer packet, in few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    pub id: u32,
+    pub v6: bool,
+    pub src: u128,
+    pub dst: u128,
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub tos: u8,
+    pub ttl: u8,
+    /// Geneve's options with a word of data each, as on the wire; 0 is none.
+    pub options: [u64; 2],
+}
+
+/// An option with this data.
+pub const OPTION: u64 = 0x0102_8001 << 32;
+
+impl Outer {
+    /// With nothing in it.
+    pub const NONE: Outer =
+        Outer { id: 0, v6: false, src: 0, dst: 0, src_port: 0, dst_port: 0, tos: 0, ttl: 0, options: [0; 2] };
+
+    /// As TC has it.
+    pub fn tunnel(self) -> Tunnel {
+        let address = |bits: u128| match self.v6 {
+            false => IpAddr::from((bits as u32).to_be_bytes()),
+            true => IpAddr::from(bits.to_be_bytes()),
+        };
+        let option = |bits: &u64| {
+            let [a, b, kind, _, data @ ..] = bits.to_be_bytes();
+            GeneveOption { class: u16::from_be_bytes([a, b]), kind, data: data.to_vec() }
+        };
+        let all: Vec<_> = self.options.iter().filter(|&&bits| bits != 0).map(option).collect();
+        Tunnel {
+            id: Some(self.id),
+            src: address(self.src),
+            dst: address(self.dst),
+            src_port: self.src_port,
+            dst_port: self.dst_port,
+            tos: self.tos,
+            ttl: self.ttl,
+            flags: TunnelFlags::empty(),
+            options: if all.is_empty() { TunnelOptions::None } else { TunnelOptions::Geneve(all) },
+        }
+    }
+}
+
 /// A packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -69,7 +121,13 @@ pub struct Packet {
     pub eth_src: u64,
     /// Each tag's own ethertype and content, the outermost first.
     pub tags: Vec<(u16, u16)>,
+    /// Entries of a label stack in front of what follows, the outermost first.
+    pub labels: Vec<u32>,
+    /// What a tunnel device took off it.
+    pub tunnel: Option<Outer>,
     pub l3: L3,
+    /// ARP's hardware addresses: the sender's, the target's.
+    pub arp: [u64; 2],
     pub tos: u8,
     pub ttl: u8,
     pub fragment: Fragment,
@@ -124,7 +182,8 @@ impl Packet {
 
     /// As flower sees it when it arrives.
     pub fn key(&self) -> Key {
-        arrived(&self.frame(false)).with(Field::Indev, self.port.0.into())
+        let key = arrived(&self.frame(false)).with(Field::Indev, self.port.0.into());
+        Tunnel::tell(self.tunnel.map(Outer::tunnel).as_ref(), key)
     }
 
     /// Its bytes; `padded`: some follow the IP datagram.
@@ -134,7 +193,11 @@ impl Packet {
             out.extend([tpid.to_be_bytes(), tci.to_be_bytes()].concat());
             out.extend([0; 2].iter().filter(|_| *tpid == HSR));
         }
-        out.extend(self.l3.ethertype().to_be_bytes());
+        match self.labels[..] {
+            [] => out.extend(self.l3.ethertype().to_be_bytes()),
+            _ => out.extend([0x88, 0x47]),
+        }
+        out.extend(self.labels.iter().flat_map(|label| label.to_be_bytes()));
         match self.l3 {
             L3::Arp => out.extend(self.arp()),
             L3::Other(_) => out.extend([self.ttl, self.tos, 0, 1, 2, 3, 4, 5, 6, 7]),
@@ -153,9 +216,11 @@ impl Packet {
     }
 
     fn arp(&self) -> Vec<u8> {
-        let mut out = vec![0, 1, 8, 0, 6, 4, 0, 1 + self.kind.0 % 2, 2, 0, 0, 0, 0, 1];
+        let [sender, target] = self.arp.map(u64::to_be_bytes);
+        let mut out = vec![0, 1, 8, 0, 6, 4, 0, 1 + self.kind.0 % 2];
+        out.extend(&sender[2..]);
         out.extend((self.src as u32).to_be_bytes());
-        out.extend([0; 6]);
+        out.extend(&target[2..]);
         out.extend((self.dst as u32).to_be_bytes());
         out
     }
@@ -283,6 +348,13 @@ impl Packet {
     /// Sets what a field of the arrived packet's key is read from. False where that takes another shape.
     pub fn set(&mut self, field: Field, value: u128) -> bool {
         use Field::*;
+        let part = Field::MPLS.iter().enumerate().find_map(|(i, e)| Some((i, e.iter().position(|&f| f == field)?)));
+        if let Some((i, part)) = part {
+            return self.set_label(i, part, value as u32);
+        }
+        if field.is_tunnel() {
+            return self.set_tunnel(field, value);
+        }
         let tag = |tags: &mut Vec<(u16, u16)>, i: usize, of: Field| {
             let Some(tag) = tags.get_mut(i) else { return false };
             match of {
@@ -317,9 +389,20 @@ impl Packet {
             SrcPort => self.src_port = value as u16,
             DstPort => self.dst_port = value as u16,
             TcpFlags => self.flags = value as u16,
+            ArpOp if self.l3 == L3::Arp => self.kind.0 = (value as u8).wrapping_sub(1),
+            ArpSha if self.l3 == L3::Arp => self.arp[0] = value as u64,
+            ArpTha if self.l3 == L3::Arp => self.arp[1] = value as u64,
+            ArpSip if self.l3 == L3::Arp => self.src = value,
+            ArpTip if self.l3 == L3::Arp => self.dst = value,
             IcmpType => self.kind.0 = value as u8,
             IcmpCode => self.kind.1 = value as u8,
+            Protocol | EthType if value == 0x8847 => {
+                if self.labels.is_empty() {
+                    self.labels = vec![0x1140];
+                }
+            }
             Protocol | EthType => {
+                self.labels.clear();
                 self.l3 = match value as u16 {
                     0x800 => L3::V4,
                     0x86dd => L3::V6,
@@ -327,6 +410,58 @@ impl Packet {
                     other => L3::Other(other),
                 }
             }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A part of the n-th entry of the label stack: there or not, label, class, bottom, TTL.
+    fn set_label(&mut self, n: usize, part: usize, value: u32) -> bool {
+        let Some(entry) = self.labels.get_mut(n) else {
+            // Where there is none, one can follow the last.
+            let follows = part == 0 && value == 1 && n > 0 && n == self.labels.len();
+            if follows {
+                self.labels[n - 1] &= !0x100;
+                self.labels.push(0x1140);
+            }
+            return follows;
+        };
+        let (mask, shift) = [(0, 0), (0xf_ffff, 12), (7, 9), (1, 8), (0xff, 0)][part];
+        *entry = *entry & !(mask << shift) | (value & mask) << shift;
+        if part == 0 && value == 0 {
+            self.labels.truncate(n);
+            self.labels.last_mut().into_iter().for_each(|last| *last |= 0x100);
+        }
+        true
+    }
+
+    fn set_tunnel(&mut self, field: Field, value: u128) -> bool {
+        use Field::*;
+        if field == EncAddrType && value == 0 {
+            self.tunnel = None;
+            return true;
+        }
+        let outer = self.tunnel.get_or_insert(Outer::NONE);
+        match field {
+            EncAddrType => outer.v6 = value == addr_type::IPV6,
+            EncKeyId => outer.id = value as u32,
+            EncIpv4Src | EncIpv6Src => outer.src = value,
+            EncIpv4Dst | EncIpv6Dst => outer.dst = value,
+            EncSrcPort => outer.src_port = value as u16,
+            EncDstPort => outer.dst_port = value as u16,
+            EncTos => outer.tos = value as u8,
+            EncTtl => outer.ttl = value as u8,
+            EncOptsLen => {
+                let [first, second] = outer.options.map(|option| option.max(OPTION));
+                outer.options = match (value & 8, value & 16) {
+                    (8, _) => [first, 0],
+                    (_, 16) => [first, second],
+                    _ => [0; 2],
+                };
+            }
+            EncOptsType if value & enc_options::GENEVE == 0 => outer.options = [0; 2],
+            EncOptsType => outer.options[0] = outer.options[0].max(OPTION),
+            EncOpts0 => outer.options = [value >> 64, value].map(|bits| bits as u64),
             _ => return false,
         }
         true

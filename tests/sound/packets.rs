@@ -2,7 +2,7 @@
 
 use crate::{
     connections::{connections, host},
-    packet::{Flaw, Fragment, L3, Packet},
+    packet::{Flaw, Fragment, L3, OPTION, Outer, Packet},
 };
 use flowmerge::{
     conntrack::{Direction, proto, tuple::address_bits},
@@ -60,6 +60,66 @@ fn flags() -> impl Strategy<Value = u16> {
     ]
 }
 
+/// A label stack, mostly none; seldom without a bottom, or with one too early.
+fn labels() -> impl Strategy<Value = Vec<u32>> {
+    let entry = (1u32..4, 0u32..2, prop::sample::select(vec![1u32, 2, 64, 255]))
+        .prop_map(|(l, tc, ttl)| l << 12 | tc << 9 | ttl);
+    let stack = (prop::collection::vec(entry, 1..4), 0u8..12).prop_map(|(mut stack, odd)| {
+        let bottom = if odd == 0 { 0 } else { stack.len() - 1 };
+        if odd != 1 {
+            stack[bottom] |= 0x100;
+        }
+        stack
+    });
+    prop_oneof![14 => Just(vec![]), 1 => stack]
+}
+
+/// What a packet came through, mostly nothing.
+fn outer() -> impl Strategy<Value = Option<Outer>> {
+    let host = |n: u8| 0xc000_0200 | u128::from(n);
+    let ends = (prop::bool::weighted(0.2), (1u8..3).prop_map(host), (1u8..3).prop_map(host));
+    let option = || prop_oneof![2 => Just(0), 1 => Just(OPTION | 5), 1 => Just(OPTION | 6)];
+    let rest = (prop::sample::select(vec![0, 4000]), 0u8..2, prop::sample::select(vec![64, 63]), [option(), option()]);
+    let outer = (5u32..8, ends, rest).prop_map(|(id, (v6, src, dst), (src_port, tos, ttl, options))| Outer {
+        id,
+        v6,
+        src,
+        dst,
+        src_port,
+        dst_port: 6081,
+        tos,
+        ttl,
+        options,
+    });
+    prop::option::weighted(0.2, outer)
+}
+
+/// What few pipelines look at: each packet has a label stack, or is ARP, or came through a tunnel.
+pub fn carried(packet: &mut Packet) {
+    // The same packet changes the same way.
+    let how = packet.src_port ^ packet.dst_port ^ u16::from(packet.payload);
+    let label = |depth: u16| {
+        let ttl = [1, 2, 64, 64][(how >> depth & 3) as usize];
+        u32::from(1 + (how >> 4 & 1)) << 12 | u32::from(how >> depth & 1) << 9 | ttl
+    };
+    match how % 8 {
+        0..4 if packet.labels.is_empty() => {
+            packet.labels = (0..1 + how % 3).map(label).collect();
+            packet.labels.last_mut().into_iter().for_each(|last| *last |= 0x100);
+        }
+        4 | 5 => packet.l3 = L3::Arp,
+        _ => {
+            let outer =
+                Outer { id: 5 + u32::from(how >> 3 & 1), v6: how & 16 != 0, dst_port: 6081, ttl: 64, ..Outer::NONE };
+            packet.tunnel.get_or_insert(Outer { src: 0xc000_0201, dst: 0xc000_0202, ..outer });
+        }
+    }
+    if packet.l3 == L3::Arp {
+        packet.src &= 0xffff_ffff;
+        packet.dst &= 0xffff_ffff;
+    }
+}
+
 /// Any packet.
 pub fn any_packet() -> BoxedStrategy<Packet> {
     let port = || prop_oneof![Just(80u16), Just(1000), Just(1001), Just(1002), Just(8000), any::<u16>()];
@@ -83,13 +143,14 @@ pub fn any_packet() -> BoxedStrategy<Packet> {
     let head = (at, l3, l4, tags(), 1u8..4, tos).boxed();
     let ends = (1u8..4, 1u8..4, port(), port());
     let odd_address = prop_oneof![30 => Just(0u128), 1 => any::<u128>()];
-    let tail = (flags(), 0u8..12, 0u8..3, kind, oddities(), odd_address).boxed();
+    let dress = (labels(), outer());
+    let tail = (flags(), 0u8..12, 0u8..3, kind, oddities(), odd_address, dress).boxed();
     (head, ends, tail)
         .prop_map(
             |(
                 (port, l3, proto, tags, ttl, tos),
                 (src, dst, src_port, dst_port),
-                (flags, payload, pad, kind, (fragment, extensions, flaw), odd),
+                (flags, payload, pad, kind, (fragment, extensions, flaw), odd, (labels, tunnel)),
             )| {
                 let v6 = l3 == L3::V6;
                 Packet {
@@ -97,6 +158,9 @@ pub fn any_packet() -> BoxedStrategy<Packet> {
                     eth_dst: 0x0200_0000_0000 | u64::from(dst) | (odd as u64 & 0xff00),
                     eth_src: 0x0200_0000_0000 | u64::from(src),
                     tags,
+                    labels,
+                    tunnel,
+                    arp: [0x0200_0000_0001, 0],
                     l3,
                     tos,
                     ttl,

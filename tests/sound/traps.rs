@@ -7,7 +7,6 @@
 use crate::{
     differences::{OUT, merged, packet, rule, world},
     packet::{Flaw, Fragment, Packet},
-    packets::IN,
     rule::{Blind, Rule},
     world::{Event, Setting, World},
 };
@@ -96,7 +95,7 @@ fn traps_13_sixteen_gotos_pass_and_the_seventeenth_drops() {
         }
         world.add(rule(gotos, 1, 0x800, 0, vec![Action::redirect(OUT)]));
         let plain = packet(proto::UDP, false);
-        let software = world.software(IN, &plain.frame(false));
+        let software = world.software(&plain, &plain.frame(false));
         assert_eq!(software.sent.len(), sent);
         let (_, made) = send(&mut world, &plain);
         assert_eq!((made, send(&mut world, &plain).0), (sent, sent == 1), "{gotos} gotos");

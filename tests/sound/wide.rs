@@ -9,21 +9,21 @@
 //! another one asked for are exempt, as flower wants them.
 
 use crate::{
-    packet::{Flaw, Fragment, HSR, L3, Packet},
+    packet::{Flaw, Fragment, HSR, L3, Outer, Packet},
     world::{Made, Way, World, decided, excluded},
 };
 use flowmerge::{
     flower::{Field, Filter, Match},
-    packet::apply::apply,
+    packet::apply::apply_through,
 };
-use merge_model::Model;
+use merge_model::{Arrival, Model};
 use std::fmt;
 
 /// How many random packets are tried for a unit.
 const TRIES: usize = 200;
 
 /// Fields whose bits say nothing one by one.
-const NAMES: [Field; 8] = [
+const NAMES: [Field; 9] = [
     Field::Protocol,
     Field::EthType,
     Field::VlanTpid,
@@ -32,6 +32,7 @@ const NAMES: [Field; 8] = [
     Field::CvlanEthType,
     Field::AddrType,
     Field::NumOfVlans,
+    Field::EncAddrType,
 ];
 
 /// A part of a match that could be freed.
@@ -104,6 +105,9 @@ pub fn units(m: &Match) -> Vec<Unit> {
 pub fn explained(unit: Unit, m: &Match) -> Option<&'static str> {
     let fragment = m.key.get(Field::IpFlags) != 0;
     let follows = unit.field() == Field::EthType && fragment;
+    if unit == Unit::Bits(Field::EncOpts0, 1 << 96) {
+        return Some("the length of an option, which flower compares along");
+    }
     follows.then_some("of a fragment the ethertype follows from the protocol: nothing is read behind it")
 }
 
@@ -200,13 +204,15 @@ impl<'a> Search<'a> {
         }
         let frame = packet.frame(false);
         let mut tracker = self.world.tracker.clone();
-        let outcome = self.model.receive(packet.port, &frame, 1, &mut tracker);
+        let tunnel = packet.tunnel.map(Outer::tunnel);
+        let arrival = Arrival { port: packet.port, frame: &frame, tunnel: tunnel.as_ref(), now: 1 };
+        let outcome = self.model.arrive(arrival, &mut tracker);
         let went = Way::of(packet.port, &outcome);
         if went.steps != way.steps || !decided(&outcome) {
             return Some(Proof::Way);
         }
-        let applied = apply(&entry.actions, entry.trim, &frame).expect("installed");
-        let got: Vec<_> = applied.sent.into_iter().map(|s| (s.port, s.ingress, s.frame)).collect();
+        let applied = apply_through(&entry.actions, entry.trim, &frame, tunnel.as_ref()).expect("installed");
+        let got: Vec<_> = applied.sent.into_iter().map(|s| (s.port, s.ingress, s.frame, s.tunnel)).collect();
         if got != self.world.sent(&outcome) {
             return Some(Proof::Frames);
         }
@@ -237,7 +243,10 @@ impl<'a> Search<'a> {
                 if field == Field::IpProto {
                     [1, 6, 17, 58, 132, 47].into_iter().for_each(|number| set(field, number));
                 }
-                if NAMES.contains(&field) || field == Field::IpProto {
+                if field == Field::EncOptsLen {
+                    set(field, 16);
+                }
+                if NAMES.contains(&field) || field == Field::IpProto || Field::MPLS.iter().any(|e| e[0] == field) {
                     out.extend(shapes(base));
                 }
             }
@@ -362,10 +371,21 @@ fn shapes(base: &Packet) -> Vec<Packet> {
         tags.insert(i, (HSR, 0));
         out.push(Packet { tags, ..base.clone() });
     }
+    // Labels in front, one more, one less; through a tunnel or not.
+    let label = base.labels.first().copied().unwrap_or(0x1140);
+    out.push(Packet { labels: [&[label & !0x100][..], &base.labels].concat(), ..base.clone() });
+    out.push(Packet { labels: vec![label | 0x100], ..base.clone() });
+    out.push(Packet { labels: Vec::new(), ..base.clone() });
+    out.push(Packet { labels: base.labels.iter().skip(1).copied().collect(), ..base.clone() });
+    out.push(Packet { tunnel: None, ..base.clone() });
+    out.extend(
+        [false, true]
+            .map(|v6| Packet { tunnel: Some(Outer { v6, ..base.tunnel.unwrap_or(Outer::NONE) }), ..base.clone() }),
+    );
     out.push(Packet { proto: 137, fragment: Fragment::None, ..base.clone() });
     let whole = base.frame(false).len();
-    let l3 = 14 + 4 * base.tags.len();
-    let cuts = [l3, l3 + 8, l3 + 20, l3 + 24].map(|left| whole.saturating_sub(left) as u8);
+    let l3 = 14 + 4 * (base.tags.len() + base.labels.len());
+    let cuts = [14 + 4 * base.tags.len(), l3, l3 + 8, l3 + 20, l3 + 24].map(|left| whole.saturating_sub(left) as u8);
     out.extend(cuts.map(|n| Packet { flaw: Flaw::Cut(n), ..base.clone() }));
     out
 }

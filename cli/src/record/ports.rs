@@ -155,6 +155,8 @@ mod tests {
             index,
             name: name.to_owned(),
             kind: None,
+            master: None,
+            tunnel: None,
             up: true,
             carrier: true,
             link_layer: 1,

@@ -3,7 +3,7 @@
 
 use super::{counters::Book, offload::Offload};
 use flowmerge::{
-    flower::{Action, Cookie, Counters, Filter, FilterId, Hook, Port},
+    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, FilterId, Hook, Port, action::Mirred},
     netlink::{ActionMessage, Event, FilterMessage, Link, Message, Qdisc},
 };
 use merge_model::{Model, PortState};
@@ -67,6 +67,32 @@ impl Datapath {
     /// The filters, by identity.
     pub fn filters(&self) -> impl Iterator<Item = &Filter> {
         self.filters.values().map(|known| &known.filter)
+    }
+
+    /// Whether a filter that a frame may meet, which comes in on this port, compares anything of its tunnel.
+    pub fn looks_at_tunnel(&self, port: Port) -> bool {
+        let mut hooks = vec![Hook::Ingress(port)];
+        let mut at = 0;
+        while let Some(&side) = hooks.get(at) {
+            at += 1;
+            let hook = self.blocks.get(&side).map_or(side, |&block| Hook::Block(block));
+            for filter in self.filters().filter(|filter| filter.id.hook == hook || filter.id.hook == side) {
+                if filter.matches.terms().any(|(field, ..)| Field::TUNNEL.contains(&field)) {
+                    return true;
+                }
+                let next = filter.actions.iter().filter_map(|action| match action.kind {
+                    ActionKind::Mirred(Mirred { port, ingress: true, .. }) => Some(Hook::Ingress(port)),
+                    ActionKind::Mirred(Mirred { port, .. }) => Some(Hook::Egress(port)),
+                    _ => None,
+                });
+                for hook in next {
+                    if !hooks.contains(&hook) {
+                        hooks.push(hook);
+                    }
+                }
+            }
+        }
+        false
     }
 
     /// An action of a filter counts in software.

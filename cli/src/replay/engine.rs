@@ -9,18 +9,19 @@
 use super::{
     datapath::Datapath,
     ledger::{Identity, Ledger, Sent, Settled},
-    offload::{Arrival, Offload},
+    offload::{self, Offload},
     timeline::{Step, Timeline, What},
     totals::Compared,
+    tunnels::Said,
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction, Tuple, proto},
-    flower::{Counters, Field, FilterId, Hook, Key, Port},
+    flower::{Counters, Field, FilterId, Hook, Key, Port, Tunnel},
     netlink::{Event, FilterMessage, Message},
     walk::{Found, Hit, Walk},
 };
 use merge_model::{
-    Fragments, Outcome, Terminal, Verdict,
+    Arrival, Fragments, Outcome, Terminal, Verdict,
     conntrack::{
         Conntrack, Info,
         observed::{Passage, Report, Reported, Tracker},
@@ -96,6 +97,15 @@ pub enum Difference {
         /// What the kernel sent there instead, where something looks like it.
         kernel: Option<Vec<u8>>,
     },
+    /// A frame was sent to a tunnel device as in the kernel, and was to leave it in another outer packet.
+    Wrapped {
+        /// The received frame that asks for it.
+        number: u64,
+        /// The tunnel device.
+        port: Port,
+        /// What the kernel's outer packet and the frame's metadata say.
+        said: Box<Said>,
+    },
     /// The kernel sent a frame for no reason that is known.
     Unaccounted {
         /// Number of its packet.
@@ -150,6 +160,22 @@ struct Open {
     frame: Vec<u8>,
     /// What it has moved in conntrack, until it comes out and moves the rest.
     passage: Option<Passage>,
+}
+
+/// A frame that came in: when, its place among the steps, and where.
+struct Came {
+    at: usize,
+    port: Port,
+    frame: Vec<u8>,
+}
+
+/// Where a frame goes, and what is known of it besides its bytes.
+struct Target {
+    port: Port,
+    /// Into the port, rather than out of it.
+    ingress: bool,
+    tunnel: Option<Tunnel>,
+    random: Option<std::ops::Range<usize>>,
 }
 
 struct Engine<'a> {
@@ -256,6 +282,7 @@ impl Engine<'_> {
             return;
         }
         let mut open = Open { at, port, frame: bytes.to_vec(), passage: None };
+        let tunnel = self.timeline.tunnels.received(at);
         if !self.timeline.filtered.contains(&port) {
             open.passage = self.timeline.has_ovs.then(Passage::default);
             return self.sent.open(step.time, bytes, open);
@@ -278,18 +305,25 @@ impl Engine<'_> {
         let ready = at >= self.timeline.ready;
         // Each run receives the same frames, one by one.
         let software = self.before.and_then(|run| run.received.get(self.run.received.len()));
-        let arrival = Arrival { port, frame: bytes, now: step.time, software };
+        let arrival = offload::Arrival { port, frame: bytes, tunnel: tunnel.flatten(), now: step.time, software };
+        if tunnel == Some(None) && self.datapath.looks_at_tunnel(port) {
+            let nothing = "filters look at the outer packet, and none that came at this time has this frame in it";
+            received.doubt = Some(nothing.to_owned());
+            open.passage = self.timeline.has_ovs.then(Passage::default);
+            self.sent.open(step.time, bytes, open);
+            return self.run.received.push(received);
+        }
         let handled = ready.then(|| self.hardware.receive(arrival)).flatten();
         self.tracker.begin(at, step.time, self.horizons[at]);
         // What hardware handles is shown to conntrack all the same: it was, when the run was recorded, and a reset that comes
         // later is judged by the data before it.
-        let Datapath { model, .. } = &mut self.datapath;
-        let outcome = model.receive(port, bytes, step.time, &mut self.tracker);
+        let outcome = self.arrive(at, step.time, port, bytes);
         if let Some(handled) = handled {
             received.fate = Fate::Handled;
             received.merged = Some(handled.merged);
             for sent in handled.sent {
-                self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, None);
+                let to = Target { port: sent.port, ingress: sent.ingress, tunnel: None, random: None };
+                self.goes_out(at, step, &mut received, to, sent.frame);
             }
             if handled.passes {
                 open.passage = self.timeline.has_ovs.then(|| self.tracker.missed());
@@ -303,7 +337,8 @@ impl Engine<'_> {
             self.datapath.count(counted.filter, counted.action, more);
         }
         for sent in outcome.sent.clone() {
-            self.goes_out(at, step, &mut received, (sent.port, sent.ingress), sent.frame, sent.random);
+            let to = Target { port: sent.port, ingress: sent.ingress, tunnel: sent.tunnel, random: sent.random };
+            self.goes_out(at, step, &mut received, to, sent.frame);
         }
         received.hits = outcome.hits.iter().map(|hit| hit.filter).collect();
         let found = outcome.hits.iter().flat_map(|hit| &hit.found);
@@ -352,39 +387,39 @@ impl Engine<'_> {
         Some(Walk { port, key: outcome.key, hits: hits.collect::<Option<_>>()? })
     }
 
-    /// A frame that a received one sends, out of a port or (`ingress`) into it.
-    fn goes_out(
-        &mut self,
-        at: usize,
-        step: &Step,
-        received: &mut Received,
-        (port, ingress): (Port, bool),
-        frame: Vec<u8>,
-        random: Option<std::ops::Range<usize>>,
-    ) {
-        if ingress {
-            self.arrived.expect(at, port, &frame, None);
+    /// A frame that came in, at this position, through the model.
+    fn arrive(&mut self, at: usize, now: u64, port: Port, frame: &[u8]) -> Outcome {
+        let tunnel = self.timeline.tunnels.received(at).flatten();
+        self.datapath.model.arrive(Arrival { port, frame, tunnel, now }, &mut self.tracker)
+    }
+
+    /// A frame that a received one sends, out of a port or into it.
+    fn goes_out(&mut self, at: usize, step: &Step, received: &mut Received, to: Target, frame: Vec<u8>) {
+        if to.ingress {
+            self.arrived.expect(at, to.port, &frame, None);
         } else {
-            self.expect(at, step, port, &frame, random);
-            received.sent.push((port, frame));
+            received.sent.push((to.port, frame.clone()));
+            self.expect(at, step, to, &frame);
         }
     }
 
-    fn expect(&mut self, at: usize, step: &Step, port: Port, frame: &[u8], random: Option<std::ops::Range<usize>>) {
+    fn expect(&mut self, at: usize, step: &Step, to: Target, frame: &[u8]) {
+        let (number, port) = (step.number, to.port);
         if !self.timeline.recorded.contains(&port) {
             return;
         }
         self.run.compared.frames += 1;
-        if self.sent.expect(at, port, frame, random) {
-            self.run.compared.identical += 1;
-        } else {
-            self.run.differences.push(Difference::NotSent {
-                number: step.number,
-                port,
-                sent: frame.to_vec(),
-                kernel: None,
-            });
+        let Some(found) = self.sent.expect(at, port, frame, to.random) else {
+            let difference = Difference::NotSent { number, port, sent: frame.to_vec(), kernel: None };
+            return self.run.differences.push(difference);
+        };
+        if let Some((wrapped, tunnel)) = self.timeline.tunnels.sent(found).zip(to.tunnel) {
+            if let Some(said) = wrapped.differs(&tunnel, frame) {
+                return self.run.differences.push(Difference::Wrapped { number, port, said });
+            }
+            self.run.compared.wrapped += 1;
         }
+        self.run.compared.identical += 1;
     }
 
     fn settle(&mut self, at: usize, step: &Step, port: Port, bytes: &[u8]) {
@@ -393,10 +428,11 @@ impl Engine<'_> {
             Settled::SentFor(open) => {
                 self.run.excused.push(step.number);
                 if let Some(passage) = open.passage.take() {
-                    let (port, frame) = (open.port, open.frame.clone());
-                    self.resume(&passage, at, step, port, &frame);
+                    let came = Came { at: open.at, port: open.port, frame: open.frame.clone() };
+                    self.resume(&passage, at, step, &came);
                 }
             }
+            Settled::Unaccounted if self.timeline.is_machines_own(at, port) => {}
             Settled::Unaccounted => {
                 self.run.compared.frames += 1;
                 self.run.differences.push(Difference::Unaccounted {
@@ -410,11 +446,11 @@ impl Engine<'_> {
 
     /// A missed frame has come out: it went through the connections on its way. A packet in fragments did so as a whole, and
     /// which filters that would hit is not known: they were made for its fragments.
-    fn resume(&mut self, passage: &Passage, at: usize, step: &Step, port: Port, frame: &[u8]) {
-        let Some(whole) = self.fragments.whole(frame, step.time) else { return };
+    fn resume(&mut self, passage: &Passage, at: usize, step: &Step, came: &Came) {
+        let Some(whole) = self.fragments.whole(&came.frame, step.time) else { return };
         self.tracker.resume(passage, at, step.time, self.horizons[at]);
         let is_decided = matches!(whole, Cow::Borrowed(_)) && {
-            let outcome = self.datapath.model.receive(port, frame, step.time, &mut self.tracker);
+            let outcome = self.arrive(came.at, step.time, came.port, &came.frame);
             matches!(outcome.verdict, Verdict::Decided(_))
         };
         if !is_decided && let Some(shown) = merge_model::shown(&whole) {
@@ -437,7 +473,9 @@ impl Engine<'_> {
             let Some(shown) = merge_model::shown(&open.frame).filter(|_| is_whole) else { continue };
             if self.tracker.is_answer(&shown) {
                 self.tracker.resume(passage, at, step.time, self.horizons[at]);
-                self.datapath.model.receive(open.port, &open.frame, step.time, &mut self.tracker);
+                let tunnel = self.timeline.tunnels.received(open.at).flatten();
+                let arrival = Arrival { port: open.port, frame: &open.frame, tunnel, now: step.time };
+                self.datapath.model.arrive(arrival, &mut self.tracker);
                 passage.join(self.tracker.missed());
             }
         }

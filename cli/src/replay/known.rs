@@ -94,7 +94,7 @@ pub fn without_checksums(frame: &[u8]) -> Vec<u8> {
 }
 
 /// The ethertype under the tags, and what follows it.
-fn headers(frame: &[u8]) -> Option<(u16, &[u8])> {
+pub fn headers(frame: &[u8]) -> Option<(u16, &[u8])> {
     let mut at = ETHERNET;
     loop {
         match u16::from_be_bytes(*frame.get(at - 2..)?.first_chunk()?) {

@@ -110,16 +110,16 @@ impl<T> Ledger<T> {
         Ledger { waiting, open: HashMap::new(), until: VecDeque::new() }
     }
 
-    /// Accounts a frame that the model sends at a position; whether the kernel sent it too. The bytes of `random` may be
+    /// Accounts a frame that the model sends at a position; where the kernel sent it too, if it did. The bytes of `random` may be
     /// any.
-    pub fn expect(&mut self, at: usize, port: Port, bytes: &[u8], random: Option<Range<usize>>) -> bool {
+    pub fn expect(&mut self, at: usize, port: Port, bytes: &[u8], random: Option<Range<usize>>) -> Option<usize> {
         let mut take = |positions: &mut VecDeque<usize>| {
-            let found = positions.iter().position(|&p| p > at);
-            found.is_some_and(|i| positions.remove(i).is_some())
+            let found = positions.iter().position(|&p| p > at)?;
+            positions.remove(found)
         };
         let Some(random) = random else {
             let positions = self.waiting.get_mut(&(port, bytes.to_vec()));
-            return positions.is_some_and(take);
+            return positions.and_then(take);
         };
         let fits = |(other, frame): &(Port, Vec<u8>)| {
             let parts = |b: &[u8]| Some((b.get(..random.start)?.to_vec(), b.get(random.end..)?.to_vec()));
@@ -127,7 +127,7 @@ impl<T> Ledger<T> {
         };
         let mut candidates: Vec<_> = self.waiting.iter_mut().filter(|(k, _)| fits(k)).map(|(_, p)| p).collect();
         candidates.sort_by_key(|positions| positions.iter().find(|&&p| p > at).copied().unwrap_or(usize::MAX));
-        candidates.into_iter().next().is_some_and(&mut take)
+        candidates.into_iter().next().and_then(&mut take)
     }
 
     /// A received frame that was missed or passed.
@@ -211,9 +211,9 @@ mod tests {
         let all = [sent(1), sent(5)];
         let mut ledger = Ledger::new(all.clone());
         ledger.open(0, &udp(7, true), "missed");
-        assert!(ledger.expect(2, Port(2), &udp(7, false), None), "the one at 5");
-        assert!(!ledger.expect(2, Port(2), &udp(7, false), None), "used up");
-        assert!(!ledger.expect(0, Port(3), &udp(7, false), None), "other port");
+        assert_eq!(ledger.expect(2, Port(2), &udp(7, false), None), Some(5));
+        assert_eq!(ledger.expect(2, Port(2), &udp(7, false), None), None, "used up");
+        assert_eq!(ledger.expect(0, Port(3), &udp(7, false), None), None, "other port");
         assert_eq!(ledger.settle(&all[0], 10), Settled::SentFor(&mut "missed"));
         assert_eq!(ledger.settle(&all[1], 10), Settled::Accounted);
         let late = Sent { at: 9, ..sent(9) };

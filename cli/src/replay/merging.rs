@@ -312,7 +312,7 @@ impl Offload for Merging {
 
     fn receive(&mut self, arrival: Arrival) -> Option<Handled> {
         self.marked.clear();
-        let Arrival { port, frame, now, software } = arrival;
+        let Arrival { port, frame, now, software, .. } = arrival;
         if let Some(known) = software.and_then(|software| self.judged_otherwise(port, frame, software)) {
             *self.known.entry(known).or_default() += 1;
             return None;

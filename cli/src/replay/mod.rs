@@ -18,6 +18,7 @@ pub mod offload;
 pub mod report;
 pub mod timeline;
 pub mod totals;
+pub mod tunnels;
 
 pub use frames::hex;
 

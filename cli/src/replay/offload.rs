@@ -2,7 +2,7 @@
 
 use super::engine::Received;
 use flowmerge::{
-    flower::{Cookie, Counters, Filter, Hook, Port},
+    flower::{Cookie, Counters, Filter, Hook, Port, Tunnel},
     hardware::Sent,
     walk::Walk,
 };
@@ -15,6 +15,8 @@ pub struct Arrival<'a> {
     pub port: Port,
     /// The frame.
     pub frame: &'a [u8],
+    /// What is known of the outer packet that it came in, at a tunnel device.
+    pub tunnel: Option<&'a Tunnel>,
     /// Nanoseconds.
     pub now: u64,
     /// What an earlier run without hardware made of it.

@@ -7,7 +7,7 @@ use super::{
     timeline::Timeline,
     totals::{Compared, Totals},
 };
-use flowmerge::flower::{Counters, Filter, FilterId, Hook, Port, print::printed};
+use flowmerge::flower::{Counters, Filter, FilterId, Hook, Port, Tunnel, print::printed, tunnel::TunnelOptions};
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Write},
@@ -151,6 +151,11 @@ pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &
                 let expected = kernel.as_deref().map_or("nothing".to_string(), hex);
                 (what, expected, hex(sent), numbers.get(number))
             }
+            Difference::Wrapped { number, port, said } => {
+                let port = timeline.name_of(*port);
+                let what = format!("packet {number} is to leave the tunnel device {port} otherwise than in the kernel");
+                (what, outer(&said.kernel), outer(&said.model), numbers.get(number))
+            }
             Difference::Unaccounted { number, port, kernel } => {
                 let port = timeline.name_of(*port);
                 let what = format!("the kernel sent packet {number} out of {port}, and nothing says why");
@@ -170,6 +175,20 @@ pub fn differences(out: &mut impl Write, timeline: &Timeline, name: &str, run: &
         }
     }
     if run.differences.is_empty() { Ok(()) } else { writeln!(out) }
+}
+
+/// What is known of an outer packet.
+fn outer(tunnel: &Tunnel) -> String {
+    let Tunnel { id, src, dst, src_port, dst_port, tos, ttl, flags, options } = tunnel;
+    let id = id.map_or("none".to_string(), |id| id.to_string());
+    let mut told = format!("id {id} from {src} port {src_port} to {dst} port {dst_port} tos {tos:#x} ttl {ttl}");
+    if !flags.is_empty() {
+        told += &format!(" flags {flags:?}");
+    }
+    if *options != TunnelOptions::None {
+        told += &format!(" options {}", hex(&options.bytes()));
+    }
+    told
 }
 
 /// Writes the sums.
@@ -206,8 +225,12 @@ pub fn totals(out: &mut impl Write, totals: &Totals) -> io::Result<()> {
 }
 
 fn compared(c: &Compared) -> String {
+    let wrapped = match c.wrapped {
+        0 => String::new(),
+        n => format!(" ({n} with their outer packet)"),
+    };
     format!(
-        "{} of {} frames and {} of {} filters' counters identical",
+        "{} of {} frames{wrapped} and {} of {} filters' counters identical",
         c.identical, c.frames, c.counters_identical, c.counters
     )
 }

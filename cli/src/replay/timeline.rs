@@ -5,10 +5,10 @@
 //! start, the dump after it is the answer. A dump that was made since notifications were lost becomes the notifications
 //! that were missed (`mended`). Ports are interfaces that the link messages give an index, which may change.
 
-use super::mended::Picture;
+use super::{mended::Picture, tunnels::Tunnels};
 use anyhow::{Context, Result, bail};
 use flowmerge::{
-    flower::{ActionKind, FilterId, Hook, Port},
+    flower::{ActionKind, FilterId, Hook, Port, action::Mirred},
     netlink::{Envelope, FilterMessage, Message},
     trace::{Body, Direction, ETHERNET, Interface, Record, Snapshot, Trace},
 };
@@ -26,6 +26,11 @@ pub struct Timeline {
     pub recorded: BTreeSet<Port>,
     /// The ports that have filters at their ingress at some time of the run, their own or a shared block's.
     pub filtered: BTreeSet<Port>,
+    /// The ports that nothing of the run can send to: no filter does, and no bridge or Open vSwitch has them. What leaves there
+    /// is the machine's own.
+    pub beside: BTreeSet<Port>,
+    /// The outer packets of frames on tunnel devices.
+    pub tunnels: Tunnels,
     /// Whether Open vSwitch's own datapath is there to take what TC leaves.
     pub has_ovs: bool,
     /// The state at the start.
@@ -42,8 +47,10 @@ pub struct Timeline {
 pub struct Step {
     /// Number of the packet in the file.
     pub number: u64,
-    /// Nanoseconds.
+    /// Nanoseconds; never less than before.
     pub time: u64,
+    /// As recorded: a packet is stamped once, and where it comes up again, out of a tunnel, it has that time.
+    pub stamp: u64,
     /// What.
     pub what: What,
 }
@@ -116,7 +123,7 @@ impl Timeline {
         for (i, record) in records.into_iter().enumerate() {
             // A frame that was stamped as it was queued was worked on after what stands before it.
             time = record.time.max(time);
-            let number = record.number;
+            let (number, stamp) = (record.number, record.time);
             if let Body::Message(envelope) = &record.body {
                 ports.follow(&envelope.message);
             }
@@ -128,18 +135,18 @@ impl Timeline {
                             if let Message::Filter(filter) = message
                                 && !steps.is_empty()
                             {
-                                steps.push(Step { number, time, what: What::Counted(filter.clone()) });
+                                steps.push(Step { number, time, stamp, what: What::Counted(filter.clone()) });
                             }
                             start.push(envelope);
                             ready = steps.len();
                         }
                         (Some(Snapshot::Again), _) => {
                             let missed = picture.mend(envelope);
-                            steps.extend(missed.into_iter().map(|e| Step { number, time, what: What::Told(e) }));
+                            steps.extend(missed.into_iter().map(|e| Step { number, time, stamp, what: What::Told(e) }));
                         }
                         (Some(Snapshot::End), Message::Filter(filter)) => {
                             if answers.insert(filter.filter.id) {
-                                steps.push(Step { number, time, what: What::Last(filter.clone()) });
+                                steps.push(Step { number, time, stamp, what: What::Last(filter.clone()) });
                             }
                         }
                         (Some(Snapshot::End), message) => answered |= *message == Message::Done,
@@ -158,7 +165,7 @@ impl Timeline {
                         match &envelope.message {
                             Message::Done => dump = None,
                             Message::Filter(filter) if at > 0 => {
-                                steps.insert(at, Step { number, time, what: What::Counted(filter.clone()) })
+                                steps.insert(at, Step { number, time, stamp, what: What::Counted(filter.clone()) })
                             }
                             _ => {}
                         }
@@ -198,24 +205,30 @@ impl Timeline {
                     }
                 }
             };
-            steps.push(Step { number, time, what });
+            steps.push(Step { number, time, stamp, what });
         }
         if !answered {
             let place = if says_dumps { "at the end" } else { "behind the last frame" };
             bail!("no dump of filters {place}, at packet {packets}: the counters to compare with are missing");
         }
-        Ok(Timeline {
+        let messages = start.iter().map(|envelope| &envelope.message);
+        let tunnels = Tunnels::new(messages, &steps);
+        let mut timeline = Timeline {
             name,
             packets,
             names,
             recorded,
             filtered,
+            beside: BTreeSet::new(),
+            tunnels,
             has_ovs,
             start,
             ready,
             steps,
             last: last.into_values().collect(),
-        })
+        };
+        timeline.beside = timeline.beside();
+        Ok(timeline)
     }
 
     /// For each step the position of the next frame that came in from outside. What filters redirect to a port's ingress
@@ -233,22 +246,55 @@ impl Timeline {
         horizons
     }
 
-    fn ingress_targets(&self) -> BTreeSet<Port> {
+    /// All that was told, at the start and then.
+    fn told(&self) -> impl Iterator<Item = &Message> {
         let told = self.steps.iter().filter_map(|step| match &step.what {
             What::Told(envelope) => Some(&envelope.message),
             _ => None,
         });
         told.chain(self.start.iter().map(|envelope| &envelope.message))
-            .filter_map(|message| match message {
-                Message::Filter(filter) => Some(&filter.filter.actions),
-                _ => None,
-            })
-            .flatten()
-            .filter_map(|action| match action.kind {
-                ActionKind::Mirred(m) if m.ingress => Some(m.port),
-                _ => None,
-            })
-            .collect()
+    }
+
+    /// Where filters send to.
+    fn targets(&self) -> impl Iterator<Item = Mirred> {
+        let actions = self.told().flat_map(|message| match message {
+            Message::Filter(filter) => filter.filter.actions.iter().collect(),
+            Message::Actions { actions, .. } => actions.iter().map(|told| &told.action).collect(),
+            _ => Vec::new(),
+        });
+        actions.filter_map(|action| match action.kind {
+            ActionKind::Mirred(mirred) => Some(mirred),
+            _ => None,
+        })
+    }
+
+    fn ingress_targets(&self) -> BTreeSet<Port> {
+        self.targets().filter(|mirred| mirred.ingress).map(|mirred| mirred.port).collect()
+    }
+
+    fn beside(&self) -> BTreeSet<Port> {
+        let targets = self.targets().map(|mirred| mirred.port).collect();
+        let mut beside = &(&self.recorded - &self.filtered) - &targets;
+        for message in self.told() {
+            match message {
+                Message::Link(link) if link.master.is_some() || link.kind.as_deref() == Some("openvswitch") => {
+                    beside.remove(&Port(link.index));
+                }
+                Message::Filter(filter) => {
+                    if let Hook::Egress(port) = filter.filter.id.hook {
+                        beside.remove(&port);
+                    }
+                }
+                _ => {}
+            }
+        }
+        beside
+    }
+
+    /// Whether a frame that was sent, at this position, left by other ways than TC's and Open vSwitch's: as a tunnel's outer
+    /// packet, or out of a port that they do not send to.
+    pub fn is_machines_own(&self, at: usize, port: Port) -> bool {
+        self.beside.contains(&port) || self.tunnels.is_outer(at)
     }
 
     /// A port's name.

@@ -87,6 +87,8 @@ pub struct Compared {
     pub frames: u64,
     /// Those found in the trace.
     pub identical: u64,
+    /// Those of them that were sent to a tunnel device, and whose outer packet is in the trace: as their metadata says it.
+    pub wrapped: u64,
     /// Filters in the last dump.
     pub counters: u64,
     /// Those whose every action counted the same packets and bytes.
@@ -111,10 +113,10 @@ mod tests {
             json,
             concat!(
                 r#"{"trace":"","filters":{"seen":0,"undecoded":0},"#,
-                r#""software":{"received":0,"decided":0,"missed":0,"frames":0,"identical":0,"counters":0,"counters_identical":0},"#,
+                r#""software":{"received":0,"decided":0,"missed":0,"frames":0,"identical":0,"wrapped":0,"counters":0,"counters_identical":0},"#,
                 r#""walks":{"recorded":0,"paths":0,"established":0,"established_merged":0},"#,
                 r#""merged":{"installed":0,"refused":{}},"#,
-                r#""hardware":{"handled":0,"software":0,"frames":0,"identical":0,"counters":0,"counters_identical":0,"known":{}}}"#
+                r#""hardware":{"handled":0,"software":0,"frames":0,"identical":0,"wrapped":0,"counters":0,"counters_identical":0,"known":{}}}"#
             )
         );
     }

@@ -262,7 +262,7 @@ impl Trial<'_> {
                 continue;
             };
             let Packet { port, frame, .. } = packet;
-            let arrival = Arrival { port: *port, frame, now: 1, software: None };
+            let arrival = Arrival { port: *port, frame, tunnel: None, now: 1, software: None };
             let handled = self.merging.receive(arrival);
             let sent = handled.into_iter().flat_map(|handled| handled.sent).filter(|sent| !sent.ingress);
             let predicted: Frames = sent.map(|sent| (sent.port, sent.frame)).collect();

@@ -8,14 +8,22 @@
 //! | `"type":"5"`, `"6"` | `queued`, `repeat` | tc has no names for these |
 //! | `"nat":"dst addr ::0.16.0.0"` | `nat dst addr ::10:0` | as in a match |
 //! | `"vlan_action":"push",..,"priority":0` | no priority | none pushed is 0 |
+//! | `"key_id":5` of `tunnel_key` | `id 5` | as `tc filter add` takes it |
+//! | `"rate":100` of `sample` | `rate 1/100` | as tc shows it otherwise |
+//! | `"type":"nat"` | `nat` | tc calls its kind so |
+//! | `"old_addr":"10.0.0.0/32"` | `10.0.0.0` | tc tells the length of a mask from its other end; it is compared nowhere |
+//! | police's two `"control_action"` | `conform-exceed drop/pipe` | the second one, if it is not `pass`, is of what conforms |
 //! | pedit's `"keys"` | `munge ip src set ..` | see [`super::rewrites`] |
 
 use super::{
     Members,
     rewrites::{self, Rewrite},
-    terms::{addresses, protocol},
+    terms::{addresses, options, protocol},
 };
 use serde_json::Value;
+
+/// Words of `police` that tc leaves out of its JSON, and the index, which is compared by itself.
+const UNSAID_OF_POLICE: &[&str] = &["index", "rate", "burst", "mtu", "peakrate", "avrate"];
 
 /// An action in our words.
 #[derive(Debug, Default, PartialEq)]
@@ -54,7 +62,7 @@ impl Act {
         if order != Some(number) {
             strange.push(format!("tc shows action {order:?} in the place of action {number}"));
         }
-        let kind = action.text("kind").unwrap_or_default();
+        let kind = action.text("kind").or_else(|| action.text("type")).unwrap_or_default();
         let mut act = Act { index: action.number("index"), cookie: action.text("cookie"), ..Act::default() };
         let goes_on = action.take("control_action").and_then(|value| control(&value));
         let goes_on = goes_on.unwrap_or_else(|| "without control".into());
@@ -66,6 +74,11 @@ impl Act {
             "csum" => csum(&mut action, &mut words),
             "vlan" => vlan(&mut action, &mut words),
             "skbedit" => skbedit(&mut action, &mut words),
+            "mpls" => mpls(&mut action, &mut words),
+            "tunnel_key" => tunnel_key(&mut action, &mut words),
+            "nat" => nat(&mut action, &mut words),
+            "sample" => sample(&mut action, &mut words),
+            "police" => police(&mut action, &goes_on, &mut words),
             "pedit" => {
                 act.rewrites = rewrites::of_tc(&mut action);
                 act.rewrites.as_ref().map(|_| ())
@@ -75,7 +88,7 @@ impl Act {
         if done.is_none() {
             strange.push(format!("tc shows an action {number}, {kind}, that is not understood here"));
         }
-        if kind != "gact" {
+        if !matches!(kind.as_str(), "gact" | "police") {
             words.push(goes_on);
         }
         act.text = words.join(" ");
@@ -88,6 +101,7 @@ impl Act {
 
     /// From what we print behind `action order 1: `.
     pub(super) fn of_ours(text: &str) -> Act {
+        let text = &said_of_ours(text);
         match text.strip_prefix("pedit ex ").and_then(rewrites::of_ours) {
             Some((rewrites, goes_on)) => {
                 Act { text: format!("pedit {goes_on}"), rewrites: Some(rewrites), ..Act::default() }
@@ -121,6 +135,22 @@ impl Act {
         }
         let other = ours.index.filter(|_| self.index != ours.index);
         other.map(|index| format!("tc has index {:?}, we {index}", self.index))
+    }
+}
+
+/// Our words without those that tc leaves out.
+fn said_of_ours(text: &str) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    match words[..] {
+        ["police", ref rest @ ..] => {
+            let pairs = rest.chunks(2).filter(|pair| !UNSAID_OF_POLICE.contains(&pair[0]));
+            pairs.fold("police".into(), |all, pair| format!("{all} {}", pair.join(" ")))
+        }
+        ["nat", side, old, ref rest @ ..] => {
+            let old = old.split('/').next().unwrap_or(old);
+            format!("nat {side} {old} {}", rest.join(" "))
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -201,6 +231,59 @@ fn skbedit(action: &mut Members, words: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
+fn mpls(action: &mut Members, words: &mut Vec<String>) -> Option<()> {
+    words.push(action.text("mpls_action")?);
+    words.extend(action.text("protocol").map(|ethertype| format!("protocol {}", protocol(&ethertype))));
+    for name in ["label", "tc", "bos", "ttl"] {
+        words.extend(action.number(name).map(|number| format!("{name} {number}")));
+    }
+    Some(())
+}
+
+fn tunnel_key(action: &mut Members, words: &mut Vec<String>) -> Option<()> {
+    words.push(action.text("mode")?);
+    for name in ["src_ip", "dst_ip"] {
+        words.extend(action.text(name).map(|address| format!("{name} {}", addresses(&address))));
+    }
+    words.extend(action.number("key_id").map(|id| format!("id {id}")));
+    words.extend(action.number("dst_port").map(|port| format!("dst_port {port}")));
+    for kind in ["geneve", "vxlan", "erspan"] {
+        if let Some(list) = action.take(&format!("{kind}_opts")) {
+            words.push(format!("{kind}_opts {}", options(kind, &list)?));
+        }
+    }
+    words.extend(action.text("flag"));
+    for name in ["tos", "ttl"] {
+        words.extend(action.number(name).map(|number| format!("{name} {number}")));
+    }
+    Some(())
+}
+
+fn nat(action: &mut Members, words: &mut Vec<String>) -> Option<()> {
+    let old = action.text("old_addr")?;
+    words.push(action.text("direction")?);
+    words.push(old.split('/').next()?.to_owned());
+    words.push(action.text("new_addr")?);
+    Some(())
+}
+
+fn sample(action: &mut Members, words: &mut Vec<String>) -> Option<()> {
+    words.push(format!("rate 1/{} group {}", action.number("rate")?, action.number("group")?));
+    words.extend(action.number("trunc_size").map(|bytes| format!("trunc_size {bytes}")));
+    Some(())
+}
+
+fn police(action: &mut Members, exceed: &str, words: &mut Vec<String>) -> Option<()> {
+    for name in ["pkts_rate", "pkts_burst"] {
+        words.extend(action.number(name).map(|number| format!("{name} {number}")));
+    }
+    let conform = action.take("control_action").and_then(|value| control(&value)).unwrap_or_else(|| "pass".into());
+    words.push(format!("conform-exceed {exceed}/{conform}"));
+    words.extend(action.number("overhead").filter(|&bytes| bytes != 0).map(|bytes| format!("overhead {bytes}")));
+    words.extend(action.text("linklayer").map(|layer| format!("linklayer {layer}")));
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +326,15 @@ mod tests {
                 r#""kind":"mirred","mirred_action":"mirror","direction":"egress","to_dev":"p2""#.into(),
                 "mirred egress mirror dev p2 pipe",
             ),
+            (r#""kind":"mpls","mpls_action":"push","protocol":"mpls_uc","label":5,"ttl":9"#.into(), "mpls push protocol mpls_uc label 5 ttl 9 pipe"),
+            (
+                r#""kind":"tunnel_key","mode":"set","src_ip":"1.2.3.4","dst_ip":"1.2.3.5","key_id":5,"vxlan_opts":[{"gbp":7}],"flag":"csum""#.into(),
+                "tunnel_key set src_ip 1.2.3.4 dst_ip 1.2.3.5 id 5 vxlan_opts 7 csum pipe",
+            ),
+            (r#""type":"nat","direction":"egress","old_addr":"1.2.3.4/32","new_addr":"1.2.3.5""#.into(), "nat egress 1.2.3.4 1.2.3.5 pipe"),
+            (r#""kind":"sample","rate":100,"group":5"#.into(), "sample rate 1/100 group 5 pipe"),
+            (r#""kind":"police","control_action":{"type":"drop"},"overhead":0"#.into(), "police conform-exceed pipe/drop"),
+            (r#""kind":"police","pkts_rate":9,"overhead":14"#.into(), "police pkts_rate 9 conform-exceed pipe/pass overhead 14"),
         ] {
             assert_eq!(words(&json), (ours.to_owned(), vec![]));
         }

@@ -1,5 +1,7 @@
 //! Filters that say everything that [`flowmerge::netlink::encode_front`] can say, and some that `tc` itself has added.
 
+mod nests;
+
 use crate::case;
 use flowmerge::flower::{
     Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Range,
@@ -156,8 +158,6 @@ fn matches() -> Vec<Match> {
         ),
         any().exact(EncAddrType, addr_type::IPV6).exact(EncIpv6Src, 1).with(EncIpv6Dst, 0xfd << 120, 0xff << 120),
         // The rest.
-        merged(et::MPLS).exact(MplsLabel, 16).exact(MplsTc, 1).exact(MplsBos, 1).exact(MplsTtl, 64),
-        of_protocol(et::MPLS_MC).exact(MplsLabel, 1),
         any().exact(Hash, 5),
         any().with(Hash, 5, 0xff),
         any().exact(Protocol, et::PPPOE.into()).exact(PppoeSid, 7).exact(PppProto, 0x21).exact(EthType, V4.into()),
@@ -170,6 +170,7 @@ fn matches() -> Vec<Match> {
     {
         all.extend([merged(protocol), of_protocol(protocol), tagged(et::VLAN, protocol)]);
     }
+    all.extend(nests::matches());
     all
 }
 
@@ -337,6 +338,9 @@ fn actions() -> Vec<Vec<Action>> {
         vec![prio(3), prio(0x0003_0000), prio(0), prio(u32::MAX), prio(0x0001_0010)],
         vec![Action { cookie: vec![0xab, 1], ..gact(Control::Ok) }, Action { index: 77, ..gact(Control::Shot) }],
     ]
+    .into_iter()
+    .chain(nests::actions())
+    .collect()
 }
 
 /// One filter for each match and each list of actions.

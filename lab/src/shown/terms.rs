@@ -11,6 +11,8 @@
 //! | `"icmp_type"`, `"icmp_code"` | `type`, `code` | as `tc filter add` calls them, which does not take the others |
 //! | `"src_port":{"start":1,"end":9}` | `src_port 1-9` | an object for a range |
 //! | `"ip_flags":{"frag":false}` | `ip_flags nofrag` | an object for flags |
+//! | `"mpls":[{"depth":2,"label":7},..]` | `mpls lse depth 2 label 7 ..` | a list of entries |
+//! | `"geneve_opt_key":[{"class":258,..}],"geneve_opt_mask":[..]` | `geneve_opts 0102:80:00000001/ffff:..` | lists of options; so VXLAN's, ERSPAN's |
 //!
 //! What we print and tc has no word for is listed in [`UNSAID`].
 
@@ -39,6 +41,7 @@ const UNSAID: &[(&str, Silent, &str)] = &[
     ("hash", Silent::Always, "iproute2 6.1 has no word for it"),
     ("enc_src_port", Silent::Always, "likewise, though it has one for the destination"),
     ("l2tpv3_sid", Silent::Always, "iproute2 6.1 does not know L2TP, later ones do"),
+    ("gtp_opts", Silent::Always, "iproute2 6.1 leaves them out of its JSON"),
 ];
 
 /// Takes out what tc has no word for.
@@ -54,6 +57,14 @@ pub(super) fn drop_unsaid(terms: &mut Vec<String>) {
 /// All terms; what is not known goes to `strange`.
 pub(super) fn of_tc(mut keys: Members, terms: &mut Vec<String>, strange: &mut Vec<String>) {
     while let Some((name, value)) = (!keys.0.is_empty()).then(|| keys.0.remove(0)) {
+        if let Some(kind) = name.strip_suffix("_opt_key") {
+            let mask = keys.take(&format!("{kind}_opt_mask"));
+            match (options(kind, &value), mask.as_ref().and_then(|mask| options(kind, mask))) {
+                (Some(key), Some(mask)) => terms.push(format!("{kind}_opts {key}/{mask}")),
+                _ => strange.push(format!("tc shows {name} {value}, which is not known here")),
+            }
+            continue;
+        }
         let mask = keys.take(&format!("{name}_mask"));
         match term(&name, &value, mask.as_ref()) {
             Some(term) => terms.push(term),
@@ -96,11 +107,49 @@ fn term(name: &str, value: &Value, mask: Option<&Value>) -> Option<String> {
             let flag = |name: &&str| Some(format!("{}{name}", if flags.get(*name)?.as_bool()? { "" } else { "no" }));
             known.iter().filter_map(flag).collect::<Vec<_>>().join("/")
         }
+        ("mpls", Value::Array(entries)) => {
+            let entries = entries.iter().map(label_entry).collect::<Option<Vec<_>>>()?;
+            entries.join(" ")
+        }
         (_, Value::Number(number)) => number.to_string(),
         (_, Value::String(text)) => text.clone(),
         _ => return None,
     };
     Some(format!("{name} {text}{mask}"))
+}
+
+/// `lse depth 2 label 7`.
+fn label_entry(entry: &Value) -> Option<String> {
+    let members = entry.as_object()?;
+    let known = ["depth", "label", "tc", "bos", "ttl"];
+    let all = known.iter().filter_map(|name| Some(format!("{name} {}", members.get(*name)?.as_u64()?)));
+    let all: Vec<_> = all.collect();
+    (all.len() == members.len()).then(|| format!("lse {}", all.join(" ")))
+}
+
+/// A tunnel's options, as `tc filter add` takes them.
+pub(super) fn options(kind: &str, list: &Value) -> Option<String> {
+    let option = |option: &Value| {
+        let members = option.as_object()?;
+        let number = |name: &str| members.get(name)?.as_u64();
+        let decimal = |names: &[&str]| {
+            let numbers: Option<Vec<_>> = names.iter().map(|name| Some(number(name)?.to_string())).collect();
+            (members.len() == names.len()).then_some(numbers?.join(":"))
+        };
+        match kind {
+            "vxlan" => decimal(&["gbp"]),
+            "erspan" => decimal(&["ver", "index", "dir", "hwid"]),
+            "geneve" if members.len() == 3 => {
+                let data = members.get("data")?.as_array()?;
+                let data =
+                    data.iter().map(|byte| Some(format!("{:02x}", byte.as_u64()?))).collect::<Option<String>>()?;
+                Some(format!("{:04x}:{:02x}:{data}", number("class")?, number("type")?))
+            }
+            _ => None,
+        }
+    };
+    let all: Option<Vec<_>> = list.as_array()?.iter().map(option).collect();
+    Some(all?.join(","))
 }
 
 /// Addresses in a text, as Rust writes them.
@@ -174,6 +223,12 @@ mod tests {
             (r#"{"dst_port":80,"dst_port_mask":"fff0"}"#, "dst_port 80/0xfff0"),
             (r#"{"ip_flags":{"frag":false}}"#, "ip_flags nofrag"),
             (r#"{"ip_flags":{"frag":true,"firstfrag":false}}"#, "ip_flags frag/nofirstfrag"),
+            (r#"{"mpls":[{"depth":1},{"depth":2,"label":7,"bos":0}]}"#, "mpls lse depth 1 lse depth 2 label 7 bos 0"),
+            (
+                r#"{"geneve_opt_key":[{"class":258,"type":128,"data":[0,1,2,3]}],"geneve_opt_mask":[{"class":1,"type":2,"data":[255]}]}"#,
+                "geneve_opts 0102:80:00010203/0001:02:ff",
+            ),
+            (r#"{"vxlan_opt_key":[{"gbp":257}],"vxlan_opt_mask":[{"gbp":65535}]}"#, "vxlan_opts 257/65535"),
         ] {
             assert_eq!(words(json), (vec![ours.to_owned()], vec![]));
         }
@@ -181,7 +236,14 @@ mod tests {
         // Two of one name.
         let both = r#"{"dst_port":2,"dst_port_mask":"6","dst_port":{"start":100,"end":1000}}"#;
         assert_eq!(words(both).0, ["dst_port 2/0x6", "dst_port 100-1000"]);
-        for strange in [r#"{"ip_flags":{"other":true}}"#, r#"{"src_port":{"start":1}}"#, r#"{"vlan_id":null}"#] {
+        for strange in [
+            r#"{"mpls":[{"depth":1,"x":2}]}"#,
+            r#"{"vxlan_opt_key":[{"gbp":1}]}"#,
+            r#"{"gtp_opt_key":[{"qfi":1}],"gtp_opt_mask":[{"qfi":1}]}"#,
+            r#"{"ip_flags":{"other":true}}"#,
+            r#"{"src_port":{"start":1}}"#,
+            r#"{"vlan_id":null}"#,
+        ] {
             assert_eq!(words(strange).1.len(), 1, "{strange}");
         }
     }
@@ -195,7 +257,14 @@ mod tests {
             terms
         };
         assert_eq!(
-            left(&["vlan_tpid 802.1Q", "vlan_id 5", "hash 0x5", "enc_src_port 1", "l2tpv3_sid 77"]),
+            left(&[
+                "vlan_tpid 802.1Q",
+                "vlan_id 5",
+                "hash 0x5",
+                "enc_src_port 1",
+                "l2tpv3_sid 77",
+                "gtp_opts 01:02/ff:ff"
+            ]),
             ["vlan_id 5"]
         );
         assert_eq!(left(&["src_ip 10.0.0.1", "dst_ip ::1", "ip_proto udp"]), ["ip_proto udp"]);

@@ -161,6 +161,9 @@ impl State<'_> {
             return Ok(());
         }
         self.require(filter, field, mask, Want::Known(old))?;
+        if mask == 0 {
+            return Ok(());
+        }
         let new = u128::from(nat.new) & mask;
         self.program.translate(field, To::Known { mask, value: new, covered });
         self.set(field, self.view(field).written(!mask, new));

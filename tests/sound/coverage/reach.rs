@@ -3,7 +3,7 @@
 use flowmerge::flower::Field;
 
 /// Fields that filters compare, and whether under masks, too.
-const FIELDS: [(Field, bool); 30] = [
+const FIELDS: [(Field, bool); 57] = [
     (Field::Indev, false),
     (Field::Protocol, false),
     (Field::EthDst, true),
@@ -34,6 +34,33 @@ const FIELDS: [(Field, bool); 30] = [
     (Field::CtMark, true),
     (Field::CtLabels, true),
     (Field::CtZone, true),
+    (Field::ArpSip, true),
+    (Field::ArpTip, true),
+    (Field::ArpOp, true),
+    (Field::ArpSha, true),
+    (Field::ArpTha, true),
+    (Field::Mpls1, false),
+    (Field::MplsLabel, false),
+    (Field::MplsTc, false),
+    (Field::MplsBos, false),
+    (Field::MplsTtl, false),
+    (Field::Mpls2, false),
+    (Field::Mpls2Label, false),
+    (Field::Mpls2Bos, false),
+    (Field::Mpls2Ttl, false),
+    (Field::EncKeyId, false),
+    (Field::EncAddrType, false),
+    (Field::EncIpv4Src, true),
+    (Field::EncIpv4Dst, true),
+    (Field::EncIpv6Src, true),
+    (Field::EncIpv6Dst, true),
+    (Field::EncSrcPort, true),
+    (Field::EncDstPort, true),
+    (Field::EncTos, true),
+    (Field::EncTtl, true),
+    (Field::EncOptsType, true),
+    (Field::EncOptsLen, true),
+    (Field::EncOpts0, true),
 ];
 
 fn owned(names: &[&str]) -> Vec<String> {
@@ -44,6 +71,8 @@ fn owned(names: &[&str]) -> Vec<String> {
 pub fn compared() -> Vec<String> {
     let mut out: Vec<String> = FIELDS.iter().map(|(f, _)| f.name().to_string()).collect();
     out.extend(FIELDS.iter().filter(|f| f.1).map(|(f, _)| format!("{f} masked")));
+    // Flower compares no option whole.
+    out.retain(|name| !["enc_opts_type", "enc_opts_len", "enc_opts0"].contains(&name.as_str()));
     out.extend(owned(&["src_port range", "dst_port range"]));
     for sign in ['+', '-'] {
         out.extend(["new", "est", "rel", "trk", "inv", "rpl"].map(|bit| format!("ct_state {sign}{bit}")));
@@ -66,7 +95,7 @@ pub fn rewritten() -> Vec<String> {
 }
 
 /// Actions and controls. Not `repeat`, of which nobody can say where it ends, nor a control or kind that is not known: they are
-/// refused. Nor a Ethernet header that comes off or on, nor a `pedit` at an offset read from the packet.
+/// refused. Nor a `pedit` at an offset read from the packet, a label in front of the Ethernet header, or a sample.
 pub fn done() -> Vec<String> {
     let mut out = owned(&[
         "ct",
@@ -95,6 +124,11 @@ pub fn done() -> Vec<String> {
     out.extend(each("mirred egress redirect", "stolen shot queued trap ok pipe goto"));
     out.extend(each("mirred ingress mirror", "pipe"));
     out.extend(each("mirred ingress redirect", "stolen shot queued trap ok pipe goto"));
+    out.extend(each("skbmod", "dmac smac etype swap ecn"));
+    out.extend(each("mpls", "push pop modify dec_ttl"));
+    out.extend(each("vlan", "pop_eth push_eth"));
+    out.extend(owned(&["tunnel_key set", "tunnel_key set with options", "tunnel_key unset", "police"]));
+    out.extend(each("nat", "ingress egress"));
     out.extend(each("skbedit", "queue priority mark ptype inherit_dsfield"));
     for header in ["ethernet set", "ethernet masked", "ethernet flip"] {
         out.push(format!("pedit {header}"));

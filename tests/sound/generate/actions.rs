@@ -1,6 +1,6 @@
 //! What random filters do: every action and control, the common ones often.
 
-use super::Protocol;
+use super::{Protocol, more};
 use crate::packets::INNER;
 use flowmerge::flower::{
     Action, ActionKind, Control, Port,
@@ -133,15 +133,18 @@ fn skbedit() -> impl Strategy<Value = ActionKind> {
 }
 
 /// An action before the last. `plain`: of a link of a line, which mostly merges.
-pub fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
+pub fn middle(plain: bool, protocol: Protocol, carried: bool) -> BoxedStrategy<ActionKind> {
     let csum = (0u32..128).prop_map(|bits| ActionKind::Csum(CsumFlags::from_bits_truncate(bits)));
     let mirror = (2u32..5, 0u8..6)
         .prop_map(|(p, what)| ActionKind::Mirred(Mirred { port: Port(p), ingress: what == 0, mirror: true }));
     let several = prop::collection::vec(prop_oneof![4 => network(), 2 => transport()], 1..4).prop_map(pedit);
-    let odd = prop_oneof![
-        2 => unfit().prop_map(|key| pedit(vec![key])),
-        1 => Just(ActionKind::Vlan(Vlan::PopEthernet)),
-        1 => Just(ActionKind::Vlan(Vlan::PushEthernet { dst: [2; 6], src: [4; 6] })),
+    let odd = unfit().prop_map(|key| pedit(vec![key]));
+    let (labelled, asks) = (protocol == Protocol::Mpls, protocol == Protocol::Arp);
+    let more = prop_oneof![
+        if labelled { 40 } else { 4 } => more::labels(),
+        5 => more::others(),
+        if asks { 30 } else { 1 } => more::arp().prop_map(|key| pedit(vec![key])),
+        if labelled { 8 } else { 0 } => more::entry().prop_map(|key| pedit(vec![key])),
     ];
     let often = if plain { 4 } else { 16 };
     prop_oneof![
@@ -153,6 +156,11 @@ pub fn middle(plain: bool) -> BoxedStrategy<ActionKind> {
         4 => vlan(),
         4 => mirror,
         2 => skbedit(),
+        match (labelled || asks, carried) {
+            (true, _) => 60,
+            (_, true) => 14,
+            _ => 2,
+        } => more,
         if plain { 0 } else { 1 } => odd,
     ]
     .boxed()

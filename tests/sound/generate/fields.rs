@@ -1,6 +1,6 @@
 //! What random filters compare: every field, whole and under masks, and ranges of ports.
 
-use super::Protocol;
+use super::{Protocol, more};
 use flowmerge::flower::{
     Field, Key, Match, Range,
     field::{addr_type, ct_state, ip_flags},
@@ -10,14 +10,14 @@ use proptest::prelude::*;
 /// What is random about a term: which value, which mask, and bits for either.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick {
-    value: u8,
-    mask: u8,
-    bits: u128,
+    pub value: u8,
+    pub mask: u8,
+    pub bits: u128,
 }
 
 impl Pick {
     /// One of these.
-    fn of(self, values: &[u128]) -> u128 {
+    pub fn of(self, values: &[u128]) -> u128 {
         values[self.value as usize % values.len()]
     }
 
@@ -35,7 +35,7 @@ impl Pick {
     }
 
     /// A comparison with one of these values, often such that it holds for one of the tests' packets.
-    fn compare(self, m: &mut Match, field: Field, values: &[u128]) {
+    pub fn compare(self, m: &mut Match, field: Field, values: &[u128]) {
         m.set(field, self.of(values), self.mask(field));
     }
 
@@ -206,8 +206,9 @@ fn tag(m: &mut Match, tpid: u16, ethertype: u128, pick: Pick) {
 }
 
 /// A filter's match. `plain`: what links chains, and asks for little.
-pub fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool) -> BoxedStrategy<Match> {
-    let terms = prop::collection::vec(term(), if plain { 0..=usize::from(rare) } else { 0..=2 });
+pub fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool, carried: bool) -> BoxedStrategy<Match> {
+    let few = rare || carried && matches!(protocol, Protocol::Arp | Protocol::Mpls);
+    let terms = prop::collection::vec(term(), if plain { 0..=usize::from(few) } else { 0..=2 });
     (terms, states(chain, plain), pick(), any::<bool>())
         .prop_map(move |(terms, state, pick, v6)| {
             let mut m = Match::default();
@@ -217,6 +218,7 @@ pub fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool) -> Boxed
                 _ => v6,
             };
             let ethertype = if v6 { 0x86dd } else { 0x800 };
+            more::tunnel(&mut m, pick, carried);
             if protocol != Protocol::All {
                 m.set(Field::Protocol, protocol.number().0.into(), 0xffff);
             }
@@ -230,7 +232,16 @@ pub fn matches(protocol: Protocol, chain: u32, plain: bool, rare: bool) -> Boxed
             match protocol {
                 Protocol::All if pick.value & 3 != 0 => return common(m, &terms),
                 Protocol::Tagged | Protocol::QinQ if !behind => return common(m, &terms),
-                Protocol::Arp => return common(m.exact(Field::EthType, 0x806), &terms),
+                Protocol::Arp => {
+                    m.set(Field::EthType, 0x806, 0xffff);
+                    terms.iter().for_each(|&(n, pick)| more::of_arp(&mut m, n, pick));
+                    return common(m, &terms);
+                }
+                Protocol::Mpls => {
+                    m.set(Field::EthType, 0x8847, 0xffff);
+                    terms.iter().for_each(|&(n, pick)| more::of_labels(&mut m, n, pick));
+                    return common(m, &terms);
+                }
                 _ => {}
             }
             m.set(Field::EthType, ethertype, 0xffff);

@@ -2,6 +2,7 @@
 
 mod actions;
 mod fields;
+mod more;
 
 pub use fields::{narrow, pick};
 
@@ -23,6 +24,7 @@ pub enum Protocol {
     Tagged,
     QinQ,
     Arp,
+    Mpls,
     All,
 }
 
@@ -35,18 +37,21 @@ impl Protocol {
             Protocol::Tagged => (0x8100, 20),
             Protocol::QinQ => (0x88a8, 24),
             Protocol::Arp => (0x806, 27),
+            Protocol::Mpls => (0x8847, 28),
             Protocol::All => (3, 30),
         }
     }
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
+fn protocol(carried: bool) -> impl Strategy<Value = Protocol> {
+    let more = if carried { 12 } else { 1 };
     prop_oneof![
         12 => Just(Protocol::V4),
         4 => Just(Protocol::V6),
         4 => Just(Protocol::Tagged),
         1 => Just(Protocol::QinQ),
-        1 => Just(Protocol::Arp),
+        more => Just(Protocol::Arp),
+        more => Just(Protocol::Mpls),
         2 => Just(Protocol::All),
     ]
 }
@@ -99,18 +104,19 @@ fn blind() -> impl Strategy<Value = Option<Blind>> {
 }
 
 /// A filter; its handle is told later. `plain`: a link of a line.
-fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol) -> BoxedStrategy<Rule> {
+fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol, carried: bool) -> BoxedStrategy<Rule> {
     let tracks =
         prop::option::weighted(if plain { [0.7, 0.2, 0.01][chain as usize] } else { 0.01 }, (5u16..7, any::<bool>()));
-    let matches = any::<u8>().prop_flat_map(move |rare| fields::matches(protocol, chain, plain, rare < 50));
-    let middle = (tracks, prop::collection::vec(actions::middle(plain), 0..3));
+    let matches = any::<u8>().prop_flat_map(move |rare| fields::matches(protocol, chain, plain, rare < 50, carried));
+    let middle = (tracks, prop::collection::vec(actions::middle(plain, protocol, carried), 0..3));
     let odd = (0u8..if plain { 50 } else { 24 }, 0u8..if plain { 120 } else { 20 }, any::<u8>());
     (matches, middle, end(plain, chain), 0u8..8, 1u16..4, odd, blind())
         .prop_map(move |(matches, (tracks, middle), end, to, prio, (odd, how, v), blind)| {
+            let tracks = tracks.filter(|_| !plain || !matches!(protocol, Protocol::Arp | Protocol::Mpls));
             let ct =
                 tracks.map(|(zone, nat)| ActionKind::Ct(Ct { zone, nat: nat.then(Nat::default), ..Ct::default() }));
             let middle = middle.into_iter().filter(|kind| !plain || actions::suits(kind, protocol));
-            let all = ct.into_iter().chain(middle).map(|kind| Action::new(kind, Control::Pipe));
+            let all = ct.into_iter().chain(middle).map(more::action);
             // Nothing goes round.
             let last = actions::last(end, if inner { to.max(1) } else { to }, odd);
             let mut all: Vec<Action> = all.chain([last]).collect();
@@ -124,19 +130,19 @@ fn filter(plain: bool, inner: bool, chain: u32, protocol: Protocol) -> BoxedStra
 fn id(hook: Hook, chain: u32, prio: u16, protocol: Protocol) -> FilterId {
     let (number, apart) = protocol.number();
     // A priority holds one protocol.
-    let prio = if matches!(protocol, Protocol::QinQ | Protocol::Arp) { 1 } else { prio };
+    let prio = if matches!(protocol, Protocol::QinQ | Protocol::Arp | Protocol::Mpls) { 1 } else { prio };
     FilterId { hook, chain, prio: prio + apart, protocol: number, handle: 0 }
 }
 
-fn any_filter(plain: bool) -> BoxedStrategy<Rule> {
-    (prop::bool::weighted(0.2), 0u32..3, protocol())
-        .prop_flat_map(move |(inner, chain, protocol)| filter(plain, inner, chain, protocol))
+fn any_filter(plain: bool, carried: bool) -> BoxedStrategy<Rule> {
+    (prop::bool::weighted(0.2), 0u32..3, protocol(carried))
+        .prop_flat_map(move |(inner, chain, protocol)| filter(plain, inner, chain, protocol, carried))
         .boxed()
 }
 
 /// A filter for each of chains 0 to 2.
-fn line(inner: bool, protocol: Protocol) -> BoxedStrategy<Vec<Rule>> {
-    let link = move |chain| filter(true, inner, chain, protocol);
+fn line(inner: bool, protocol: Protocol, carried: bool) -> BoxedStrategy<Vec<Rule>> {
+    let link = move |chain| filter(true, inner, chain, protocol, carried);
     (link(0), link(1), link(2), 0u8..16)
         .prop_map(move |(mut a, b, c, odd)| {
             // Tagged packets lose their tag and begin again.
@@ -150,19 +156,23 @@ fn line(inner: bool, protocol: Protocol) -> BoxedStrategy<Vec<Rule>> {
 }
 
 /// Lines of chains, no two of them alike.
-pub fn lines() -> BoxedStrategy<Vec<Rule>> {
-    let maybe = |often, inner, protocol| prop::option::weighted(often, line(inner, protocol)).boxed();
+pub fn lines(carried: bool) -> BoxedStrategy<Vec<Rule>> {
+    let more = |seldom: f64| if carried { 0.95 } else { seldom };
+    let maybe = |often, inner, protocol| prop::option::weighted(often, line(inner, protocol, carried)).boxed();
     let outer = (
         maybe(0.95, false, Protocol::V4),
         maybe(0.9, false, Protocol::V6),
         maybe(0.85, false, Protocol::Tagged),
         maybe(0.2, false, Protocol::All),
         maybe(0.1, false, Protocol::QinQ),
-        maybe(0.05, false, Protocol::Arp),
+        maybe(more(0.05), false, Protocol::Arp),
+        maybe(more(0.05), false, Protocol::Mpls),
     );
     let inner = (maybe(0.5, true, Protocol::V4), maybe(0.3, true, Protocol::All));
     (outer, inner)
-        .prop_map(|((a, b, c, d, q, r), (e, f))| [a, b, c, d, q, r, e, f].into_iter().flatten().flatten().collect())
+        .prop_map(|((a, b, c, d, q, r, m), (e, f))| {
+            [a, b, c, d, q, r, m, e, f].into_iter().flatten().flatten().collect()
+        })
         .boxed()
 }
 
@@ -173,7 +183,7 @@ fn elsewhere() -> impl Strategy<Value = Option<Rule>> {
         let control = if drops { Control::Shot } else { Control::Ok };
         Rule { filter: Filter::flower(id, Match::default(), vec![Action::gact(control)]), blind: None }
     });
-    let classifier = filter(false, false, 0, Protocol::All).prop_map(|mut rule| {
+    let classifier = filter(false, false, 0, Protocol::All, false).prop_map(|mut rule| {
         rule.filter.id.prio = 5;
         rule.blind = Some(Blind::Classifier);
         rule
@@ -186,13 +196,14 @@ fn elsewhere() -> impl Strategy<Value = Option<Rule>> {
 }
 
 /// A pipeline: lines of chains, and other filters among them.
-pub fn filters() -> BoxedStrategy<Vec<Rule>> {
-    (lines(), prop::collection::vec(any_filter(false), 0..5), elsewhere())
+/// `carried`: also for packets with label stacks, ARP, and packets through tunnels.
+pub fn filters(carried: bool) -> BoxedStrategy<Vec<Rule>> {
+    (lines(carried), prop::collection::vec(any_filter(false, carried), 0..5), elsewhere())
         .prop_map(|(lines, others, elsewhere)| lines.into_iter().chain(others).chain(elsewhere).collect())
         .boxed()
 }
 
 /// A filter that comes later.
 pub fn later() -> BoxedStrategy<Rule> {
-    prop_oneof![any_filter(true), any_filter(false)].boxed()
+    prop_oneof![any_filter(true, false), any_filter(false, false)].boxed()
 }

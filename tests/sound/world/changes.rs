@@ -27,11 +27,21 @@ pub enum Event {
     Port(u32, bool),
     /// Whether the shared block is bound at the inner port.
     Bound(bool),
+    /// From now on packets conform to a policer's rate, or exceed it.
+    Police(u32, bool),
     /// Walks that wait are merged.
     Drain,
 }
 
 impl Event {
+    /// The packet, to be changed.
+    pub fn packet_mut(&mut self) -> Option<&mut Packet> {
+        match self {
+            Event::Packet(packet) => Some(packet),
+            _ => None,
+        }
+    }
+
     /// The packet, if it is one.
     pub fn packet(&self) -> Option<&Packet> {
         match self {
@@ -126,6 +136,14 @@ impl World {
             Event::Port(port, is) => {
                 self.model.set_port(Port(*port), up(*is));
                 self.merger.port(Port(*port), *is).expect("memory removes");
+            }
+            Event::Police(index, conforms) => {
+                self.model.set_policer(*index, *conforms);
+                self.merger.hardware().police(*index, *conforms);
+                match conforms {
+                    true => self.exceeded.remove(index),
+                    false => self.exceeded.insert(*index),
+                };
             }
             Event::Bound(bound) if self.setting.shared => self.bind(*bound),
             Event::Bound(_) => {}

@@ -9,7 +9,11 @@ use crate::{
 };
 use flowmerge::{
     conntrack::{ConnectionId, Direction, is_excluded, proto},
-    flower::{ActionKind, Control, Field, FilterId, Key, Port, field::ip_flags},
+    flower::{
+        ActionKind, Control, Field, FilterId, Key, Port, Tunnel,
+        action::{Mpls, Skbmod},
+        field::ip_flags,
+    },
     hardware::Handled,
     merge::structure,
     table::overlap,
@@ -30,8 +34,9 @@ pub type Step = (FilterId, Vec<Option<(ConnectionId, Direction)>>);
 pub struct Way {
     pub port: Port,
     pub steps: Vec<Step>,
-    /// The shape of the header stack: tags and their kinds, ethertype behind them, transport protocol, whether it is a fragment.
-    pub shape: [u128; 6],
+    /// The shape of the header stack: tags and their kinds, ethertype behind them, transport protocol, whether it is a fragment,
+    /// the label stack's entries and their bottom, the tunnel's kind.
+    pub shape: [u128; 8],
 }
 
 impl Way {
@@ -48,6 +53,8 @@ impl Way {
             key.get(Field::EthType),
             key.get(Field::IpProto),
             key.get(Field::IpFlags) & ip_flags::FRAG,
+            Field::MPLS.iter().fold(0, |all, e| all << 2 | key.get(e[0]) << 1 | key.get(e[3])),
+            key.get(Field::EncAddrType),
         ];
         Way { port, steps: steps.collect(), shape }
     }
@@ -80,7 +87,8 @@ pub fn excluded(way: &Way, key: &Key) -> bool {
     way.has_connection() && is_excluded(key)
 }
 
-type Frames = Vec<(Port, bool, Vec<u8>)>;
+/// A frame: the port, whether it goes into it, the bytes, and what it came through or is to go through.
+type Frames = Vec<(Port, bool, Vec<u8>, Option<Tunnel>)>;
 
 impl World {
     /// Whether two ways lead through the same filters with the same connections. A filter may have got other actions while the
@@ -95,7 +103,7 @@ impl World {
         // The model also tells what is seen coming in at a port whose filters take it up.
         let taken_up = |s: &&merge_model::outcome::Sent| s.ingress && self.model.filters.is_filtered(s.port);
         let sent = outcome.sent.iter().filter(|s| !taken_up(s));
-        sent.map(|s| (s.port, s.ingress, s.frame.clone())).collect()
+        sent.map(|s| (s.port, s.ingress, s.frame.clone(), s.tunnel.clone())).collect()
     }
 
     /// What a merged filter did with a packet is what the model did.
@@ -111,7 +119,7 @@ impl World {
         prop_assert!(made.is_some(), "{} was installed unseen", handled.id);
         let made = made.expect("just looked");
         let Made { entry, way, .. } = made.clone();
-        let got: Frames = handled.sent.iter().map(|s| (s.port, s.ingress, s.frame.clone())).collect();
+        let got: Frames = handled.sent.iter().map(|s| (s.port, s.ingress, s.frame.clone(), s.tunnel.clone())).collect();
         // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for. So it
         // is where `csum` drops what is cut off: the table drops it, too, but counts it for what stands behind.
         let flawed = packet.is_flawed() && way.has_connection();
@@ -123,13 +131,20 @@ impl World {
                 self.tracker = before.clone();
                 let flawless = packet.flawless().frame(self.setting.padded);
                 let less = flawless.len() - frame.len();
-                (self.software(packet.port, &flawless), less as u64)
+                (self.software(packet, &flawless), less as u64)
             }
         };
         add(&mut self.counted, &outcome, less);
         prop_assert!(decided(&outcome), "{packet:?} handled by {entry:#?} but {outcome:#?}");
         let went = Way::of(packet.port, &outcome);
-        prop_assert!(self.is_same(&went, &way), "{packet:?} went {went:?} but was handled by {made:#?}");
+        // What a policer drops ends there.
+        let policed =
+            entry.actions.iter().any(|a| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index));
+        let same = match policed {
+            true => self.is_same(&went, &Way { steps: way.steps[..went.steps.len()].to_vec(), ..way.clone() }),
+            false => self.is_same(&went, &way),
+        };
+        prop_assert!(same, "{packet:?} went {went:?} but was handled by {made:#?}");
         prop_assert!(!excluded(&went, &outcome.key), "{packet:?} is excluded, but handled by {entry:#?}");
         prop_assert!(self.tracker.table() == before.table(), "{packet:?} changes a connection, handled by {entry:#?}");
         if let (Some(sent), false) = (&dropped, flawed) {
@@ -145,7 +160,7 @@ impl World {
             prop_assert!(sums || ports(&got) == ports(&sent), "{packet:?} {entry:#?} {got:?} {sent:?}");
         } else if flawed || self.setting.no_mend && !packet.sums_up() {
             let plain = |frames: Frames| -> Frames {
-                frames.into_iter().map(|(port, into, frame)| (port, into, without_checksums(&frame))).collect()
+                frames.into_iter().map(|f| (f.0, f.1, without_checksums(&f.2), f.3)).collect()
             };
             prop_assert_eq!(plain(got), plain(sent), "{:?} {:#?} {:#?}", packet, entry, outcome.hits);
         } else {
@@ -166,7 +181,7 @@ impl World {
 
     /// Without shadows, a packet that takes the way of a merged filter, and is not excluded, matches it.
     pub(super) fn check_wide(&self, packet: &Packet, outcome: &Outcome, way: &Way) -> Result<(), TestCaseError> {
-        if !self.setting.apart || excluded(way, &outcome.key) || self.setting.lazy || self.has_sums() {
+        if !self.setting.apart || excluded(way, &outcome.key) || self.setting.lazy || self.divides() {
             return Ok(());
         }
         let missed = self.made.values().find(|made| made.way == *way);
@@ -174,11 +189,17 @@ impl World {
         Ok(())
     }
 
-    /// Whether a filter compares what another adds to: then several values of the arrived byte take one way, and no one mask
-    /// has them all.
-    fn has_sums(&self) -> bool {
-        let adds = |kind: &ActionKind| matches!(kind, ActionKind::Pedit(p) if p.keys.iter().any(|k| k.add));
-        self.filters.iter().any(|(rule, _)| rule.filter.actions.iter().any(|a| adds(&a.kind)))
+    /// Whether packets of one way may need several merged filters: a filter compares what another adds to, so that several values of
+    /// the arrived byte take one way, and no one mask has them all; or an action does to some what it does not do to others.
+    fn divides(&self) -> bool {
+        let divides = |kind: &ActionKind| match kind {
+            ActionKind::Pedit(p) => p.keys.iter().any(|k| k.add),
+            ActionKind::Mpls(mpls) => matches!(mpls, Mpls::DecTtl),
+            ActionKind::Skbmod(skbmod) => matches!(skbmod, Skbmod::Swap | Skbmod::Ecn),
+            ActionKind::Nat(_) => true,
+            _ => false,
+        };
+        self.filters.iter().any(|(rule, _)| rule.filter.actions.iter().any(|a| divides(&a.kind)))
     }
 
     /// Merged filters that overlap describe the same way.

@@ -15,7 +15,7 @@ pub use setting::{Setting, setting};
 use crate::{
     connections::connections,
     coverage::Coverage,
-    packet::{Flaw, Packet},
+    packet::{Flaw, Outer, Packet},
     packets::IN,
     rule::Rule,
     tracker::Tracker,
@@ -28,11 +28,14 @@ use flowmerge::{
     merger::{ConnectionEvent, Merger, Ticket},
     walk::{Hit, Walk},
 };
-use merge_model::{Model, PortState, outcome::Outcome};
+use merge_model::{Arrival, Model, PortState, outcome::Outcome};
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const BLOCK: u32 = 7;
+
+/// The policers that filters share, by index.
+pub const POLICERS: std::ops::Range<u32> = 1..4;
 
 type Counted = HashMap<(FilterId, usize), (u64, u64)>;
 
@@ -66,6 +69,8 @@ pub struct World {
     software: Counted,
     now: u64,
     waiting: BTreeMap<Ticket, Waiting>,
+    /// The policers whose rate all packets exceed.
+    exceeded: BTreeSet<u32>,
     /// The merged filters in hardware.
     pub made: HashMap<MergedId, Made>,
     /// How many packets merged filters handled.
@@ -95,6 +100,7 @@ impl World {
             software: Counted::new(),
             now: 0,
             waiting: BTreeMap::new(),
+            exceeded: BTreeSet::new(),
             made: HashMap::new(),
             handled: 0,
             flawed: 0,
@@ -102,6 +108,9 @@ impl World {
         };
         for port in 1..5 {
             world.model.set_port(Port(port), up(true));
+        }
+        for index in POLICERS {
+            world.model.set_policer(index, true);
         }
         world.tell();
         if setting.shared {
@@ -143,8 +152,10 @@ impl World {
     }
 
     /// What software does with a frame; nothing is counted here.
-    pub fn software(&mut self, port: Port, frame: &[u8]) -> Outcome {
-        let outcome = self.model.receive(port, frame, self.now, &mut self.tracker);
+    pub fn software(&mut self, packet: &Packet, frame: &[u8]) -> Outcome {
+        let tunnel = packet.tunnel.map(Outer::tunnel);
+        let arrival = Arrival { port: packet.port, frame, tunnel: tunnel.as_ref(), now: self.now };
+        let outcome = self.model.arrive(arrival, &mut self.tracker);
         self.tracker.sweep();
         outcome
     }
@@ -153,9 +164,10 @@ impl World {
     pub fn packet(&mut self, packet: &Packet) -> Result<Vec<Made>, TestCaseError> {
         self.now += 1;
         let frame = packet.frame(self.setting.padded);
-        let handled = self.merger.hardware().receive(packet.port, &frame, self.now);
+        let tunnel = packet.tunnel.map(Outer::tunnel);
+        let handled = self.merger.hardware().receive_through(packet.port, &frame, tunnel.as_ref(), self.now);
         let before = self.tracker.clone();
-        let outcome = self.software(packet.port, &frame);
+        let outcome = self.software(packet, &frame);
         if let Some(handled) = handled {
             self.handled += 1;
             self.compare(packet, &frame, &handled, outcome, before)?;
