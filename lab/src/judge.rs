@@ -2,6 +2,7 @@
 //! whatever is not as in the kernel is told. Of a case that has just run, what its walks merge to is then tried in the kernel itself.
 
 use crate::{
+    coverage::Coverage,
     examine::{Examiner, Tally},
     front::{self, Front},
     run::Ran,
@@ -28,6 +29,8 @@ pub struct Judgement {
     pub frames: u64,
     /// Filters' counters compared.
     pub counters: u64,
+    /// What the filters hit compare and do.
+    pub coverage: Coverage,
     /// Whether some filter tracks connections.
     pub has_ct: bool,
     /// Packets that merged filters handled.
@@ -74,6 +77,7 @@ pub fn judge_run(timeline: &Timeline, run: &Run) -> Result<Judgement> {
         decided: run.count(Fate::Decided),
         frames: run.compared.frames,
         counters: run.compared.counters,
+        coverage: Coverage::of(timeline, run),
         has_ct: has_ct(timeline),
         handled: merged.count(Fate::Handled),
         known: examiner.merging.known.clone(),

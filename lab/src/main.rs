@@ -17,6 +17,7 @@
 //! | `random`, `own`, `said` | what the command does |
 
 mod case;
+mod coverage;
 mod examine;
 mod front;
 mod generate;

@@ -3,6 +3,7 @@
 
 use crate::{
     case::{Case, Devices},
+    coverage::Coverage,
     front::Front,
     judge::{Judgement, judge_and_try},
     run::{Script, frames, run},
@@ -46,6 +47,8 @@ pub struct Options {
 /// Of a hundred spoiled merged filters so many must be noticed at least. Some differ for packets that nobody sends.
 const NOTICED: u64 = 85;
 
+/// In a run of so many pipelines every field and every action must be hit.
+const ALL: u64 = 350;
 /// In a run of so many pipelines, so many merged filters for each must come into the kernel.
 const MANY: u64 = 100;
 const LEAST: u64 = 3;
@@ -61,6 +64,7 @@ struct Sums {
     decided: u64,
     frames: u64,
     counters: u64,
+    coverage: Coverage,
     merged: Merged,
     front: Front,
 }
@@ -143,7 +147,11 @@ pub fn compare(options: &Options) -> Result<bool> {
     if few {
         println!("too few merged filters in the kernel: {LEAST} for each pipeline are expected");
     }
-    Ok(failed.is_empty() && !few)
+    let lacking = if sums.pipelines >= ALL { sums.coverage.lacking() } else { Vec::new() };
+    if !lacking.is_empty() {
+        println!("no filter that was hit compares or does: {}", lacking.join(", "));
+    }
+    Ok(failed.is_empty() && !few && lacking.is_empty())
 }
 
 impl Sums {
@@ -156,6 +164,7 @@ impl Sums {
         self.decided += judgement.decided;
         self.frames += judgement.frames;
         self.counters += judgement.counters;
+        self.coverage.add(&judgement.coverage);
         self.merged.add(judgement);
         self.front.add(&judgement.front);
     }

@@ -17,6 +17,7 @@
 mod actions;
 #[cfg(test)]
 mod cases;
+mod mended;
 mod rewrites;
 mod terms;
 #[cfg(test)]
@@ -165,7 +166,8 @@ impl Shown {
 /// # Errors
 /// It is no such JSON, or two filters of a list have one place.
 pub fn parse(json: &str) -> Result<Vec<Shown>> {
-    let lists = serde_json::Deserializer::from_str(json).into_iter::<Vec<Entry>>();
+    let json = mended::mended(json);
+    let lists = serde_json::Deserializer::from_str(&json).into_iter::<Vec<Entry>>();
     lists.map(|list| Shown::new(list.context("what `tc -j filter show` printed")?)).collect()
 }
 

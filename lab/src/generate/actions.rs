@@ -2,6 +2,7 @@
 
 use super::{
     dice::Dice,
+    rarer::rarer,
     universe::{Universe, host_v4, host_v6},
 };
 use crate::case;
@@ -168,6 +169,9 @@ fn mirror(dice: &mut Dice) -> ActionKind {
 
 /// What comes before the last action.
 pub fn middle(dice: &mut Dice, universe: &Universe, ethertype: u16, proto: u8) -> Action {
+    if dice.percent(universe.rarer_share) {
+        return rarer(dice, universe, ethertype);
+    }
     let kind = match dice.below(100) {
         0..14 => ct(dice, universe, ethertype == et::IPV6),
         14..46 => pedit(dice, ethertype, proto),

@@ -104,6 +104,9 @@ fn network(frame: &[u8]) -> Option<&[u8]> {
     while is_vlan(u16::from_be_bytes(*frame.get(at - 2..)?.first_chunk()?)) {
         at += VLAN;
     }
+    if frame.get(at - 2..at) == Some(&et::PPPOE.to_be_bytes()[..]) {
+        at += 8;
+    }
     frame.get(at..)
 }
 

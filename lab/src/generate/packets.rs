@@ -177,7 +177,8 @@ impl Change<'_> {
 
 /// The fields that a filter compares and a packet can be changed in, with their masks.
 fn compared(m: &Match) -> Vec<(Field, u128)> {
-    let terms = m.terms().filter(|(f, ..)| !f.is_conntrack() && *f != Field::AddrType);
+    let is_of_bytes = |f: Field| !f.is_conntrack() && !f.is_tunnel() && !matches!(f, Field::AddrType | Field::Indev);
+    let terms = m.terms().filter(|(f, ..)| is_of_bytes(*f));
     terms.map(|(field, _, mask)| (field, mask)).collect()
 }
 
@@ -216,7 +217,9 @@ pub fn blank(dice: &mut Dice, universe: &Universe, port: Port) -> Spec {
     for &field in Field::ALL {
         spec.key.set(field, universe.value(dice, field));
     }
+    let labelled = dice.percent(universe.labelled_share);
     let ethertype = match dice.below(100) {
+        _ if labelled => *dice.pick(&[et::MPLS, et::MPLS, et::MPLS_MC]),
         0..90 if dice.percent(universe.v6_share) => et::IPV6,
         0..90 => et::IPV4,
         90..95 => et::ARP,
@@ -229,6 +232,20 @@ pub fn blank(dice: &mut Dice, universe: &Universe, port: Port) -> Spec {
     };
     for field in [Field::VlanTpid, Field::CvlanTpid].into_iter().skip(tags) {
         spec.key.set(field, 0);
+    }
+    // A stack of labels, mostly with a bottom where it ends.
+    let labels = *dice.pick(&[1, 1, 2, 3, 0, 7, 8, 9]);
+    for (at, [present, _, _, bos, _]) in Field::MPLS.into_iter().enumerate() {
+        spec.key.set(present, u128::from(at < labels));
+        let is_bottom = at + 1 == labels;
+        if dice.percent(90) {
+            spec.key.set(bos, is_bottom.into());
+        }
+    }
+    spec.deeper = labels.saturating_sub(Field::MPLS.len());
+    spec.carried = *dice.pick(&[et::IPV4, et::IPV4, et::IPV6, 0]);
+    if !dice.percent(universe.session_share) {
+        spec.key.set(Field::PppProto, 0);
     }
     spec.key.set(Field::IpFlags, 0);
     spec.key.set(Field::VlanEthType, 0);
@@ -257,6 +274,13 @@ fn meet(spec: &mut Spec, dice: &mut Dice, m: &Match) {
     }
     if m.mask.get(Field::EthType) == 0 && m.mask.get(Field::Protocol) != 0 && m.mask.get(Field::VlanTpid) == 0 {
         spec.key.set(Field::EthType, m.key.get(Field::Protocol));
+    }
+    let says = |field, value: u16| m.mask.get(field) != 0 && m.key.get(field) == value.into();
+    let in_session = [Field::Protocol, Field::VlanEthType, Field::CvlanEthType].iter().any(|&f| says(f, et::PPPOE));
+    match in_session || m.mask.get(Field::PppProto) != 0 {
+        true if spec.key.get(Field::PppProto) == 0 => spec.key.set(Field::PppProto, 0x21),
+        false if m.mask.get(Field::Protocol) != 0 => spec.key.set(Field::PppProto, 0),
+        _ => {}
     }
     for (field, range) in m.ranges() {
         let inside = dice.between(range.min.into(), range.max.into()) as u16;
@@ -291,6 +315,25 @@ fn settle(spec: &mut Spec) {
     }
     if spec.key.get(Field::VlanTpid) == 0 {
         spec.key.set(Field::CvlanTpid, 0);
+    }
+    match spec.key.get(Field::PppProto) {
+        0 => {}
+        0x21 => spec.key.set(Field::EthType, et::IPV4.into()),
+        0x57 => spec.key.set(Field::EthType, et::IPV6.into()),
+        0x281 => spec.key.set(Field::EthType, et::MPLS.into()),
+        0x283 => spec.key.set(Field::EthType, et::MPLS_MC.into()),
+        _ => spec.key.set(Field::EthType, et::PPPOE.into()),
+    }
+    // An entry that is there has those above it, none of them the bottom.
+    let present = |spec: &Spec, at: usize| spec.key.get(Field::MPLS[at][0]) != 0;
+    if let Some(deepest) = (0..Field::MPLS.len()).rfind(|&at| present(spec, at)) {
+        let gap = (0..deepest).find(|&at| !present(spec, at)).unwrap_or(deepest);
+        for [is_there, _, _, bos, _] in &Field::MPLS[gap.saturating_sub(1)..deepest] {
+            if gap < deepest {
+                spec.key.set(*is_there, 1);
+                spec.key.set(*bos, 0);
+            }
+        }
     }
     let v6 = spec.key.get(Field::EthType) as u16 == et::IPV6;
     match spec.key.get(Field::IpProto) as u8 {
@@ -335,6 +378,8 @@ pub fn dress(spec: &mut Spec, dice: &mut Dice) {
             4 => Fault::Length(dice.between(1, 20) as u16),
             // Of IPv4 options that are cut off, the kernel's `csum` sums up what happens to stand there.
             _ if spec.ip_options > 0 => Fault::IpChecksum,
+            // What is left of a session might be no session.
+            _ if spec.key.get(Field::PppProto) != 0 => Fault::Checksum,
             _ => Fault::Cut(dice.between(1, 60)),
         });
     }

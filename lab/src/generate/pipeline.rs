@@ -51,13 +51,23 @@ fn headless(list: &mut Vec<Action>) {
 
 /// Takes out copies to a port's ingress before the packet goes on in other filters: coming round, each would make more.
 fn breed_no_copies(list: &mut Vec<Action>) {
-    let goes_on = |action: &Action| {
-        matches!(action.control, Control::Goto(_) | Control::Reclassify | Control::Repeat | Control::Continue)
+    let leads_on = |control: Control| {
+        matches!(control, Control::Goto(_) | Control::Reclassify | Control::Repeat | Control::Continue)
+    };
+    let goes_on = |action: &Action| match &action.kind {
+        ActionKind::Police(police) => leads_on(police.conform) || leads_on(action.control),
+        _ => leads_on(action.control),
     };
     let into = |action: &Action| matches!(action.kind, ActionKind::Mirred(Mirred { ingress: true, .. }));
     if list.iter().any(goes_on) {
         list.retain(|action| !into(action) || action.control == Control::Stolen);
     }
+}
+
+/// Takes out what names an index for the second time: of a new one Linux 6.1 waits for itself, and for ever (`tcf_idr_check_alloc`).
+fn name_once(list: &mut Vec<Action>) {
+    let mut named = BTreeSet::new();
+    list.retain(|action| action.index == 0 || named.insert(action.index));
 }
 
 impl<'a> Planner<'a> {
@@ -145,6 +155,8 @@ impl<'a> Planner<'a> {
         let nat = self.dice.percent(55);
         let base = 10 * (1 + self.dice.below(2) as u32);
         let proto = self.dice.percent(40).then(|| *self.dice.pick(&[6u128, 6, 17]));
+        let mark = self.dice.percent(30).then(|| (1 + self.dice.below(3) as u32, u32::MAX));
+        let labels = self.dice.percent(20).then_some((0x10, 0xff));
         let limit = |m: &mut Match| {
             if let Some(proto) = proto {
                 m.set(Field::IpProto, proto, 0xff);
@@ -167,8 +179,6 @@ impl<'a> Planner<'a> {
             let behind = |state, mask| matches::base(shape).with(Field::CtState, state, mask);
             // Which side may open connections.
             if this == ports[0] || self.dice.percent(30) {
-                let mark = self.dice.percent(30).then(|| (1 + self.dice.below(3) as u32, u32::MAX));
-                let labels = self.dice.percent(20).then_some((0x10, 0xff));
                 let translation = nat.then(|| actions::translation(self.dice, v6, true));
                 let commit = Ct { zone, commit: true, mark, labels, nat: translation, ..Ct::default() };
                 let new = vec![pipe(ActionKind::Ct(commit)), after.clone()];
@@ -176,6 +186,17 @@ impl<'a> Planner<'a> {
             }
             let mut established =
                 behind(TRACKED | ESTABLISHED, TRACKED | ESTABLISHED | if self.dice.percent(50) { NEW } else { 0 });
+            // What the first packet's commit said of the connection.
+            let told = [
+                (Field::CtZone, Some((zone.into(), 0xffff))),
+                (Field::CtMark, mark.map(|(value, mask)| (value.into(), mask.into()))),
+                (Field::CtLabels, labels),
+            ];
+            for (field, told) in told {
+                if let Some((value, mask)) = told.filter(|_| self.dice.percent(20)) {
+                    established.set(field, value, mask);
+                }
+            }
             let most = usize::from(self.dice.percent(20));
             matches::refine(&mut established, self.dice, universe, shape, most);
             self.add(hook, base, 40, shape, established, vec![after.clone()]);
@@ -229,6 +250,10 @@ impl<'a> Planner<'a> {
         if chain > 0 && self.dice.percent(60) {
             matches::conntrack(&mut m, self.dice, universe);
         }
+        if self.dice.percent(if chain > 0 { universe.rarer_share } else { 3 }) {
+            matches::tunnel(&mut m, self.dice, universe);
+        }
+        matches::arrival(&mut m, self.dice, port);
         let next: Vec<u32> = match chain {
             10.. => vec![chain + 1],
             _ => (0..self.chains).filter(|&c| c > chain || self.dice.percent(8)).collect(),
@@ -244,6 +269,7 @@ impl<'a> Planner<'a> {
         }
         list.push(actions::last(self.dice, &next));
         headless(&mut list);
+        name_once(&mut list);
         breed_no_copies(&mut list);
         if matches!(hook, Hook::Egress(_)) {
             list.retain(may_stand_at_egress);

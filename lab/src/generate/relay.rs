@@ -5,10 +5,11 @@ use super::{
     actions,
     matches::{self, Shape},
     pipeline::Planner,
+    rarer,
 };
 use flowmerge::flower::{
-    Action, ActionKind, Control, Field, Match,
-    action::{CsumFlags, Mirred, Pedit, PeditHeader, PeditKey, Vlan},
+    Action, ActionKind, Control, Field, Match, Tunnel,
+    action::{CsumFlags, Mirred, Mpls, MplsEntry, Pedit, PeditHeader, PeditKey, TunnelKey, Vlan},
     ethertype as et,
 };
 
@@ -25,13 +26,18 @@ impl Planner<'_> {
         let mut m = self.of(shape, proto);
         matches::refine(&mut m, self.dice, self.universe, shape, 1);
         let mut chain = 0;
+        // What stands under labels that were pushed.
+        let mut under = Vec::new();
+        let mut wrapped = None;
         for next in CHAINS.into_iter().take(self.dice.between(1, 2)) {
             let (mut list, mut written) = (Vec::new(), Vec::new());
             let before = shape;
             for _ in 0..self.dice.between(1, 2) {
-                let kind = match self.dice.percent(30) {
-                    true => self.retag(&mut shape, &mut written),
-                    false => self.rewrite(before, proto, &mut written),
+                let kind = match self.dice.below(100) {
+                    0..30 => self.retag(&mut shape, &mut written),
+                    30..48 => self.relabel(&mut shape, &mut under, &mut written),
+                    48..60 => self.wrap(&mut wrapped),
+                    _ => self.rewrite(before, proto, &mut written),
                 };
                 list.push(Action::new(kind, Control::Pipe));
             }
@@ -56,6 +62,11 @@ impl Planner<'_> {
             }
             self.add(from, at, 3, before, m, list);
             m = self.of(shape, proto);
+            if let Some(tunnel) = &wrapped
+                && self.dice.percent(80)
+            {
+                matches::of_tunnel(&mut m, self.dice, self.universe, tunnel);
+            }
             for (field, value) in written {
                 if self.dice.percent(70) {
                     matches::compare(&mut m, self.dice, self.universe, field, value);
@@ -108,7 +119,9 @@ impl Planner<'_> {
             dynamic: None,
         };
         let (key, field, value) = match (self.dice.below(6), shape.ethertype) {
-            (0, _) => (set(PeditHeader::Ethernet, 8, 0, 0xaa00 + n), Field::EthSrc, u128::from(0xaa00 + n)),
+            (0, _) | (_, et::MPLS | et::MPLS_MC) => {
+                (set(PeditHeader::Ethernet, 8, 0, 0xaa00 + n), Field::EthSrc, u128::from(0xaa00 + n))
+            }
             (1, _) if proto != 0 => (set(l4, 0, 0xffff_0000, port), Field::DstPort, port.into()),
             (2, _) if proto != 0 => (set(l4, 0, 0x0000_ffff, port << 16), Field::SrcPort, port.into()),
             (3, et::IPV4) => {
@@ -126,6 +139,59 @@ impl Planner<'_> {
         };
         written.push((field, value));
         ActionKind::Pedit(Pedit { keys: vec![key], mend: false })
+    }
+
+    /// Puts an entry on the label stack, takes one off or changes it, and notes what the outer one is then.
+    fn relabel(&mut self, shape: &mut Shape, under: &mut Vec<u16>, written: &mut Vec<(Field, u128)>) -> ActionKind {
+        written.retain(|(field, _)| !Field::MPLS.iter().flatten().any(|f| f == field));
+        let is_mpls = et::is_mpls(shape.ethertype);
+        let (label, ttl) = (rarer::label(self.dice), *self.dice.pick(&[64u8, 255, 2]));
+        let protocol = *self.dice.pick(&[et::MPLS, et::MPLS, et::MPLS_MC]);
+        let entry = MplsEntry { label: Some(label), tc: None, bos: None, ttl: Some(ttl) };
+        let mut now = shape.ethertype;
+        let mpls = match (self.dice.below(5), under.pop()) {
+            (0 | 1, Some(behind)) => {
+                now = behind;
+                Mpls::Pop { protocol: behind }
+            }
+            (2, behind) if is_mpls => {
+                under.extend(behind);
+                written.extend([(Field::MplsLabel, label.into()), (Field::MplsTtl, ttl.into())]);
+                Mpls::Modify(MplsEntry { tc: None, ..entry })
+            }
+            (3, behind) if is_mpls => {
+                under.extend(behind);
+                written.push((Field::MplsTtl, 63));
+                Mpls::DecTtl
+            }
+            (_, behind) => {
+                under.extend(behind);
+                under.push(now);
+                now = protocol;
+                let bottom = u128::from(!is_mpls);
+                written.extend([
+                    (Field::MplsLabel, label.into()),
+                    (Field::MplsBos, bottom),
+                    (Field::MplsTtl, ttl.into()),
+                ]);
+                Mpls::Push { protocol, entry }
+            }
+        };
+        shape.ethertype = now;
+        if shape.tags[0] == 0 {
+            shape.protocol = now;
+        }
+        ActionKind::Mpls(mpls)
+    }
+
+    /// Says through which tunnel the packet is to go, or none.
+    fn wrap(&mut self, wrapped: &mut Option<Tunnel>) -> ActionKind {
+        let kind = rarer::tunnel_key(self.dice, self.universe);
+        *wrapped = match &kind {
+            ActionKind::TunnelKey(TunnelKey::Set(tunnel)) => Some((**tunnel).clone()),
+            _ => None,
+        };
+        kind
     }
 
     /// Puts a tag on, takes one off or changes it, and notes what the outer one is then.

@@ -14,8 +14,10 @@ pub mod ip {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
+    pub const L2TP: u8 = 115;
     pub const SCTP: u8 = 132;
     pub const UDPLITE: u8 = 136;
+    pub const MPLS: u8 = 137;
 }
 
 /// What is wrong with a packet.
@@ -56,6 +58,10 @@ pub struct Spec {
     pub ip_options: usize,
     /// IPv6 extension headers in front of the last header: hop-by-hop 0, routing 43, destination 60, authentication 51.
     pub extensions: Vec<u8>,
+    /// Entries of the label stack behind those that flower sees.
+    pub deeper: usize,
+    /// What the label stack carries: an ethertype of IP, or 0 for the payload alone.
+    pub carried: u16,
     /// Zeros behind the IP datagram.
     pub padding: usize,
     /// What is wrong with it.
@@ -76,6 +82,8 @@ impl Spec {
             payload: Vec::new(),
             ip_options: 0,
             extensions: Vec::new(),
+            deeper: 0,
+            carried: 0,
             padding: 0,
             fault: None,
         }
@@ -100,12 +108,16 @@ impl Spec {
     pub fn frame(&self) -> Vec<u8> {
         let mut frame = self.ethernet();
         let at = frame.len();
-        let datagram = match self.get(Field::EthType) as u16 {
+        if et::is_mpls(self.get(Field::EthType) as u16) {
+            frame.extend(self.labels());
+        }
+        let datagram = match self.network_type() {
             et::IPV4 => self.ipv4(),
             et::IPV6 => self.ipv6(),
             et::ARP => self.arp(),
             _ => self.payload.clone(),
         };
+        self.session(&mut frame, datagram.len());
         frame.extend(datagram);
         debug_assert!(at >= ETHERNET);
         frame.resize(frame.len() + self.padding, 0);
@@ -129,6 +141,44 @@ impl Spec {
         frame
     }
 
+    /// The ethertype of what stands behind tags, session and labels.
+    fn network_type(&self) -> u16 {
+        match self.get(Field::EthType) as u16 {
+            ethertype if et::is_mpls(ethertype) => self.carried,
+            ethertype => ethertype,
+        }
+    }
+
+    fn labels(&self) -> Vec<u8> {
+        let seen = Field::MPLS.into_iter().take_while(|[present, ..]| self.get(*present) != 0);
+        let entries = seen.map(|[_, label, tc, bos, ttl]| {
+            let [label, tc, bos, ttl] = [label, tc, bos, ttl].map(|field| self.get(field) as u32);
+            label << 12 | tc << 9 | bos << 8 | ttl
+        });
+        // The last of those that are not seen is the bottom.
+        let deeper = (0..self.deeper as u32).map(|n| n << 12 | u32::from(n + 1 == self.deeper as u32) << 8 | 0x40);
+        entries.chain(deeper).flat_map(u32::to_be_bytes).collect()
+    }
+
+    /// What is in a PPPoE session gets its header, behind addresses and tags, in place of its ethertype.
+    fn session(&self, frame: &mut Vec<u8>, behind: usize) {
+        if self.get(Field::PppProto) == 0 {
+            return;
+        }
+        let at = ETHERNET + 4 * self.tags();
+        let length = (frame.len() - at + behind + 2) as u16;
+        let [p, q] = et::PPPOE.to_be_bytes();
+        let mut header = vec![p, q, 0x11, 0];
+        header.extend(self.u16(Field::PppoeSid));
+        header.extend(length.to_be_bytes());
+        header.extend(self.u16(Field::PppProto));
+        frame.splice(at - 2..at, header);
+    }
+
+    fn tags(&self) -> usize {
+        [Field::VlanTpid, Field::CvlanTpid].into_iter().take_while(|&tpid| self.get(tpid) != 0).count()
+    }
+
     fn arp(&self) -> Vec<u8> {
         let mac = |field| (self.get(field) as u64).to_be_bytes()[2..].to_vec();
         let address = |field| (self.get(field) as u32).to_be_bytes().to_vec();
@@ -144,7 +194,7 @@ impl Spec {
     fn addresses(&self) -> (IpAddr, IpAddr) {
         let v4 = |field| Ipv4Addr::from(self.get(field) as u32).into();
         let v6 = |field| Ipv6Addr::from(self.get(field)).into();
-        match self.get(Field::EthType) as u16 {
+        match self.network_type() {
             et::IPV6 => (v6(Field::Ipv6Src), v6(Field::Ipv6Dst)),
             _ => (v4(Field::Ipv4Src), v4(Field::Ipv4Dst)),
         }
@@ -263,6 +313,8 @@ impl Spec {
                 message.extend([0, 1]);
                 (message, 2)
             }
+            ip::L2TP => return [&(self.get(Field::L2tpv3Sid) as u32).to_be_bytes()[..], &self.payload].concat(),
+            ip::MPLS => return [self.labels(), self.payload.clone()].concat(),
             _ => return self.payload.clone(),
         };
         segment.extend(&self.payload);
@@ -305,7 +357,10 @@ impl Spec {
                     et::IPV6 => self.ipv6_with(fragment, piece),
                     _ => self.ipv4_with(fragment, piece),
                 };
-                [self.ethernet(), datagram].concat()
+                let mut frame = self.ethernet();
+                self.session(&mut frame, datagram.len());
+                frame.extend(datagram);
+                frame
             })
             .collect()
     }
@@ -342,6 +397,29 @@ mod tests {
             let seen = arrived(&spec.frame());
             for &field in Field::ALL.iter().filter(|&&f| spec.key.get(f) != 0) {
                 assert_eq!(seen.get(field), spec.key.get(field), "{field} {ethertype:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn flower_sees_labels_and_sessions() {
+        let mut spec = Spec { carried: et::IPV4, ..tcp(et::MPLS) };
+        for (at, [present, label, tc, bos, ttl]) in Field::MPLS.into_iter().enumerate() {
+            let bottom = u128::from(at == 6);
+            for (field, value) in [(present, 1), (label, 5), (tc, 3), (bos, bottom), (ttl, 64)] {
+                spec.key.set(field, value);
+            }
+        }
+        let mut session = tcp(et::IPV4);
+        session.key.set(Field::PppProto, 0x21);
+        session.key.set(Field::PppoeSid, 7);
+        let labels = Field::MPLS.as_flattened();
+        let outside = [Field::EthDst, Field::EthType, Field::VlanId];
+        let all: Vec<Field> = Field::ALL.iter().copied().filter(|&field| session.key.get(field) != 0).collect();
+        for (spec, fields) in [(spec, [labels, &outside].concat()), (session, all)] {
+            let seen = arrived(&spec.frame());
+            for field in fields {
+                assert_eq!(seen.get(field), spec.key.get(field), "{field}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The values that a case plays with: few of each, so that filters and packets meet, and each beside a boundary of another.
 
-use super::dice::Dice;
-use flowmerge::flower::{Field, ethertype as et};
+use super::{dice::Dice, rarer};
+use flowmerge::flower::{Control, Field, Tunnel, action::Police, ethertype as et};
 
 /// Pools of values.
 #[derive(Clone, Debug)]
@@ -16,6 +16,16 @@ pub struct Universe {
     pub v6_share: usize,
     /// Of a hundred, so many have a tag.
     pub tagged_share: usize,
+    /// Of a hundred, so many have a label stack.
+    pub labelled_share: usize,
+    /// Of a hundred, so many are in a PPPoE session.
+    pub session_share: usize,
+    /// Of a hundred actions in the middle of a list, so many are of the rarer kinds.
+    pub rarer_share: usize,
+    /// The tunnels that the case's packets are to go through.
+    pub tunnels: Vec<Tunnel>,
+    /// The policers that the case's filters share.
+    pub policers: Vec<(Police, Control)>,
 }
 
 /// Hosts' addresses.
@@ -61,11 +71,32 @@ impl Universe {
             zones,
             v6_share: *dice.pick(&[0, 20, 50, 100]),
             tagged_share: *dice.pick(&[0, 0, 20, 60]),
+            labelled_share: *dice.pick(&[0, 0, 10, 60]),
+            session_share: *dice.pick(&[0, 0, 0, 5, 30]),
+            rarer_share: *dice.pick(&[0, 0, 10, 45]),
+            tunnels: (0..3).map(|_| rarer::tunnel(dice)).collect(),
+            policers: (0..3).map(|_| rarer::policer(dice)).collect(),
         }
     }
 
     /// A value of a field: mostly one that others use too.
     pub fn value(&self, dice: &mut Dice, field: Field) -> u128 {
+        if let Some(part) = Field::MPLS.iter().find_map(|entry| entry.iter().position(|&f| f == field)) {
+            return match part {
+                1 => rarer::label(dice).into(),
+                2 => *dice.pick(&[0, 3, 7]),
+                4 => *dice.pick(&[64, 64, 1, 2, 255, 0]),
+                _ => u128::from(dice.percent(50)),
+            };
+        }
+        if field == Field::PppProto {
+            return *dice.pick(&[0x21, 0x21, 0x57, 0x281, 0xc021]);
+        }
+        if field.is_tunnel() {
+            let tunnel = dice.pick(&self.tunnels);
+            let of_tunnel = tunnel.fields().into_iter().find(|(f, _)| *f == field);
+            return of_tunnel.filter(|_| dice.percent(85)).map_or(0, |(_, value)| value);
+        }
         if dice.percent(4) {
             return dice.bits(field.ones());
         }
@@ -77,7 +108,7 @@ impl Universe {
             Field::VlanId | Field::CvlanId => &[10, 11, 20, 0, 4095],
             Field::VlanPrio | Field::CvlanPrio => &[0, 1, 5, 7],
             Field::NumOfVlans => &[0, 1, 2],
-            Field::IpProto => &[6, 6, 6, 6, 17, 17, 17, 17, 1, 1, 58, 58, 132, 132, 47, 136, 33, 2],
+            Field::IpProto => &[6, 6, 6, 6, 17, 17, 17, 17, 1, 1, 58, 58, 132, 132, 47, 136, 33, 2, 115, 137],
             Field::IpTos => &[0, 0, 4, 0x10, 0xb8, 3, 255],
             Field::IpTtl => &[64, 64, 63, 1, 0, 255, 128],
             Field::IpFlags => &[0, 0, 0, 1, 3],
@@ -88,6 +119,8 @@ impl Universe {
             Field::IcmpType => &[8, 0, 128, 129, 3, 11, 13, 17, 135, 133, 1, 2],
             Field::IcmpCode => &[0, 0, 1, 3, 255],
             Field::ArpOp => &[1, 2, 3],
+            Field::PppoeSid => &[1, 2, 0x1234],
+            Field::L2tpv3Sid => &[1, 0xbeef, 0],
             Field::CtMark => &[0, 1, 2, 0xff, 0x8000_0000],
             Field::CtLabels => &[0, 1, 0x10, 1 << 127, 0xff << 32],
             Field::CtZone => return u128::from(*dice.pick(&self.zones)),

@@ -13,10 +13,12 @@
 //! | `"type":"nat"` | `nat` | tc calls its kind so |
 //! | `"old_addr":"10.0.0.0/32"` | `10.0.0.0` | tc tells the length of a mask from its other end; it is compared nowhere |
 //! | police's two `"control_action"` | `conform-exceed drop/pipe` | the second one, if it is not `pass`, is of what conforms |
+//! | `skbmod`'s words | in another order | no JSON at all, see [`super::mended`] |
 //! | pedit's `"keys"` | `munge ip src set ..` | see [`super::rewrites`] |
 
 use super::{
     Members,
+    mended::skbmod,
     rewrites::{self, Rewrite},
     terms::{addresses, options, protocol},
 };
@@ -74,6 +76,7 @@ impl Act {
             "csum" => csum(&mut action, &mut words),
             "vlan" => vlan(&mut action, &mut words),
             "skbedit" => skbedit(&mut action, &mut words),
+            "skbmod" => skbmod(&mut action, &mut words),
             "mpls" => mpls(&mut action, &mut words),
             "tunnel_key" => tunnel_key(&mut action, &mut words),
             "nat" => nat(&mut action, &mut words),

@@ -47,8 +47,13 @@ const UNSAID: &[(&str, Silent, &str)] = &[
 /// Takes out what tc has no word for.
 pub(super) fn drop_unsaid(terms: &mut Vec<String>) {
     let under_ip = terms.iter().any(|term| term == "eth_type ipv4" || term == "eth_type ipv6");
+    // Behind a tag the kernel itself says that there is a session only with what PPP carries.
+    let is_told = terms.iter().any(|term| term.starts_with("ppp_proto "));
     terms.retain(|term| {
         let name = term.split(' ').next().unwrap_or(term);
+        if !is_told && matches!(&term[..], "vlan_ethtype ppp_ses" | "cvlan_ethtype ppp_ses") {
+            return false;
+        }
         let row = UNSAID.iter().find(|(unsaid, ..)| *unsaid == name);
         row.is_none_or(|(_, silent, _)| matches!(silent, Silent::ButUnderIp) && under_ip)
     });
@@ -274,5 +279,10 @@ mod tests {
         }
         assert_eq!(left(&["addr_type ipv4", "enc_addr_type ipv6", "eth_type 0x8847"]), ["eth_type 0x8847"]);
         assert_eq!(left(&["cvlan_tpid 802.1Q", "protocol 0x800/0xff00"]).len(), 2);
+        assert_eq!(
+            left(&["vlan_ethtype ppp_ses", "pppoe_sid 5", "vlan_ethtype ip"]),
+            ["pppoe_sid 5", "vlan_ethtype ip"]
+        );
+        assert_eq!(left(&["vlan_ethtype ppp_ses", "ppp_proto ip"]).len(), 2);
     }
 }

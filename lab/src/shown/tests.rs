@@ -15,7 +15,7 @@ use flowmerge::flower::{
     Action, ActionKind, Control, Field, Kind, Range,
     action::{
         CsumFlags, Ct, Mpls, MplsEntry, Nat, NatSide, Pedit, PeditHeader, PeditKey, Police, Random, Sample, Skbedit,
-        TunnelKey, Vlan,
+        Skbmod, TunnelKey, Vlan,
     },
     tunnel::{Tunnel, TunnelFlags, TunnelOptions},
 };
@@ -307,8 +307,17 @@ fn other_kinds(kind: &ActionKind) -> Vec<ActionKind> {
             let truncate = |s: &mut Sample| s.truncate = Some(s.truncate.map_or(0, |bytes| bytes + 1));
             each(sample, &[&|s| s.rate += 1, &|s| s.group += 1, &truncate], ActionKind::Sample)
         }
-        // tc's JSON of it is none.
-        ActionKind::Skbmod(_) | ActionKind::Other(_) => vec![],
+        ActionKind::Skbmod(skbmod) => {
+            let others = [
+                Skbmod::Swap,
+                Skbmod::Ecn,
+                Skbmod::Set { dst: Some([2, 0, 0, 0, 0, 5]), src: None, ethertype: None },
+                Skbmod::Set { dst: Some([2, 0, 0, 0, 0, 5]), src: None, ethertype: Some(0x801) },
+                Skbmod::Set { dst: None, src: Some([2, 0, 0, 0, 0, 5]), ethertype: None },
+            ];
+            others.into_iter().filter(|other| other != skbmod).map(ActionKind::Skbmod).collect()
+        }
+        ActionKind::Other(_) => vec![],
     }
 }
 

@@ -8,9 +8,6 @@ use super::After;
 use crate::{Model, skb::Skb, walk::Walk};
 use flowmerge::flower::{Action, action::Police};
 
-/// The longest that a packet is made out to be (`mpu`), which no filter's dump tells.
-const LONGEST: u64 = 0xffff;
-
 /// Link layer of ATM: 48 bytes of payload in 53.
 const ATM: u8 = 2;
 
@@ -41,7 +38,7 @@ fn decided(skb: &Skb, police: &Police) -> Option<bool> {
     if police.mtu != 0 && len + link as u64 > u64::from(police.mtu) {
         return Some(false);
     }
-    let free = |rate| cost(police, rate, LONGEST.max(len)) == 0;
+    let free = |rate| cost(police, rate, len) == 0;
     let is_averaged = police.average_rate != 0;
     // Nanoseconds of a rate, and the most that are saved up.
     let ticks = |ticks: u64| ticks.saturating_mul(64);

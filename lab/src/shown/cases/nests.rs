@@ -3,7 +3,7 @@
 use super::{any, merged, of_protocol, pipe};
 use flowmerge::flower::{
     Action, ActionKind, Control, Field, Match,
-    action::{Mpls, MplsEntry, Police, Sample, StatelessNat, TunnelKey},
+    action::{Mpls, MplsEntry, Police, Sample, Skbmod, StatelessNat, TunnelKey},
     ethertype as et,
     tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOptions, option_field},
 };
@@ -78,13 +78,13 @@ fn set(tunnel: Tunnel) -> Action {
     pipe(ActionKind::TunnelKey(TunnelKey::Set(Box::new(tunnel))))
 }
 
-/// `skbmod` is not among them: tc's JSON of it is none (iproute2 6.1).
 pub(super) fn actions() -> Vec<Vec<Action>> {
     let mpls = |mpls| pipe(ActionKind::Mpls(mpls));
     let whole = MplsEntry { label: Some(5), tc: Some(3), bos: Some(true), ttl: Some(64) };
     let less = MplsEntry { label: Some(16), ttl: Some(255), ..MplsEntry::default() };
     let nat =
         |egress| pipe(ActionKind::Nat(StatelessNat { old: 0x0a00_0000, new: 0xc0a8_0000, mask: 0xffff_ff00, egress }));
+    let skbmod = |skbmod| pipe(ActionKind::Skbmod(skbmod));
     let police = |police, control| Action::new(ActionKind::Police(police), control);
     let sample = |truncate| pipe(ActionKind::Sample(Sample { rate: 100, group: 5, truncate }));
     let rate = Police { rate: 125_000, burst: 1_280_000, mtu: 2000, link_layer: 1, ..Police::default() };
@@ -107,6 +107,13 @@ pub(super) fn actions() -> Vec<Vec<Action>> {
             pipe(ActionKind::TunnelKey(TunnelKey::Unset)),
         ],
         vec![nat(false), nat(true)],
+        vec![
+            skbmod(Skbmod::Swap),
+            skbmod(Skbmod::Ecn),
+            skbmod(Skbmod::Set { dst: Some([2, 0, 0, 0, 0, 5]), src: None, ethertype: Some(0x800) }),
+            skbmod(Skbmod::Set { dst: None, src: Some([2, 0, 0, 0, 0, 6]), ethertype: None }),
+            Action { cookie: vec![7], ..skbmod(Skbmod::Swap) },
+        ],
         vec![sample(None), sample(Some(64))],
         vec![
             police(rate, Control::Shot),
