@@ -221,13 +221,7 @@ fn police(rng: &mut Rng) -> Action {
         conform: if rng.chance(95) { Control::Pipe } else { Control::Ok },
         rate: 1_000_000,
         burst: 1_000_000,
-        mtu: 0,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 0,
-        link_layer: 1,
+        ..Police::default()
     });
     let control = if rng.chance(95) { Control::Shot } else { Control::Pipe };
     Action { index: if rng.chance(75) { POLICER } else { EXCEEDED }, ..Action::new(kind, control) }

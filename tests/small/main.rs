@@ -29,6 +29,7 @@ mod toward;
 mod truth;
 mod unit;
 mod universe;
+mod unseen;
 mod wide;
 
 use pipeline::Case;

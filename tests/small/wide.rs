@@ -12,15 +12,13 @@ use crate::{
     report::Stats,
     rng::Rng,
     toward,
-    truth::{Gone, Seen, Software, does, key_of, told},
+    truth::{Seen, Software, does, key_of, told},
     unit::{Unit, sole, units},
     universe::Spec,
+    unseen,
 };
 use flowmerge::{
-    flower::{
-        Action, ActionKind, Field, Filter, FilterId, Key, Match,
-        action::{Mpls, PeditHeader, Skbmod, Vlan},
-    },
+    flower::{Field, Key, Match},
     hardware::Entry,
 };
 use std::collections::BTreeMap;
@@ -45,7 +43,7 @@ pub fn each_bit_is_needed(
     software: &mut Software,
     stats: &mut Stats,
 ) -> Result<(), Failure> {
-    if is_unseen(case, entry, from) {
+    if unseen::is_unseen(case, entry, from) {
         stats.count("merged filters of which nobody sees what their units are for", 1);
         return Ok(());
     }
@@ -86,48 +84,6 @@ pub fn each_bit_is_needed(
         }
     }
     Ok(())
-}
-
-/// Whether it is not seen what an action does by the packet's own values: behind a policer that nothing passes, where nothing is sent,
-/// on the way to the stack (of which the model tells only that the packet goes there), where something is written twice or nothing is behind it. Nor
-/// is it seen what keeps out packets of a kind that no frame shows.
-fn is_unseen(case: &Case, entry: &Entry, from: &Seen) -> bool {
-    let ran: Vec<_> = from.counted.iter().filter_map(|&(id, action, _)| action_of(case, id, action)).collect();
-    let police = |a: &Action| matches!(a.kind, ActionKind::Police(_)) && from.exceeded.contains(&a.index);
-    let is_sent = from.done.gone == Gone::Away && ran.last().is_some_and(|a| matches!(a.kind, ActionKind::Mirred(_)));
-    // Behind a label that is not the bottom, and has none behind it, is read what no field of the arrived packet holds.
-    let bottomless = |a: &Action| match &a.kind {
-        ActionKind::Mpls(Mpls::Push { entry, .. } | Mpls::Modify(entry)) => entry.bos == Some(false),
-        _ => false,
-    };
-    let swap = |a: &&&Action| matches!(a.kind, ActionKind::Skbmod(Skbmod::Swap));
-    let addresses = |a: &&&Action| match &a.kind {
-        ActionKind::Skbmod(skbmod) => *skbmod != Skbmod::Ecn,
-        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header == PeditHeader::Ethernet),
-        ActionKind::Vlan(vlan) => *vlan == Vlan::PopEthernet,
-        _ => false,
-    };
-    let by_value = |a: &&&Action| matches!(a.kind, ActionKind::Nat(_) | ActionKind::Skbmod(_));
-    let network = |a: &&&Action| match &a.kind {
-        ActionKind::Pedit(p) => p.keys.iter().any(|k| k.header != PeditHeader::Ethernet),
-        ActionKind::Skbmod(skbmod) => *skbmod == Skbmod::Ecn,
-        ActionKind::Nat(_) => true,
-        ActionKind::Ct(ct) => ct.nat.is_some(),
-        _ => false,
-    };
-    let twice = |is: &dyn Fn(&&&Action) -> bool| ran.iter().filter(|a| is(a)).count() > 1;
-    let no_byte = |f: &Filter| f.matches.mask.get(Field::L2Miss) | f.matches.mask.get(Field::Hash) != 0;
-    entry.actions.iter().any(police)
-        || !is_sent && ran.iter().any(|a| by_value(&a))
-        || ran.last().is_some_and(|a| matches!(a.kind, ActionKind::Mpls(Mpls::DecTtl)))
-        || case.filters.iter().flat_map(|f| &f.actions).any(bottomless)
-        || ran.iter().any(|a| swap(&a)) && twice(&addresses)
-        || ran.iter().any(|a| by_value(&a)) && twice(&network)
-        || case.filters.iter().any(no_byte)
-}
-
-fn action_of(case: &Case, id: FilterId, action: usize) -> Option<&Action> {
-    case.filters.iter().find(|f| f.id == id)?.actions.get(action)
 }
 
 /// Whether the rest of the match implies this bit of a field: packets that are matched, and have it the other way round, miss
@@ -219,7 +175,7 @@ fn is_needed_outside(
 
 /// Without shadows, every packet of the way and of its shape that is not excluded is matched.
 pub fn whole_way(case: &Case, entry: &Entry, from: &Seen, seen: &[Seen], stats: &mut Stats) -> Result<(), Failure> {
-    if !case.is_disjoint() || !sums_are_told(case) || case.filters.iter().flat_map(|f| &f.actions).any(chooses) {
+    if !case.is_disjoint() || !unseen::values_are_told(case) {
         return Ok(());
     }
     stats.count("merged filters whose whole way is matched", 1);
@@ -228,22 +184,4 @@ pub fn whole_way(case: &Case, entry: &Entry, from: &Seen, seen: &[Seen], stats: 
         Some(left_out) => Err(Failure::of("whole-way", entry, from, &format!("it leaves out {}", told(left_out)))),
         None => Ok(()),
     }
-}
-
-/// Whether every sum is compared in bits that are a mask of what was added to: the lowest ones.
-fn sums_are_told(case: &Case) -> bool {
-    let adds = |a: &Action| matches!(&a.kind, ActionKind::Pedit(p) if p.keys.iter().any(|k| k.add));
-    let low = |m: &Match| {
-        let mask = m.mask.get(Field::IpTtl);
-        mask & (mask + 1) == 0
-    };
-    !case.filters.iter().flat_map(|f| &f.actions).any(adds) || case.filters.iter().all(|f| low(&f.matches))
-}
-
-/// Whether what an action does depends on a value that no header's shape tells: then one way has several merged filters.
-fn chooses(action: &Action) -> bool {
-    matches!(
-        action.kind,
-        ActionKind::Mpls(Mpls::DecTtl) | ActionKind::Nat(_) | ActionKind::Skbmod(Skbmod::Swap | Skbmod::Ecn)
-    )
 }

@@ -93,19 +93,9 @@ mod tests {
     use flowmerge::flower::{ActionKind, Control, Hook, Match, Port};
 
     /// Nothing limits.
-    const OPEN: Police = Police {
-        shared: true,
-        conform: Control::Pipe,
-        rate: 0,
-        burst: 0,
-        mtu: 0,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 0,
-        link_layer: 1,
-    };
+    fn open() -> Police {
+        Police { shared: true, conform: Control::Pipe, link_layer: 1, ..Police::default() }
+    }
 
     /// A packet of a hundred bytes, without its Ethernet header.
     fn policed(police: Police, exceed: Control, said: Option<bool>) -> Outcome {
@@ -131,12 +121,12 @@ mod tests {
 
     #[test]
     fn what_the_packet_decides() {
-        assert_eq!(judged(OPEN), Some(true));
+        assert_eq!(judged(open()), Some(true));
         // The length is with the Ethernet header.
-        assert_eq!(judged(Police { mtu: 114, ..OPEN }), Some(true));
-        assert_eq!(judged(Police { mtu: 113, ..OPEN }), Some(false));
+        assert_eq!(judged(Police { mtu: 114, ..open() }), Some(true));
+        assert_eq!(judged(Police { mtu: 113, ..open() }), Some(false));
         // 100 bytes at 1,000,000 a second take 100 us, which are 1562.5 ticks of 64 ns.
-        let rate = Police { rate: 1_000_000, burst: 1563, ..OPEN };
+        let rate = Police { rate: 1_000_000, burst: 1563, ..open() };
         assert_eq!(judged(rate), None);
         assert_eq!(judged(Police { burst: 1562, ..rate }), Some(false));
         assert_eq!(judged(Police { overhead: 1, ..rate }), Some(false));
@@ -145,20 +135,20 @@ mod tests {
         assert_eq!(judged(Police { link_layer: 2, burst: 2484, ..rate }), Some(false));
         assert_eq!(judged(Police { link_layer: 2, burst: 2485, ..rate }), None);
         // So fast that it takes no time.
-        let free = Police { rate: 1 << 50, ..OPEN };
+        let free = Police { rate: 1 << 50, ..open() };
         assert_eq!(judged(free), Some(true));
         assert_eq!(judged(Police { peak_rate: 1 << 50, ..free }), Some(true));
         assert_eq!(judged(Police { peak_rate: 1 << 20, ..free }), None);
         assert_eq!(judged(Police { average_rate: 1, ..free }), None);
         // A packet takes 1 ms, 15625 ticks.
-        let packets = Police { packet_rate: 1000, packet_burst: 15_625, ..OPEN };
+        let packets = Police { packet_rate: 1000, packet_burst: 15_625, ..open() };
         assert_eq!(judged(packets), None);
         assert_eq!(judged(Police { packet_burst: 15_624, ..packets }), Some(false));
     }
 
     #[test]
     fn what_is_said_or_does_not_matter() {
-        let rate = Police { rate: 1000, burst: 1 << 30, ..OPEN };
+        let rate = Police { rate: 1000, burst: 1 << 30, ..open() };
         assert_eq!(policed(rate, Control::Shot, Some(true)).sent.len(), 1);
         assert_eq!(policed(rate, Control::Shot, Some(false)).verdict, Verdict::Decided(crate::Terminal::Drop));
         assert_eq!(policed(rate, Control::Pipe, None).sent.len(), 1);

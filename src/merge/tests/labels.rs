@@ -262,20 +262,8 @@ fn a_tunnel_is_compared_as_it_was_set_and_sent_through() {
 }
 
 fn police(shared: bool, exceed: Control, conform: Control) -> Action {
-    let zero = Police {
-        shared,
-        conform,
-        rate: 1000,
-        burst: 1,
-        mtu: 0,
-        peak_rate: 0,
-        packet_rate: 0,
-        packet_burst: 0,
-        average_rate: 0,
-        overhead: 0,
-        link_layer: 1,
-    };
-    Action { index: 7, ..Action::new(ActionKind::Police(zero), exceed) }
+    let police = Police { shared, conform, rate: 1000, burst: 1, ..Police::default() };
+    Action { index: 7, ..Action::new(ActionKind::Police(police), exceed) }
 }
 
 #[test]

@@ -74,12 +74,8 @@ pub fn others() -> BoxedStrategy<ActionKind> {
             rate: if odd == 2 { 1 } else { 1000 },
             burst: u32::MAX,
             mtu: u32::MAX,
-            peak_rate: 0,
-            packet_rate: 0,
             packet_burst: index.into(),
-            average_rate: 0,
-            overhead: 0,
-            link_layer: 0,
+            ..Police::default()
         })
     });
     prop_oneof![
