@@ -3,13 +3,13 @@
 use crate::{
     connections::host,
     events::Case,
-    packet::{Flaw, Fragment, L3, Packet},
+    packet::{Flaw, Fragment, L3, OPTION, Outer, Packet},
     packets::{IN, INNER},
     rule::Rule,
     world::Event,
 };
 use flowmerge::flower::{
-    Action, ActionKind, Control, Field, Filter, Hook, Port, Range,
+    Action, ActionKind, Control, Field, Filter, Hook, Key as KeyOf, Match, Port, Range,
     action::{
         CsumFlags, Ct, Mirred, Mpls, MplsEntry, Nat, NatSide, Pedit, PeditDynamic, PeditHeader, PeditKey, Police,
         Sample, Skbedit, Skbmod, StatelessNat, TunnelKey, Vlan,
@@ -83,6 +83,11 @@ impl Mask {
 pub enum Change {
     Tag { protocol: bool, tci: u16 },
     Untag,
+    Label(u32),
+    Unlabel,
+    Tunnel { v6: bool, end: u8, id: u8, tos: u8, ttl: u8, ports: [u8; 2], options: [u8; 2] },
+    NoTunnel,
+    Hardware([u8; 2]),
     L3(u16),
     Version,
     Tos(u8),
@@ -109,6 +114,26 @@ impl Change {
             }
             Change::Tag { .. } => {}
             Change::Untag => drop(p.tags.pop()),
+            // Also with a bottom in front of others, or without any.
+            Change::Label(entry) if p.labels.len() < 8 => p.labels.insert(0, entry),
+            Change::Label(_) => p.labels.clear(),
+            Change::Unlabel => drop(p.labels.pop()),
+            Change::Tunnel { v6, end, id, tos, ttl, ports: [src_port, dst_port], options } => {
+                let side = if v6 { 0xfd << 120 } else { 0xc000_0200 };
+                p.tunnel = Some(Outer {
+                    id: id.into(),
+                    v6,
+                    src: side | u128::from(end & 0xf),
+                    dst: side | u128::from(end >> 4),
+                    src_port: src_port.into(),
+                    dst_port: dst_port.into(),
+                    tos,
+                    ttl,
+                    options: options.map(|data| if data == 0 { 0 } else { OPTION | u64::from(data) }),
+                });
+            }
+            Change::NoTunnel => p.tunnel = None,
+            Change::Hardware([sender, target]) => p.arp = [sender.into(), target.into()],
             Change::L3(0x800) => p.l3 = L3::V4,
             Change::L3(0x86dd) => p.l3 = L3::V6,
             Change::L3(0x806) => p.l3 = L3::Arp,
@@ -353,7 +378,8 @@ impl Act {
                 conform: if drops { Control::Pipe } else { Control::Ok },
                 rate: 1_000_000_000,
                 burst: u32::MAX,
- ..Police::default() }),
+                ..Police::default()
+            }),
             Act::Sample(rate) => ActionKind::Sample(Sample { rate: u32::from(rate) + 1, group: 1, truncate: None }),
             Act::Other => ActionKind::Other("bpf".into()),
         }
@@ -363,6 +389,33 @@ impl Act {
 fn at<T>(list: &mut [T], index: Index) -> Option<&mut T> {
     let length = list.len();
     list.get_mut(usize::from(index) % length.max(1))
+}
+
+/// What flower wants compared before it looks at a field.
+fn asks_before(m: &mut Match, field: Field, key: &KeyOf) {
+    let before = std::iter::successors(field.row().prerequisite, |f| f.row().prerequisite);
+    before.for_each(|f| m.set(f, key.get(f), u128::MAX));
+}
+
+/// Whether it is part of a tunnel's options.
+fn options(field: Field) -> bool {
+    matches!(field, Field::EncOptsType | Field::EncOptsLen) || Field::OPTIONS.contains(&field)
+}
+
+/// Compares a tunnel's options as flower does, which takes no part of them alone: the set bits of kind and length, and all the
+/// bytes of Geneve, of each option's length the set bits.
+fn compare_options(m: &mut Match, key: &KeyOf, flip: u8) {
+    let length = key.get(Field::EncOptsLen);
+    if length == 0 {
+        return;
+    }
+    m.set(Field::EncOptsType, key.get(Field::EncOptsType), key.get(Field::EncOptsType));
+    m.set(Field::EncOptsLen, length, length);
+    let bytes = key.get(Field::EncOpts0);
+    let lengths = 0x1f << 96 | 0x1f << 32;
+    let there = u128::MAX << (128 - 8 * length.min(16));
+    let mask = there & (!lengths | bytes);
+    m.set(Field::EncOpts0, bytes ^ u128::from(flip) << 64, mask);
 }
 
 /// The filter's protocol is the one that its match asks for.
@@ -394,8 +447,11 @@ impl Edit {
                 if m.ranges().any(|r| r.0 == field) {
                     return;
                 }
-                let before = std::iter::successors(field.row().prerequisite, |f| f.row().prerequisite);
-                before.for_each(|f| m.set(f, key.get(f), u128::MAX));
+                if options(field) {
+                    compare_options(m, &key, flip);
+                    return;
+                }
+                asks_before(m, field, &key);
                 let mask = if field.row().whole { field.ones() } else { mask.of(field) };
                 m.set(field, key.get(field) ^ u128::from(flip), mask);
                 fits_protocol(&mut rule.filter);
@@ -421,8 +477,7 @@ impl Edit {
                 if m.mask.get(field) != 0 || key.get(Field::IpProto) == 0 {
                     return;
                 }
-                let before = std::iter::successors(field.row().prerequisite, |f| f.row().prerequisite);
-                before.for_each(|f| m.set(f, key.get(f), u128::MAX));
+                asks_before(m, field, &key);
                 let port = key.get(field) as u16;
                 let (min, max) = (port.saturating_sub(below.into()), port.saturating_add(above.into()));
                 *m.range_mut(field) = Some(Range { min, max });

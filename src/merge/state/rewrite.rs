@@ -19,6 +19,13 @@ impl State<'_> {
     /// Runs a `csum` action.
     pub fn checksum(&mut self, filter: FilterId, flags: CsumFlags) -> Result<(), Refusal> {
         self.must_read_ip(filter, "csum")?;
+        // It drops what is no whole IP header. Behind a label nobody has seen one; of a packet as it arrived the dissector has, unless
+        // that is cut off.
+        let kind = self.values[Field::AddrType as usize];
+        let unseen = kind.kept != 0 && matches!(kind.source, Source::Hidden(_));
+        if unseen && matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6) {
+            self.decide(filter, Field::AddrType)?;
+        }
         self.program.checksum(flags);
         self.stale -= flags;
         Ok(())

@@ -6,7 +6,7 @@ use super::{
     *,
 };
 use crate::{
-    flower::action::{Mpls, MplsEntry, Police, Skbmod, StatelessNat, TunnelKey},
+    flower::action::{CsumFlags, Mpls, MplsEntry, Police, Skbmod, StatelessNat, TunnelKey},
     merge::state::State,
     packet::{
         apply::{End, Trim, apply},
@@ -131,6 +131,25 @@ fn a_label_that_comes_off_shows_the_next() {
     let [a, b] = on_labels(Mpls::Pop { protocol: 0x800 }, ip().exact(Field::IpTtl, 64));
     let refusal = Case::default().hit(&a).hit(&b).merged(&key).unwrap_err();
     assert!(matches!(refusal, Refusal::Hidden { field: Field::EthType, .. }), "{refusal}");
+}
+
+/// `csum` drops what is no whole IP header, and what stands behind it in the list then counts nothing.
+#[test]
+fn checksums_are_not_computed_behind_a_label_of_what_nobody_has_seen() {
+    let key = arrived(&labelled(&[], &[0x0001_1140], true));
+    let csum = Action::new(ActionKind::Csum(CsumFlags::UDP), Control::Pipe);
+    for (protocol, merges) in [(0x0800, false), (0x86dd, false), (0x0806, true), (0x8847, true)] {
+        let pop = Action::new(ActionKind::Mpls(Mpls::Pop { protocol }), Control::Pipe);
+        let a = filter(0, 1, Match::default(), &[pop, csum.clone(), output()]);
+        assert_eq!(Case::default().hit(&a).merged(&key).is_ok(), merges, "{protocol:#x}");
+    }
+    // What was put on and taken off again hides nothing.
+    let key = arrived(&frame(&[], false));
+    let push =
+        Mpls::Push { protocol: 0x8847, entry: MplsEntry { label: Some(7), ttl: Some(64), ..MplsEntry::default() } };
+    let on_and_off = [push, Mpls::Pop { protocol: 0x0800 }].map(|m| Action::new(ActionKind::Mpls(m), Control::Pipe));
+    let a = filter(0, 1, ip(), &[&on_and_off[..], &[csum, output()]].concat());
+    assert!(Case::default().hit(&a).merged(&key).is_ok());
 }
 
 #[test]
