@@ -78,7 +78,7 @@ impl Coverage {
         for filter in hits {
             let terms = filter.matches.terms().map(|(field, ..)| field);
             let ranges = filter.matches.ranges().map(|(field, _)| field);
-            coverage.0.extend(terms.chain(ranges).map(Field::name));
+            coverage.0.extend(terms.chain(ranges).map(|field| stands_for(field).name()));
             coverage.0.extend(filter.actions.iter().map(name));
         }
         coverage
@@ -92,9 +92,16 @@ impl Coverage {
     /// What is lacking.
     pub fn lacking(&self) -> Vec<&'static str> {
         let untried = |field: &Field| UNTRIED.iter().any(|(untried, _)| untried == field);
-        let fields = Field::ALL.iter().filter(|field| !untried(field)).map(|field| field.name());
+        let fields = Field::ALL.iter().filter(|field| !untried(field) && stands_for(**field) == **field);
+        let fields = fields.map(|field| field.name());
         fields.chain(ACTIONS.iter().copied()).filter(|name| !self.0.contains(name)).collect()
     }
+}
+
+/// The fourth entry of the label stack stands for those below it, which are rare.
+fn stands_for(field: Field) -> Field {
+    let deep = Field::MPLS[4..].iter().find_map(|entry| entry.iter().position(|&f| f == field));
+    deep.map_or(field, |part| Field::MPLS[3][part])
 }
 
 /// An action by its name in tc, and what it does where that is several things.

@@ -7,16 +7,21 @@
 //! - *Order-free*: merged filters that a packet could match both of describe one way.
 //! - *Idempotent*: a merged filter, as the only filter of a walk of one, merges to itself.
 //! - *Wide*: of a way without shadows, a packet of one shape with the packet that was merged, and not excluded, is matched; save
-//!   where filters add to a field, since no one mask says which sums another filter's mask takes.
+//!   where what an action does hangs on the packet's bits: where it adds to a field no one mask says which sums another filter's mask
+//!   takes, addresses that change places are told one by one, and some packets an action drops, or does nothing to.
 //! - The known differences that the table in memory has not, since it does more than others: what would become of bytes behind
 //!   the datagram in one that does not cut them off, and of wrong checksums in one that can only compute them anew.
 
 use crate::case::does;
 use flowmerge::{
     conntrack::is_excluded,
-    flower::{Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Masks, Port, print::printed},
+    flower::{
+        Action, ActionKind, Cookie, Counters, Field, Filter, Hook, Key, Masks, Port,
+        action::{Mpls, Skbmod},
+        print::printed,
+    },
     hardware::{MergedId, Sent, Trim},
-    merge::{Scene, Step, fold, structure},
+    merge::{Refusal, Scene, Step, fold, structure},
     packet::apply::apply,
     table::overlap,
     walk::Walk,
@@ -71,14 +76,20 @@ impl Examiner {
             there && is_same_way(&record.walk, walk) && shape(&record.walk.key) == shape(&walk.key)
         };
         let id = self.ways.get(&cookies(walk))?.iter().find(same)?;
-        (!self.is_shadowed(walk) && !self.adds(walk)).then_some(*id)
+        (!self.is_shadowed(walk) && !self.asks(walk)).then_some(*id)
     }
 
-    /// Whether some filter of a walk adds to what a packet holds.
-    fn adds(&self, walk: &Walk) -> bool {
+    /// Whether what some action of a walk does hangs on bits of the packet.
+    fn asks(&self, walk: &Walk) -> bool {
         let table = self.merging.merger().table();
         let mut actions = walk.hits.iter().filter_map(|hit| table.filter(hit.filter)).flat_map(|e| &e.filter.actions);
-        actions.any(|action| matches!(&action.kind, ActionKind::Pedit(pedit) if pedit.keys.iter().any(|key| key.add)))
+        actions.any(|action| match &action.kind {
+            ActionKind::Pedit(pedit) => pedit.keys.iter().any(|key| key.add),
+            ActionKind::Skbmod(skbmod) => !matches!(skbmod, Skbmod::Set { .. }),
+            ActionKind::Mpls(mpls) => !matches!(mpls, Mpls::Push { .. }),
+            ActionKind::Nat(_) => true,
+            _ => false,
+        })
     }
 
     /// Whether filters stand in front of those of a walk that packets of both could match.
@@ -219,6 +230,7 @@ impl Offload for Examiner {
         self.merging.walk(walk);
         match (wide, self.merging.last.take()) {
             (Some(_), _) if excluded => self.tally.beside += 1,
+            (Some(_), Some(Err(Refusal::Unfit { .. }))) => self.tally.beside += 1,
             (Some(id), outcome) => {
                 let outcome = match outcome {
                     Some(Ok(_)) => "another was needed".to_string(),

@@ -91,7 +91,10 @@ pub fn refine(m: &mut Match, dice: &mut Dice, universe: &Universe, shape: Shape,
     for _ in 0..dice.between(0, most) {
         let Some(field) = comparable(m, dice, shape) else { continue };
         let value = universe.value(dice, field);
-        compare(m, dice, universe, field, value);
+        // What is compared under what PPP carries stays under it.
+        if field != Field::PppProto || m.mask.get(Field::AddrType) == 0 && m.mask.get(Field::IpProto) == 0 {
+            compare(m, dice, universe, field, value);
+        }
     }
     // The kernel does not say back that there is a session, and nothing of it.
     if shape.ethertype == et::PPPOE && m.mask.get(Field::PppProto) == 0 {
