@@ -94,7 +94,9 @@ impl Facts {
     /// There is no network header but, if it is whole, one of this kind.
     fn ip(&mut self, ethertype: u16) {
         let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, V6) } else { (addr_type::IPV6, V4) };
-        self.tell(AddrType, 0xffff & !kind, 0);
+        // What holds something is there.
+        let holds = NETWORK.iter().any(|&field| self.all.key.get(field) != 0);
+        self.tell(AddrType, if holds { 0xffff } else { 0xffff & !kind }, if holds { kind } else { 0 });
         self.possible &= self.is(AddrType).is_none_or(|k| k == 0 || k == kind);
         self.absent(&others);
     }
@@ -138,11 +140,6 @@ impl Facts {
             Some(kind @ (ethertype::IPV4 | ethertype::IPV6)) => {
                 self.ip(kind);
                 self.absent(&ARP);
-                // What holds something is there.
-                if NETWORK.iter().any(|&field| self.all.key.get(field) != 0) {
-                    let kind = if kind == ethertype::IPV4 { addr_type::IPV4 } else { addr_type::IPV6 };
-                    self.tell(AddrType, 0xffff, kind);
-                }
             }
             Some(ethertype::ARP) => self.tell(AddrType, 0xffff, 0),
             _ => {}

@@ -174,17 +174,18 @@ impl State<'_> {
             }
             _ => CsumFlags::empty(),
         };
-        if (self.now(value) ^ old) & mask != 0 {
-            self.shadows.extend(Shadow::value(self, filter, field, old, mask));
-            return Ok(());
-        }
-        if mask == 0 {
-            return Ok(());
-        }
         let new = u128::from(nat.new) & mask;
-        // What differs from the old address as the new one does is the new one already, and stays.
+        // An address that differs from the old one as the new one does is the new one already: as if it had been written. Where that is
+        // one bit, nobody asks for it.
         let differs = old ^ new;
+        if differs == 0 {
+            return Ok(());
+        }
         let asked = if differs.count_ones() == 1 { mask & !differs } else { mask };
+        if (self.now(value) ^ old) & asked != 0 {
+            self.shadows.extend(Shadow::value(self, filter, field, old & asked, asked));
+            return Ok(());
+        }
         self.require(filter, field, asked, Want::Known(old))?;
         self.program.translate(field, To::Known { mask, value: new, covered });
         self.set(field, self.view(field).written(!mask, new));

@@ -25,7 +25,9 @@ pub(super) fn rewrite(frame: &mut [u8], network: Network, pedit: &Pedit) {
                 frame[b] = value;
             }
         }
-        if let (Some(mending), Ok(at)) = (mending, usize::try_from(at)) {
+        if let (Some(mending), Ok(at)) = (mending, usize::try_from(at))
+            && old != new
+        {
             mending.mend(frame, at, old, new);
         }
     }
