@@ -237,11 +237,11 @@ impl State<'_> {
         }
         let value = self.view(Field::IpTos);
         let now = self.now(value) & ECN;
-        // Of what is written to, the bit that is set tells enough: what has both is left as it is.
-        let mask = if matches!(now, 1 | 2) { now } else { ECN };
+        // One bit that is set tells enough. What has both is left as it is, and may as well be written.
+        let mask = [ECN, 1, 2, 1][now as usize];
         self.require(filter, Field::IpTos, mask, Want::Known(now))?;
         match (now, header) {
-            (0 | ECN, _) => {}
+            (0, _) => {}
             (_, Header::Ipv4) => {
                 let to = To::Known { mask: ECN, value: ECN, covered: CsumFlags::empty() };
                 self.program.translate(Field::IpTos, to);

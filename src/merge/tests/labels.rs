@@ -226,7 +226,7 @@ fn a_stateless_nat_divides_those_that_it_changes_from_the_others() {
 #[test]
 fn congestion_is_written_to_what_is_capable_of_it() {
     let a = filter(0, 1, ip(), &[Action::new(ActionKind::Skbmod(Skbmod::Ecn), Control::Pipe), output()]);
-    for (tos, mask, writes) in [(0x10, 3, false), (0x11, 1, true), (0x12, 2, true), (0x13, 3, false)] {
+    for (tos, mask, writes) in [(0x10, 3, false), (0x11, 1, true), (0x12, 2, true), (0x13, 1, true)] {
         let (matches, actions) =
             Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2)).with(Field::IpTos, tos)).unwrap();
         assert_eq!((matches.mask.get(Field::IpTos), actions.len() == 2), (mask, writes), "{tos:#x}");

@@ -10,8 +10,8 @@ use crate::{
 use flowmerge::{
     conntrack::{ConnectionId, Direction, is_excluded, proto},
     flower::{
-        ActionKind, Control, Field, FilterId, Key, Port, Tunnel,
-        action::{Mpls, Skbmod},
+        Action, ActionKind, Control, Field, FilterId, Key, Port, Tunnel,
+        action::{Mpls, PeditHeader, Skbmod},
         field::ip_flags,
     },
     hardware::Handled,
@@ -122,7 +122,9 @@ impl World {
         let got: Frames = handled.sent.iter().map(|s| (s.port, s.ingress, s.frame.clone(), s.tunnel.clone())).collect();
         // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for. So it
         // is where `csum` drops what is cut off: the table drops it, too, but counts it for what stands behind.
-        let flawed = packet.is_flawed() && way.has_connection();
+        // The same of a transport header that is cut off behind a rewrite of it: flower sees nothing of it, written or not.
+        let cut_off = matches!(packet.flaw, Flaw::Cut(_)) && self.rewrites_transport(&way);
+        let flawed = packet.is_flawed() && way.has_connection() || cut_off;
         let dropped = self.is_dropped_by_csum(&outcome).then(|| self.sent(&outcome));
         let (outcome, less) = match flawed || dropped.is_some() {
             false => (outcome, 0),
@@ -167,6 +169,16 @@ impl World {
             prop_assert_eq!(got, sent, "{:?} {:#?} {:#?}", packet, entry, outcome.hits);
         }
         Ok(())
+    }
+
+    /// Whether a filter of the way rewrites a transport header.
+    fn rewrites_transport(&self, way: &Way) -> bool {
+        let transport = |a: &Action| match &a.kind {
+            ActionKind::Pedit(p) => p.keys.iter().any(|k| matches!(k.header, PeditHeader::Tcp | PeditHeader::Udp)),
+            _ => false,
+        };
+        let of_way = |id: FilterId| way.steps.iter().any(|step| step.0 == id);
+        self.filters.iter().any(|(rule, _)| of_way(rule.filter.id) && rule.filter.actions.iter().any(transport))
     }
 
     fn is_dropped_by_csum(&self, outcome: &Outcome) -> bool {
