@@ -54,6 +54,10 @@ pub(super) fn drop_unsaid(terms: &mut Vec<String>) {
         if !is_told && matches!(&term[..], "vlan_ethtype ppp_ses" | "cvlan_ethtype ppp_ses") {
             return false;
         }
+        // Behind two tags it says what PPP carries in place of PPP.
+        if is_told && term.starts_with("cvlan_ethtype ") {
+            return false;
+        }
         let row = UNSAID.iter().find(|(unsaid, ..)| *unsaid == name);
         row.is_none_or(|(_, silent, _)| matches!(silent, Silent::ButUnderIp) && under_ip)
     });
@@ -284,5 +288,6 @@ mod tests {
             ["pppoe_sid 5", "vlan_ethtype ip"]
         );
         assert_eq!(left(&["vlan_ethtype ppp_ses", "ppp_proto ip"]).len(), 2);
+        assert_eq!(left(&["cvlan_ethtype ppp_ses", "ppp_proto ip"]), left(&["cvlan_ethtype ip", "ppp_proto ip"]));
     }
 }
