@@ -49,13 +49,15 @@ pub(super) fn drop_unsaid(terms: &mut Vec<String>) {
     let under_ip = terms.iter().any(|term| term == "eth_type ipv4" || term == "eth_type ipv6");
     // Behind a tag the kernel itself says that there is a session only with what PPP carries.
     let is_told = terms.iter().any(|term| term.starts_with("ppp_proto "));
+    // Behind two tags it says what PPP carries in place of PPP.
+    let carried = terms.iter().find_map(|term| term.strip_prefix("ppp_proto ")).map(str::to_owned);
+    if let Some(carried) = carried.filter(|kind| matches!(&kind[..], "ip" | "ipv6" | "mpls_uc" | "mpls_mc")) {
+        let session = terms.iter_mut().find(|term| *term == "cvlan_ethtype ppp_ses");
+        session.into_iter().for_each(|term| *term = format!("cvlan_ethtype {carried}"));
+    }
     terms.retain(|term| {
         let name = term.split(' ').next().unwrap_or(term);
         if !is_told && matches!(&term[..], "vlan_ethtype ppp_ses" | "cvlan_ethtype ppp_ses") {
-            return false;
-        }
-        // Behind two tags it says what PPP carries in place of PPP.
-        if is_told && term.starts_with("cvlan_ethtype ") {
             return false;
         }
         let row = UNSAID.iter().find(|(unsaid, ..)| *unsaid == name);
@@ -288,6 +290,6 @@ mod tests {
             ["pppoe_sid 5", "vlan_ethtype ip"]
         );
         assert_eq!(left(&["vlan_ethtype ppp_ses", "ppp_proto ip"]).len(), 2);
-        assert_eq!(left(&["cvlan_ethtype ppp_ses", "ppp_proto ip"]), left(&["cvlan_ethtype ip", "ppp_proto ip"]));
+        assert_eq!(left(&["cvlan_ethtype ppp_ses", "ppp_proto ip"]), ["cvlan_ethtype ip", "ppp_proto ip"]);
     }
 }
