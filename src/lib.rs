@@ -13,6 +13,7 @@ pub mod merge;
 pub mod merger;
 pub mod netlink;
 pub mod packet;
+pub mod sync;
 pub mod table;
 pub mod trace;
 pub mod walk;
