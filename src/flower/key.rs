@@ -94,6 +94,11 @@ impl Key {
         &self.0
     }
 
+    /// The key with these words, in the packing of [`words`](Key::words).
+    pub fn from_words(words: [u64; WORDS]) -> Key {
+        Key(words)
+    }
+
     /// The fields that are not 0.
     pub fn fields(&self) -> impl Iterator<Item = (Field, u128)> + '_ {
         Field::ALL.iter().map(|&f| (f, self.get(f))).filter(|&(_, v)| v != 0)
