@@ -21,6 +21,7 @@
 //! for at the first `ct` of each connection, so that conntrack goes on seeing what opens and closes.
 
 mod bits;
+mod interim;
 mod cut;
 pub mod fold;
 mod need;

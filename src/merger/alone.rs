@@ -18,7 +18,7 @@ use crate::{
     flower::{Cookie, Counts, Field, Filter, Hook, Port},
     hardware::{Hardware, HardwareError},
     merge::{self, Order, Otherwise, Refusal, Scene, Step},
-    table::{Links, Table, WayKey, life::State},
+    table::{Table, WayKey, life::State},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,7 +190,7 @@ impl<H: Hardware> Merger<H> {
         self.fits_hardware(id, &path, &[])?;
         let way = table.way(WayKey { port, hits: smallvec![(cookie, 0)], found: smallvec![] });
         let path = table.add_path(way, path, true);
-        let reserved = self.reserve(&table, id, path, Links::None, now);
+        let reserved = self.reserve(&table, id, path, now);
         drop(table);
         let installed = reserved.and_then(|pending| self.install_one(pending, now));
         installed.map(|_| ()).inspect_err(|_| {

@@ -41,6 +41,7 @@ impl<H: Hardware> Merger<H> {
                 forget(&mut table, &mut turn, &reordered);
             }
             turn.free(old);
+            self.last_refused.lock().remove(&old);
             let Some(entry) = table.remove_filter(old, keeps_place) else { continue };
             if keeps_place {
                 before = Some((old, entry));
@@ -155,6 +156,7 @@ impl<H: Hardware> Merger<H> {
             let reordered = table.chains.ordered_by(cookie);
             forget(&mut table, turn, &reordered);
             turn.free(cookie);
+            self.last_refused.lock().remove(&cookie);
             let entry = table.remove_filter(cookie, false);
             let hook = entry.as_ref().map(|e| e.filter.id.hook);
             accounts.push(entry.map(|e| e.account).or_else(|| table.take_retired(cookie)));

@@ -30,26 +30,31 @@ mod work;
 
 pub use alone::Displaced;
 pub use connections::Alive;
-pub use settings::{Conntrack, Liberal, Limits, Policy, Settings, Turned, Worth};
+pub use crate::table::shard::Worth;
+pub use settings::{Conntrack, Liberal, Limits, Policy, Settings, Turned};
 pub use view::{MergedView, Snapshot, Why};
 
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId},
-    flower::{Capabilities, Cookie, Counters, Filter, Port, capabilities::Abilities},
+    flower::{Capabilities, Cookie, Counters, capabilities::Abilities},
     hardware::{Hardware, HardwareError, MergedId},
     merge::Refusal,
     sync::{
         Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    table::{Account, Ledger, Shard, Table},
+    table::{ConnectionEntry, Ledger, Shard, Table},
     walk::Walk,
 };
 use alone::Alone;
 use retry::{Retries, Stuck};
 use settings::Tallies;
+use hashbrown::HashMap;
 use smallvec::SmallVec;
-use std::{collections::VecDeque, hash::BuildHasher};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::BuildHasher,
+};
 
 /// What became of a walk.
 pub type Outcome = Result<Merge, Refusal>;
@@ -137,7 +142,11 @@ pub struct Merger<H> {
     cold: Mutex<Vec<(u32, MergedId)>>,
     alive: AtomicU64,
     tallies: Tallies,
-    refused: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+    /// Why the last walk that ended with a filter and was not merged was not.
+    last_refused: Mutex<HashMap<Cookie, Refusal>>,
+    /// The latest time that was told.
+    clock: AtomicU64,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -189,6 +198,8 @@ impl<H: Hardware> Merger<H> {
             alive: AtomicU64::new(0),
             tallies: Tallies::default(),
             refused: Mutex::default(),
+            last_refused: Mutex::default(),
+            clock: AtomicU64::new(0),
             hasher: foldhash::fast::RandomState::default(),
         }
     }
@@ -209,6 +220,7 @@ impl<H: Hardware> Merger<H> {
     /// Tries again what the hardware would not remove or install, as far as it is time for it, then merges the walks handed in. `now`: in
     /// nanoseconds of the caller's clock. May be called from several threads.
     pub fn drain(&self, now: u64) -> Drained {
+        let now = self.clock.fetch_max(now, Relaxed).max(now);
         self.try_again(now);
         if let Some(mut turn) = self.control.try_lock() {
             turn.try_again();
@@ -300,8 +312,14 @@ impl Locked<'_> {
         self.0.iter_mut().find(|(i, _)| *i == index).map(|(_, shard)| &mut **shard)
     }
 
-    fn connection(&self, handle: ConnectionHandle) -> Option<&crate::table::ConnectionEntry> {
+    fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         self.of(handle.shard())?.connection(handle)
+    }
+
+    /// What these connections are, and whether conntrack has to be liberal about one of them first.
+    fn values(&self, handles: &[ConnectionHandle]) -> (SmallVec<[Connection; 1]>, bool) {
+        let entries = || handles.iter().filter_map(|&handle| self.connection(handle));
+        (entries().map(|e| e.connection.clone()).collect(), entries().any(|e| e.wants_liberal()))
     }
 }
 

@@ -106,12 +106,14 @@ impl<H: Hardware> Merger<H> {
                     let counted = stuck.merged.advance(&reading, bytes);
                     self.ledger.lock().hand(stuck.parents.iter().map(|(account, parent)| (*account, parent)), counted);
                     drop(all);
-                    self.unstuck(id, &stuck);
+                    self.stuck_count.fetch_sub(1, Relaxed);
+                    self.gone_at_last(&stuck);
                 }
                 Err(HardwareError::Missing { .. }) => {
                     let stuck = all.swap_remove(at);
                     drop(all);
-                    self.unstuck(id, &stuck);
+                    self.stuck_count.fetch_sub(1, Relaxed);
+                    self.gone_at_last(&stuck);
                 }
                 Err(error) => {
                     let stuck = &mut all[at];
@@ -124,12 +126,11 @@ impl<H: Hardware> Merger<H> {
         }
     }
 
-    fn unstuck(&self, id: MergedId, stuck: &Stuck) {
-        self.stuck_count.fetch_sub(1, Relaxed);
-        let counters =
-            stuck.merged.counters(|packets, all| counters::bytes(self.capabilities.counts, stuck.overhead, packets, all));
-        tracing::debug!(%id, "left at last");
-        self.tell_removed(smallvec![Removed { id, counters }]);
+    /// Tells that what was stuck is gone.
+    pub(super) fn gone_at_last(&self, stuck: &Stuck) {
+        let bytes = |packets, all| counters::bytes(self.capabilities.counts, stuck.overhead, packets, all);
+        tracing::debug!(id = %stuck.id, "left at last");
+        self.tell_removed(smallvec![Removed { id: stuck.id, counters: stuck.merged.counters(bytes) }]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     conntrack::{Connection, ConnectionId},
+    table::shard::Worth,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 use std::fmt;
@@ -23,15 +24,6 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { hits: 16, queue: 4096, merged_per_way: 64, merged: 1 << 20 }
     }
-}
-
-/// Whether and when a connection is worth a merged filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worth {
-    /// From this many walks on that came to software; 0 and 1: at once.
-    After(u32),
-    /// Never, for this reason.
-    Never(&'static str),
 }
 
 /// A caller's policy: asked when a connection is told, or told anew.

@@ -1,6 +1,6 @@
 //! A look inside: what is in hardware, what is not and why, and how much of everything there is.
 
-use super::{Displaced, Merger, Turned, counters};
+use super::{Displaced, Merger, Turned, counters, work::View};
 use crate::{
     conntrack::{Connection, ConnectionId},
     flower::{Action, Cookie, Counters, Filter, Match, Port},
@@ -192,9 +192,23 @@ impl<H> Merger<H> {
     }
 
     /// Notes a refusal, for those who ask why.
-    pub(super) fn tell_refused(&self, refusal: &Refusal) {
-        *self.refused.lock().entry(refusal.reason()).or_default() += 1;
+    pub(super) fn tell_refused(&self, view: &View<'_>, refusal: &Refusal) {
         tracing::trace!(%refusal, "refused");
+        *self.refused.lock().entry(refusal.reason()).or_default() += 1;
+        for handle in view.found.iter().flatten().filter_map(|(handle, _)| handle.ok()) {
+            if let Some(entry) = self.shard(handle.shard()).connection_mut(handle)
+                && entry.refused.as_deref() != Some(refusal)
+            {
+                entry.refused = Some(Box::new(refusal.clone()));
+            }
+        }
+        if let Some(&(last, _)) = view.hits.last() {
+            // A filter that is gone meanwhile leaves nothing behind.
+            let table = self.table.read();
+            if table.filter(last).is_some() {
+                self.last_refused.lock().insert(last, refusal.clone());
+            }
+        }
     }
 
     /// How many walks wait.

@@ -11,13 +11,13 @@ use crate::{
     merge::{self, Met, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
     sync::{Arc, atomic::Ordering::Relaxed},
     table::{
-        CtKey, Links, PathId, Table, WayKey,
+        CtKey, Links, PathId, Table, WayId, WayKey,
         life::{Event, State},
         overlap,
     },
     walk::Walk,
 };
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 /// Walks that are worked on between two moments in which others get at the table.
 const BATCH: usize = 32;
@@ -58,6 +58,8 @@ enum Plan {
     Install(Pending),
     /// It is new, or out of the ordinary.
     Fold,
+    /// An install that this thread is to do comes first.
+    Later,
 }
 
 impl<H: Hardware> Merger<H> {
@@ -90,12 +92,13 @@ impl<H: Hardware> Merger<H> {
             let mut fold = None;
             let table = self.table.read();
             for view in &views[at..] {
-                match self.plan(&table, view, now) {
+                match self.plan(&table, view, !installs.is_empty(), now) {
                     Plan::Done(outcome) => outcomes.push(outcome),
                     Plan::Install(pending) => {
                         installs.push((outcomes.len(), pending));
                         outcomes.push(Err(Refusal::NoHits));
                     }
+                    Plan::Later => break,
                     Plan::Fold => {
                         fold = Some(view);
                         break;
@@ -111,20 +114,22 @@ impl<H: Hardware> Merger<H> {
                 outcomes.push(match folded {
                     Ok(Plan::Install(pending)) => self.install_one(pending, now),
                     Ok(Plan::Done(outcome)) => outcome,
-                    Ok(Plan::Fold) => Err(Refusal::NoHits),
+                    Ok(Plan::Fold | Plan::Later) => Err(Refusal::NoHits),
                     Err(refusal) => Err(refusal),
                 });
             }
             at = outcomes.len();
         }
-        for refusal in outcomes.iter().filter_map(|o| o.as_ref().err()) {
-            self.tell_refused(refusal);
+        for (view, outcome) in views.iter().zip(&outcomes) {
+            if let Err(refusal) = outcome {
+                self.tell_refused(view, refusal);
+            }
         }
         outcomes
     }
 
     /// A walk of which all is known.
-    fn plan(&self, table: &Table, view: &View<'_>, now: u64) -> Plan {
+    fn plan(&self, table: &Table, view: &View<'_>, busy: bool, now: u64) -> Plan {
         let Some(handles) = view.handles() else { return Plan::Fold };
         let mut locked = self.lock(&handles);
         let Some(key) = view.way_key(&handles, &locked) else { return Plan::Fold };
@@ -132,47 +137,43 @@ impl<H: Hardware> Merger<H> {
         if table.is_younger(way, view.epoch) || view.hits.len() > self.settings.limits.hits {
             return Plan::Fold;
         }
-        let mut known = Known::new();
-        for &handle in &handles {
-            match locked.connection(handle) {
-                Some(entry) if entry.is_ready() => known.push(&entry.connection),
-                _ => return Plan::Fold,
+        let found = {
+            let mut known = Known::new();
+            for &handle in &handles {
+                match locked.connection(handle) {
+                    Some(entry) if entry.is_ready() => known.push(&entry.connection),
+                    _ => return Plan::Fold,
+                }
             }
-        }
-        let found = table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known));
+            table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known))
+        };
         let Some((path, entry)) = found else { return Plan::Fold };
         let Some(filter) = table.last_filter(way) else { return Plan::Fold };
-        if let Some(outcome) = self.there_already(&locked, path, &handles, filter) {
-            return Plan::Done(outcome);
+        if handles.is_empty() {
+            let index = self.shard_of_path(path);
+            locked.0.push((index, self.shard(index)));
+        }
+        match self.there_already(&locked, path, &handles) {
+            Some((_, State::Installing)) if busy => return Plan::Later,
+            Some((id, state)) => return Plan::Done(Self::told(id, state, filter)),
+            None => {}
         }
         if table.is_held_off(path) {
             return Plan::Done(Err(leaving(filter)));
         }
-        let connections: SmallVec<[Connection; 1]> = known.iter().map(|&c| c.clone()).collect();
-        let liberal = handles.iter().any(|&h| locked.connection(h).is_some_and(|e| e.wants_liberal()));
+        let (connections, liberal) = locked.values(&handles);
         match self.enter_merged(&mut locked, filter, path, &handles, now) {
             Ok(id) => Plan::Install(Pending { id, filter, path: Arc::clone(&entry.path), handles, connections, liberal }),
             Err(refusal) => Plan::Done(Err(refusal)),
         }
     }
 
-    /// What there is of a path and connections, or what keeps more from being made of them.
-    fn there_already(
-        &self,
-        locked: &Locked<'_>,
-        path: PathId,
-        handles: &[ConnectionHandle],
-        filter: FilterId,
-    ) -> Option<Outcome> {
-        let told = |id, state| match state {
-            State::Installed | State::Installing => Ok(Merge { id, installed: false }),
-            State::Waiting => Err(Refusal::Hardware { filter, why: format!("{id} waits to be offered again") }),
-            _ => Err(leaving(filter)),
-        };
+    /// What there is of a path and connections, or what is on its way out and keeps more from being made of them.
+    fn there_already(&self, locked: &Locked<'_>, path: PathId, handles: &[ConnectionHandle]) -> Option<(MergedId, State)> {
         let Some(&first) = handles.first() else {
-            let shard = self.shard(self.shard_of_path(path));
+            let shard = locked.of(self.shard_of_path(path))?;
             let id = shard.first_of(path)?;
-            return Some(told(id, shard.merged(id)?.state));
+            return Some((id, shard.merged(id)?.state));
         };
         let shard = locked.of(first.shard())?;
         for &id in &shard.connection(first)?.merged {
@@ -180,10 +181,19 @@ impl<H: Hardware> Merger<H> {
             let Some(merged) = shard.merged(id) else { continue };
             let same = merged.path == path && merged.connections.all() == handles;
             if same || matches!(merged.state, State::Removing | State::Recalled) {
-                return Some(told(id, merged.state));
+                return Some((id, merged.state));
             }
         }
         None
+    }
+
+    /// What becomes of a walk for which there is a merged filter in this state.
+    fn told(id: MergedId, state: State, filter: FilterId) -> Outcome {
+        match state {
+            State::Installed | State::Installing => Ok(Merge { id, installed: false }),
+            State::Waiting => Err(Refusal::Hardware { filter, why: format!("{id} waits to be offered again") }),
+            _ => Err(leaving(filter)),
+        }
     }
 
     /// Makes room for a merged filter among the others, and links it to what it comes from.
@@ -201,12 +211,9 @@ impl<H: Hardware> Merger<H> {
             let why = format!("{} merged filters are the limit", self.settings.limits.merged);
             return Err(Refusal::Hardware { filter, why });
         }
-        let links = Links::of(handles);
-        let Some(first) = handles.first() else {
-            return Ok(self.shard(self.shard_of_path(path)).reserve(path, links, now));
-        };
-        let id = locked.of_mut(first.shard()).map(|shard| shard.reserve(path, links, now));
-        // Its connections are there: they were looked at under the same locks.
+        let home = handles.first().map_or_else(|| self.shard_of_path(path), |first| first.shard());
+        let id = locked.of_mut(home).map(|shard| shard.reserve(path, Links::of(handles), now));
+        // The shard is locked, since there is nothing yet of this path and these connections.
         let id = id.ok_or(Refusal::Changed { filter, what: Otherwise::Connection })?;
         for &handle in handles {
             if let Some(entry) = locked.of_mut(handle.shard()).and_then(|shard| shard.connection_mut(handle)) {
@@ -216,17 +223,12 @@ impl<H: Hardware> Merger<H> {
         Ok(id)
     }
 
-    /// The same for what is not linked to connections.
-    pub(super) fn reserve(
-        &self,
-        table: &Table,
-        filter: FilterId,
-        path: PathId,
-        links: Links,
-        now: u64,
-    ) -> Result<Pending, Refusal> {
+    /// The same for a path without connections.
+    pub(super) fn reserve(&self, table: &Table, filter: FilterId, path: PathId, now: u64) -> Result<Pending, Refusal> {
         let entry = table.entry(path).ok_or(Refusal::NoHits)?;
-        let id = self.enter_merged(&mut Locked(SmallVec::new()), filter, path, links.all(), now)?;
+        let index = self.shard_of_path(path);
+        let mut locked = Locked(smallvec![(index, self.shard(index))]);
+        let id = self.enter_merged(&mut locked, filter, path, &[], now)?;
         let path = Arc::clone(&entry.path);
         Ok(Pending { id, filter, path, handles: Handles::new(), connections: SmallVec::new(), liberal: false })
     }
@@ -246,48 +248,62 @@ impl<H: Hardware> Merger<H> {
             return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
         };
         let way = table.way(key);
-        let known: Known<'_> = handles.iter().filter_map(|&h| Some(&locked.connection(h)?.connection)).collect();
-        let found = table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known)).map(|(path, _)| path);
-        let path = match found {
-            Some(path) => path,
-            None => {
-                if let Some(refusal) = table.refusal(way, |others| others.fits(view.key, &known)) {
-                    return Err(refusal.clone());
-                }
-                if self.merged_of_way(&table, way, &locked, &handles) >= self.settings.limits.merged_per_way {
-                    self.tallies.merged_per_way.one();
-                    return Err(Refusal::TooMany { filter: last, limit: self.settings.limits.merged_per_way });
-                }
-                let path = self.folded(&mut table, view, &handles, &locked).and_then(|path| {
-                    let lacking = self.fits_hardware(last, &path, &known);
-                    lacking.map(|()| path.clone()).map_err(|refusal| {
-                        let targets = path.targets.to_vec();
-                        Box::new(Refused { refusal, others: Some(path.template), targets })
-                    })
-                });
-                let path = path.map_err(|refused| {
-                    let refusal = refused.refusal.clone();
-                    table.refuse(way, *refused);
-                    refusal
-                })?;
-                if !path.fits(view.key, &known) {
-                    return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
-                }
-                tracing::debug!(filter = %last, parents = path.parents.len(), "new path");
-                table.add_path(way, path, false)
-            }
-        };
-        if let Some(outcome) = self.there_already(&locked, path, &handles, last) {
-            return Ok(Plan::Done(outcome));
+        let path = self.path_of(&mut table, view, way, last, &handles, &locked)?;
+        if handles.is_empty() {
+            let index = self.shard_of_path(path);
+            locked.0.push((index, self.shard(index)));
+        }
+        if let Some((id, state)) = self.there_already(&locked, path, &handles) {
+            return Ok(Plan::Done(Self::told(id, state, last)));
         }
         if table.is_held_off(path) {
             return Err(leaving(last));
         }
-        let connections = known.iter().map(|&c| c.clone()).collect();
-        let liberal = handles.iter().any(|&h| locked.connection(h).is_some_and(|e| e.wants_liberal()));
+        let (connections, liberal) = locked.values(&handles);
         let id = self.enter_merged(&mut locked, last, path, &handles, now)?;
         let path = table.entry(path).map(|e| Arc::clone(&e.path)).ok_or(Refusal::NoHits)?;
         Ok(Plan::Install(Pending { id, filter: last, path, handles, connections, liberal }))
+    }
+
+    /// The way's path for a walk, a known one or a new one.
+    fn path_of(
+        &self,
+        table: &mut Table,
+        view: &View<'_>,
+        way: WayId,
+        last: FilterId,
+        handles: &[ConnectionHandle],
+        locked: &Locked<'_>,
+    ) -> Result<PathId, Refusal> {
+        let known: Known<'_> = handles.iter().filter_map(|&h| Some(&locked.connection(h)?.connection)).collect();
+        if let Some((path, _)) = table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known)) {
+            return Ok(path);
+        }
+        if let Some(refusal) = table.refusal(way, |others| others.fits(view.key, &known)) {
+            return Err(refusal.clone());
+        }
+        if self.merged_of_way(table, way, locked, handles) >= self.settings.limits.merged_per_way {
+            self.tallies.merged_per_way.one();
+            return Err(Refusal::TooMany { filter: last, limit: self.settings.limits.merged_per_way });
+        }
+        let folded = self.folded(table, view, handles, locked).and_then(|path| {
+            self.fits_hardware(last, &path, &known).map_err(|refusal| {
+                // Others like it fit no better.
+                let targets = path.targets.clone();
+                Box::new(Refused { refusal, others: Some(path.template.clone()), targets })
+            })?;
+            Ok(path)
+        });
+        let path = folded.map_err(|refused| {
+            let refusal = refused.refusal.clone();
+            table.refuse(way, *refused);
+            refusal
+        })?;
+        if !path.fits(view.key, &known) {
+            return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
+        }
+        tracing::debug!(filter = %last, parents = path.parents.len(), "new path");
+        Ok(table.add_path(way, path, false))
     }
 
     /// The walk's last filter, if its filters and connections are all there.
@@ -304,7 +320,7 @@ impl<H: Hardware> Merger<H> {
             for found in found.by_ref().take(findings.into()).flatten() {
                 let connection = match found.0 {
                     Ok(handle) if self.shard(handle.shard()).connection(handle).is_some() => continue,
-                    Ok(handle) => handle.to_bits(),
+                    Ok(handle) => handle.bits(),
                     Err(id) => id,
                 };
                 return Err(Refusal::UnknownConnection { filter, connection });
@@ -338,7 +354,7 @@ impl<H: Hardware> Merger<H> {
     fn merged_of_way(
         &self,
         table: &Table,
-        way: crate::table::WayId,
+        way: WayId,
         locked: &Locked<'_>,
         handles: &[ConnectionHandle],
     ) -> usize {
@@ -517,9 +533,7 @@ impl<H: Hardware> Merger<H> {
         };
         let handles: Handles = links.all().into();
         let locked = self.lock(&handles);
-        let connections: SmallVec<[Connection; 1]> =
-            handles.iter().filter_map(|&h| Some(locked.connection(h)?.connection.clone())).collect();
-        let liberal = handles.iter().any(|&h| locked.connection(h).is_some_and(|e| e.wants_liberal()));
+        let (connections, liberal) = locked.values(&handles);
         let filter = table.last_filter(table.way_of(path)?)?;
         let path = Arc::clone(&table.entry(path)?.path);
         (connections.len() == handles.len()).then_some(Pending { id, filter, path, handles, connections, liberal })

@@ -29,7 +29,7 @@ pub use shard::{ConnectionEntry, Links, Merged, Shard};
 
 use crate::{
     conntrack::Direction,
-    flower::{Cookie, Filter, FilterId, Hook, Port},
+    flower::{Action, Cookie, Filter, FilterId, Hook, Port},
     merge::{Parent, Path, Ports, Refusal, Refused, template::{Is, Template}},
     sync::Arc,
 };
@@ -38,7 +38,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use std::{
     collections::BTreeSet,
-    hash::{BuildHasher, Hash, Hasher},
+    hash::BuildHasher,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -59,16 +59,15 @@ pub struct CtKey {
     pub changes: [bool; 4],
 }
 
-/// What the `ct` actions of a hit found.
-pub type Findings = SmallVec<[Option<CtKey>; 1]>;
-
 /// What walks of one way share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WayKey {
     /// Where their packets come in.
     pub port: Port,
-    /// The filters, and what each `ct` that ran found.
-    pub steps: SmallVec<[(Cookie, Findings); 5]>,
+    /// The filters, in the order of the hits, and how many findings each has.
+    pub hits: SmallVec<[(Cookie, u8); 6]>,
+    /// What each `ct` that ran found, hit by hit.
+    pub found: SmallVec<[Option<CtKey>; 3]>,
 }
 
 /// A filter and what hangs on it.
@@ -78,12 +77,16 @@ pub struct FilterEntry {
     pub filter: Filter,
     /// Where its counters are.
     pub account: Account,
+    /// When it was entered, in entered filters: a walk that was finished before does not mean it.
+    pub born: u64,
     ways: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Way {
     key: WayKey,
+    /// The youngest of its filters.
+    born: u64,
     paths: Vec<u32>,
     /// What was found out about packets that are not merged.
     refused: Vec<Refused>,
@@ -102,6 +105,8 @@ pub struct PathEntry {
     /// How many of its conditions keep out shadows that came later.
     later: usize,
     way: usize,
+    /// It is a `skip_sw` filter's.
+    pub alone: bool,
     /// It holds no more: nothing is made of it, and what was made is being removed.
     dead: bool,
 }
@@ -187,10 +192,11 @@ impl Table {
         account: Account,
         inserted: Inserted,
         instead: Option<Cookie>,
+        born: u64,
     ) -> Vec<Cookie> {
         let reordered = self.chains.insert(cookie, &filter, inserted, instead);
         self.cookies.insert(filter.id, cookie);
-        self.filters.insert(cookie, FilterEntry { filter, account, ways: BTreeSet::new() });
+        self.filters.insert(cookie, FilterEntry { filter, account, born, ways: BTreeSet::new() });
         reordered
     }
 
@@ -234,7 +240,7 @@ impl Table {
         for path in paths {
             self.kill(PathId(path));
         }
-        for (cookie, _) in &key.steps {
+        for (cookie, _) in &key.hits {
             if let Some(entry) = self.filters.get_mut(cookie) {
                 entry.ways.remove(&way);
             }
@@ -253,8 +259,10 @@ impl Table {
             return way;
         }
         let hash = self.hasher.hash_one(&key);
-        let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refused: Vec::new() });
-        for (cookie, _) in &key.steps {
+        let born = key.hits.iter().filter_map(|(cookie, _)| self.filters.get(cookie)).map(|e| e.born).max();
+        let born = born.unwrap_or_default();
+        let way = self.ways.insert(Way { key: key.clone(), born, paths: Vec::new(), refused: Vec::new() });
+        for (cookie, _) in &key.hits {
             if let Some(entry) = self.filters.get_mut(cookie) {
                 entry.ways.insert(way);
             }
@@ -323,12 +331,37 @@ impl Table {
         self.paths.get(path.0 as usize).map(|p| WayId(p.way))
     }
 
-    /// Adds a path to a way.
-    pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
+    /// Whether one of a way's filters was entered after a walk was finished.
+    pub fn is_younger(&self, way: WayId, epoch: u64) -> bool {
+        self.ways[way.0].born > epoch
+    }
+
+    /// The last filter of a way.
+    pub fn last_filter(&self, way: WayId) -> Option<FilterId> {
+        let (cookie, _) = self.ways.get(way.0)?.key.hits.last()?;
+        Some(self.filters.get(cookie)?.filter.id)
+    }
+
+    /// Changes actions of filters; the filters of which one was changed.
+    pub fn change_actions(&mut self, change: &mut dyn FnMut(&mut Action) -> bool) -> Vec<Cookie> {
+        let mut changed = Vec::new();
+        for (&cookie, entry) in &mut self.filters {
+            let mut any = false;
+            entry.filter.actions.iter_mut().for_each(|action| any |= change(action));
+            if any {
+                changed.push(cookie);
+            }
+        }
+        changed.sort_unstable();
+        changed
+    }
+
+    /// Adds a path to a way; `alone`: it is a `skip_sw` filter's.
+    pub fn add_path(&mut self, way: WayId, path: Path, alone: bool) -> PathId {
         let nobody = Account::NOBODY;
         let accounts = path.parents.iter().map(|p| self.filters.get(&p.cookie).map_or(nobody, |e| e.account)).collect();
         let targets = path.targets.clone();
-        let entry = PathEntry { path: Arc::new(path), accounts, later: 0, way: way.0, dead: false };
+        let entry = PathEntry { path: Arc::new(path), accounts, later: 0, way: way.0, alone, dead: false };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);

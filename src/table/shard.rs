@@ -13,6 +13,7 @@ use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId, NotQualified},
     flower::Counters,
     hardware::{MergedId, Reading},
+    merge::Refusal,
 };
 use smallvec::SmallVec;
 
@@ -57,14 +58,59 @@ pub struct ConnectionEntry {
     pub connection: Connection,
     /// Whether the gate lets it through.
     pub gate: Result<(), NotQualified>,
+    /// Whether and when it is worth a merged filter.
+    pub worth: Worth,
+    /// Its walks that came to software, until it was worth it.
+    pub seen: u32,
+    /// Its walks that came to software in this interval.
+    pub recent: u32,
     /// It was given back to software, on request.
     pub held: bool,
     /// Conntrack is liberal about its windows.
     pub liberal: bool,
     /// It ends, or changes: nothing is merged on it until what derived from it is gone.
     pub closing: bool,
+    /// Why its last walk that was not merged was not.
+    pub refused: Option<Box<Refusal>>,
     /// The merged filters that rest on it.
     pub merged: SmallVec<[MergedId; 2]>,
+}
+
+/// Whether and when a connection is worth a merged filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// From this many walks on that came to software; 0 and 1: at once.
+    After(u32),
+    /// Never, for this reason.
+    Never(&'static str),
+}
+
+impl ConnectionEntry {
+    /// Why it is not worth a merged filter, or not yet.
+    pub fn not_worth(&self) -> Option<&'static str> {
+        match self.worth {
+            _ if self.held => Some("it was given back to software on request"),
+            Worth::Never(why) => Some(why),
+            Worth::After(walks) if self.seen < walks => Some("it has not brought enough packets yet"),
+            Worth::After(_) => None,
+        }
+    }
+
+    /// Whether something may be merged on it now, and nothing has to be asked for.
+    pub fn is_ready(&self) -> bool {
+        self.gate.is_ok() && !self.closing && self.not_worth().is_none()
+    }
+
+    /// Whether conntrack has to be made liberal about its windows first.
+    pub fn wants_liberal(&self) -> bool {
+        self.connection.tcp.is_some() && !self.liberal
+    }
+
+    /// What keeps it out of hardware, in words.
+    pub fn keeps_out(&self) -> Option<String> {
+        let gate = self.gate.err().map(|why| why.to_string());
+        gate.or_else(|| self.not_worth().map(str::to_string))
+    }
 }
 
 /// A merged filter.
@@ -172,6 +218,11 @@ impl Merged {
         self.remains().counters(bytes)
     }
 
+    /// Whether it has counted anything.
+    pub fn was_used(&self) -> bool {
+        self.last.packets > 0
+    }
+
     /// What is left to count when it is gone from here and not from hardware.
     pub fn remains(&self) -> Remains {
         Remains { last: self.last, used: self.used }
@@ -208,9 +259,16 @@ impl Heads {
     }
 }
 
+/// The handle of what is in a slot.
+fn handle_of(shard: u8, slot: u32, generation: u32) -> Option<ConnectionHandle> {
+    ConnectionHandle::new(shard, slot, generation % ConnectionHandle::LAST_GENERATION + 1)
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
+    /// How often the hardware has lost everything.
+    epoch: u32,
     index: u8,
     shards: u8,
     connections: Slots<ConnectionEntry>,
@@ -223,6 +281,7 @@ impl Shard {
     /// The shard of this number, of so many.
     pub fn new(index: u8, shards: u8) -> Shard {
         Shard {
+            epoch: 0,
             index,
             shards,
             connections: Slots::default(),
@@ -235,31 +294,40 @@ impl Shard {
     /// The handle of a connection.
     pub fn handle(&self, id: ConnectionId) -> Option<ConnectionHandle> {
         let &slot = self.by_id.get(&id)?;
-        Some(ConnectionHandle::new(self.index, slot, self.connections.generation(slot)?))
+        handle_of(self.index, slot, self.connections.generation(slot)?)
     }
 
     /// The connection.
     pub fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         let slot = handle.slot();
-        let same = self.connections.generation(slot).is_some_and(|now| handle.is_of(now));
+        let same = self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
         self.connections.get(slot).filter(|_| same)
     }
 
     /// The connection.
     pub fn connection_mut(&mut self, handle: ConnectionHandle) -> Option<&mut ConnectionEntry> {
         let slot = handle.slot();
-        let same = self.connections.generation(slot).is_some_and(|now| handle.is_of(now));
+        let same = self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
         self.connections.get_mut(slot).filter(|_| same)
     }
 
     /// Enters a new connection.
-    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection) -> ConnectionHandle {
-        let gate = connection.qualifies();
-        let merged = SmallVec::new();
-        let entry = ConnectionEntry { id, connection, gate, held: false, liberal: false, closing: false, merged };
-        let (slot, generation) = self.connections.insert(entry);
+    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection, worth: Worth) {
+        let entry = ConnectionEntry {
+            id,
+            gate: connection.qualifies(),
+            connection,
+            worth,
+            seen: 0,
+            recent: 0,
+            held: false,
+            liberal: false,
+            closing: false,
+            refused: None,
+            merged: SmallVec::new(),
+        };
+        let (slot, _) = self.connections.insert(entry);
         self.by_id.insert(id, slot);
-        ConnectionHandle::new(self.index, slot, generation)
     }
 
     /// Takes a connection out.
@@ -380,6 +448,47 @@ impl Shard {
             }
         }
         (until < end).then_some(until)
+    }
+
+    /// The same, to change them.
+    pub fn from_mut(&mut self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &mut Merged)) -> Option<u32> {
+        let end = self.merged.end();
+        let until = slot.saturating_add(most).min(end);
+        for at in slot..until {
+            let Some(generation) = self.merged.generation(at) else { continue };
+            let id = self.id(at, generation);
+            if let Some(merged) = self.merged.get_mut(at) {
+                each(id, merged);
+            }
+        }
+        (until < end).then_some(until)
+    }
+
+    /// How many slots of merged filters there are.
+    pub fn end(&self) -> u32 {
+        self.merged.end()
+    }
+
+    /// A new interval begins for the connections from this slot on; the slot to go on with.
+    pub fn begin_interval(&mut self, slot: u32, most: u32) -> Option<u32> {
+        let end = self.connections.end();
+        let until = slot.saturating_add(most).min(end);
+        for at in slot..until {
+            if let Some(entry) = self.connections.get_mut(at) {
+                entry.recent = 0;
+            }
+        }
+        (until < end).then_some(until)
+    }
+
+    /// How often the hardware has lost everything.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The hardware has lost everything.
+    pub fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
     }
 
     /// How many merged filters there are, on their way in and out included.

@@ -150,7 +150,7 @@ pub struct Spread<K, V> {
 impl<K, V> Default for Spread<K, V> {
     fn default() -> Spread<K, V> {
         let hasher = foldhash::fast::RandomState::default();
-        let small = (0..SMALL).map(|_| HashMap::with_hasher(hasher)).collect();
+        let small = (0..SMALL).map(|_| HashMap::with_hasher(hasher.clone())).collect();
         Spread { hasher, small }
     }
 }

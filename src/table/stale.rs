@@ -5,7 +5,7 @@ use crate::{
     flower::{Control, Cookie, Filter},
     merge::{
         self, Order,
-        template::{Condition, Is},
+        template::Condition,
     },
     sync::Arc,
 };
