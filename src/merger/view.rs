@@ -146,25 +146,34 @@ impl<H> Merger<H> {
         }
     }
 
-    /// What keeps packets of a filter out of hardware.
-    pub fn why(&self, cookie: Cookie) -> Why {
-        let displaced = self.displaced();
+    /// The merged filters that derive from a filter.
+    pub fn derived_from(&self, cookie: Cookie) -> Vec<MergedId> {
         let table = self.table.read();
-        let Some(entry) = table.filter(cookie) else { return Why::default() };
-        let mut why = Why { known: true, ..Why::default() };
+        let mut ids = Vec::new();
         for path in table.paths_through(cookie) {
             for index in 0..self.count() {
                 let shard = self.shard(index);
-                let list = std::iter::successors(shard.first_of(path), |&id| shard.after(id));
-                for merged in list.filter_map(|id| shard.merged(id)) {
-                    match merged.state {
-                        State::Installed => why.merged += 1,
-                        State::Waiting => why.tell("the hardware failed to install a merged filter, and is asked again"),
-                        _ => {}
-                    }
-                }
+                ids.extend(std::iter::successors(shard.first_of(path), |&id| shard.after(id)));
             }
         }
+        ids
+    }
+
+    /// What keeps packets of a filter out of hardware.
+    pub fn why(&self, cookie: Cookie) -> Why {
+        let displaced = self.displaced();
+        let mut why = Why { known: self.table.read().filter(cookie).is_some(), ..Why::default() };
+        for id in self.derived_from(cookie) {
+            match self.shard(self.shard_of_merged(id)).merged(id).map(|m| m.state) {
+                Some(State::Installed) => why.merged += 1,
+                Some(State::Waiting) => {
+                    why.tell(format!("the hardware failed to install {id}, and is asked again"));
+                }
+                _ => {}
+            }
+        }
+        let table = self.table.read();
+        let Some(entry) = table.filter(cookie) else { return why };
         for what in &entry.filter.undecoded {
             why.tell(format!("{}: {what} is not understood", entry.filter.id));
         }
