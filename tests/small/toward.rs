@@ -112,7 +112,15 @@ pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
                     spec = spec.with(Part::Proto, rng.pick(&fits));
                 }
             }
-            Field::IpFlags => spec = spec.with(Part::Fragment, [0, 2, 1, 1][(low & 3) as usize]),
+            Field::IpFlags => {
+                // What is to be a fragment is IP.
+                if low & 1 != 0
+                    && (spec.get(Part::Stack) & 7 != 0 || !matches!(spec.get(Part::EtherType), 0x800 | 0x86dd))
+                {
+                    spec = spec.with(Part::Stack, 0).with(Part::EtherType, 0x800);
+                }
+                spec = spec.with(Part::Fragment, [0, 2, 1, 1][(low & 3) as usize]);
+            }
             Field::ArpOp => {
                 let fits: Vec<u32> = [1, 2, 3].into_iter().filter(|op| (op ^ low) & low_mask == 0).collect();
                 if !fits.is_empty() {
