@@ -27,6 +27,9 @@ const ICMP: [Field; 2] = [IcmpType, IcmpCode];
 const PPPOE: [Field; 2] = [PppoeSid, PppProto];
 const CFM: [Field; 2] = [CfmLevel, CfmOpcode];
 
+/// Ethertypes of what may be a tag, or have tags behind it that are counted with those in front.
+const TAGGED: [u16; 4] = [ethertype::VLAN, ethertype::QINQ, ethertype::HSR, ethertype::PRP];
+
 /// What lies in the network header or behind it.
 const NETWORK: [Field; 12] =
     [IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType];
@@ -109,7 +112,7 @@ impl Facts {
                 ethertype::VLAN | ethertype::QINQ => {
                     self.tell(VlanTpid, 0xffff, protocol.into());
                     self.possible &= self.is(NumOfVlans) != Some(0);
-                    if self.ethertype(VlanEthType).is_some_and(is_last) {
+                    if !TAGGED.into_iter().any(|ethertype| self.may_be(VlanEthType, ethertype)) {
                         self.tell(NumOfVlans, 0xff, 1);
                     }
                 }
@@ -242,6 +245,10 @@ impl Facts {
             self.absent(&[EncOptsType]);
             self.absent(&Field::OPTIONS);
         }
+    }
+
+    fn may_be(&self, field: Field, ethertype: u16) -> bool {
+        (self.all.key.get(field) ^ u128::from(ethertype)) & self.all.mask.get(field) == 0
     }
 
     fn ethertype(&self, field: Field) -> Option<u16> {
@@ -452,8 +459,13 @@ mod tests {
                 assert_eq!(follows(&first.exact(field, value)), None, "{one:?} and {field} {value:#x}");
             }
         }
-        let tagged = Match::default().exact(Protocol, 0x88a8).exact(VlanEthType, v6);
-        assert_eq!(follows(&tagged.exact(NumOfVlans, 2)), None);
+        // No second tag is counted behind these, nor behind what has not the highest bit of a tag's ethertype.
+        let tagged = |bits| Match::default().exact(Protocol, 0x88a8).exact(NumOfVlans, 2).with(VlanEthType, bits, 0x8000);
+        for last in [v6, 0x4305, 0x88cc] {
+            assert_eq!(follows(&tagged(last & 0x8000).exact(VlanEthType, last)), None);
+        }
+        assert_eq!(follows(&tagged(0)), None);
+        assert!(follows(&tagged(0x8000)).is_some());
         // These go on with another ethertype.
         for protocol in [0x4305, 0x892f, 0x88fb] {
             assert!(follows(&Match::default().exact(Protocol, protocol).exact(VlanId, 5)).is_some());
