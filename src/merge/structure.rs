@@ -241,6 +241,17 @@ impl Facts {
             Some(addr_type::IPV6) => self.absent(&[EncIpv4Src, EncIpv4Dst]),
             _ => {}
         }
+        let len = match self.is(EncOptsType) {
+            Some(enc_options::VXLAN) => Some(4),
+            Some(enc_options::ERSPAN) => Some(12),
+            Some(enc_options::GTP) => Some(2),
+            _ => None,
+        };
+        if let Some(len) = len {
+            self.tell(EncOptsLen, EncOptsLen.ones(), len);
+            self.tell(EncOpts0, u128::MAX >> (8 * len), 0);
+            self.absent(&Field::OPTIONS[1..]);
+        }
         if self.is(EncOptsLen) == Some(0) {
             self.absent(&[EncOptsType]);
             self.absent(&Field::OPTIONS);
@@ -320,7 +331,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
 mod tests {
     use super::*;
     use crate::{
-        flower::tunnel::{GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
+        flower::tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
         merge::tests::cases,
         packet::dissect::arrived,
     };
@@ -371,9 +382,12 @@ mod tests {
             0 => IpAddr::from([10, 0, 0, n]),
             _ => IpAddr::from(u128::from(n).to_be_bytes()),
         };
-        let options = match option % 3 {
+        let options = match option % 6 {
             0 => TunnelOptions::None,
             1 => TunnelOptions::Vxlan { gbp: option.into() },
+            2 => TunnelOptions::Gtp { pdu_type: option, qfi: option },
+            3 => TunnelOptions::Erspan(Erspan::Hardware { dir: option & 1, hwid: option & 0x3f }),
+            4 => TunnelOptions::Erspan(Erspan::Index(option.into())),
             _ => TunnelOptions::Geneve(vec![GeneveOption { class: 1, kind: 2, data: vec![option; 20] }]),
         };
         let flags = TunnelFlags::empty();
@@ -449,6 +463,9 @@ mod tests {
             ((EncAddrType, 2), vec![(EncIpv6Src, 1)]),
             ((EncAddrType, 3), vec![(EncIpv4Dst, 1)]),
             ((EncOptsLen, 0), vec![(EncOpts0, 1), (EncOptsType, 0x800)]),
+            ((EncOptsType, 0x1000), vec![(EncOptsLen, 8), (EncOpts0, 1 << 95), (EncOpts1, 1)]),
+            ((EncOptsType, 0x4000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 31), (EncOpts2, 1)]),
+            ((EncOptsType, 0x8000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 111), (EncOpts1, 1)]),
             ((IpFlags, 3), vec![(SrcPort, 1), (DstPort, 1), (TcpFlags, 2), (IcmpType, 1), (IcmpCode, 1)]),
         ];
         for (one, others) in pairs {
@@ -460,7 +477,8 @@ mod tests {
             }
         }
         // No second tag is counted behind these, nor behind what has not the highest bit of a tag's ethertype.
-        let tagged = |bits| Match::default().exact(Protocol, 0x88a8).exact(NumOfVlans, 2).with(VlanEthType, bits, 0x8000);
+        let tagged =
+            |bits| Match::default().exact(Protocol, 0x88a8).exact(NumOfVlans, 2).with(VlanEthType, bits, 0x8000);
         for last in [v6, 0x4305, 0x88cc] {
             assert_eq!(follows(&tagged(last & 0x8000).exact(VlanEthType, last)), None);
         }
