@@ -208,7 +208,7 @@ pub fn beside(spec: Spec, world: World) -> impl Iterator<Item = Spec> {
         all.extend([0, 4, 6].into_iter().flat_map(|kind| with_any_options(spec.with(Part::Outer, kind))));
         all.extend([Part::EncId, Part::EncTos, Part::EncTtl, Part::EncFlags].into_iter().flat_map(low));
     }
-    if world == World::Link {
+    if matches!(world, World::Link | World::Rewrites) {
         all.extend([Part::ArpOp, Part::Src, Part::Dst].into_iter().flat_map(low));
         all.extend([6, 17, 1, 50, 51, 115].map(|proto| spec.with(Part::Proto, proto)));
     }
