@@ -274,9 +274,9 @@ pub fn with_fragments(asked: &Match) -> Match {
     all
 }
 
-/// Whether no tag follows, whatever the header holds.
+/// Whether no other ethertype follows, whatever the header holds. 0 may be that there is no header.
 fn is_last(ethertype: u16) -> bool {
-    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) || ethertype::is_mpls(ethertype)
+    ethertype != 0 && !ethertype::carries(ethertype) || ethertype::is_mpls(ethertype)
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that.
@@ -441,6 +441,8 @@ mod tests {
             ((Protocol, 0x8100), vec![(VlanTpid, 0x88a8), (NumOfVlans, 0)]),
             ((VlanEthType, v4), vec![(CvlanId, 1), (EthType, v6), (AddrType, 3), (Ipv6Dst, 1)]),
             ((VlanEthType, arp), vec![(EthType, v4), (CvlanTpid, 0x8100), (IpTtl, 1)]),
+            ((VlanEthType, 0x8902), vec![(CvlanTpid, 0x8100), (EthType, v4), (IpFlags, 1), (MplsLabel, 1)]),
+            ((CvlanEthType, 0x88b5), vec![(EthType, v4), (AddrType, 3), (PppoeSid, 1), (CfmLevel, 1)]),
             ((CvlanEthType, v6), vec![(EthType, v4), (AddrType, 2), (Ipv4Src, 1)]),
             ((EthType, v4), vec![(AddrType, 3), (Ipv6Src, 1), (ArpTip, 1), (MplsLabel, 1)]),
             ((EthType, v6), vec![(AddrType, 2), (Ipv4Src, 1), (ArpOp, 1), (MplsTtl, 1)]),
