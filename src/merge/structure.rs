@@ -27,6 +27,9 @@ const ICMP: [Field; 2] = [IcmpType, IcmpCode];
 const PPPOE: [Field; 2] = [PppoeSid, PppProto];
 const CFM: [Field; 2] = [CfmLevel, CfmOpcode];
 
+/// Ethertypes of what may be a tag, or have tags behind it that are counted with those in front.
+const TAGGED: [u16; 4] = [ethertype::VLAN, ethertype::QINQ, ethertype::HSR, ethertype::PRP];
+
 /// What lies in the network header or behind it.
 const NETWORK: [Field; 12] =
     [IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType];
@@ -109,7 +112,7 @@ impl Facts {
                 ethertype::VLAN | ethertype::QINQ => {
                     self.tell(VlanTpid, 0xffff, protocol.into());
                     self.possible &= self.is(NumOfVlans) != Some(0);
-                    if self.ethertype(VlanEthType).is_some_and(is_last) {
+                    if !TAGGED.into_iter().any(|ethertype| self.may_be(VlanEthType, ethertype)) {
                         self.tell(NumOfVlans, 0xff, 1);
                     }
                 }
@@ -238,10 +241,25 @@ impl Facts {
             Some(addr_type::IPV6) => self.absent(&[EncIpv4Src, EncIpv4Dst]),
             _ => {}
         }
+        let len = match self.is(EncOptsType) {
+            Some(enc_options::VXLAN) => Some(4),
+            Some(enc_options::ERSPAN) => Some(12),
+            Some(enc_options::GTP) => Some(2),
+            _ => None,
+        };
+        if let Some(len) = len {
+            self.tell(EncOptsLen, EncOptsLen.ones(), len);
+            self.tell(EncOpts0, u128::MAX >> (8 * len), 0);
+            self.absent(&Field::OPTIONS[1..]);
+        }
         if self.is(EncOptsLen) == Some(0) {
             self.absent(&[EncOptsType]);
             self.absent(&Field::OPTIONS);
         }
+    }
+
+    fn may_be(&self, field: Field, ethertype: u16) -> bool {
+        (self.all.key.get(field) ^ u128::from(ethertype)) & self.all.mask.get(field) == 0
     }
 
     fn ethertype(&self, field: Field) -> Option<u16> {
@@ -256,9 +274,9 @@ pub fn with_fragments(asked: &Match) -> Match {
     all
 }
 
-/// Whether no tag follows, whatever the header holds.
+/// Whether no other ethertype follows, whatever the header holds. 0 may be that there is no header.
 fn is_last(ethertype: u16) -> bool {
-    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) || ethertype::is_mpls(ethertype)
+    ethertype != 0 && !ethertype::carries(ethertype) || ethertype::is_mpls(ethertype)
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that.
@@ -313,7 +331,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
 mod tests {
     use super::*;
     use crate::{
-        flower::tunnel::{GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
+        flower::tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
         merge::tests::cases,
         packet::dissect::arrived,
     };
@@ -364,9 +382,12 @@ mod tests {
             0 => IpAddr::from([10, 0, 0, n]),
             _ => IpAddr::from(u128::from(n).to_be_bytes()),
         };
-        let options = match option % 3 {
+        let options = match option % 6 {
             0 => TunnelOptions::None,
             1 => TunnelOptions::Vxlan { gbp: option.into() },
+            2 => TunnelOptions::Gtp { pdu_type: option, qfi: option },
+            3 => TunnelOptions::Erspan(Erspan::Hardware { dir: option & 1, hwid: option & 0x3f }),
+            4 => TunnelOptions::Erspan(Erspan::Index(option.into())),
             _ => TunnelOptions::Geneve(vec![GeneveOption { class: 1, kind: 2, data: vec![option; 20] }]),
         };
         let flags = TunnelFlags::empty();
@@ -420,6 +441,8 @@ mod tests {
             ((Protocol, 0x8100), vec![(VlanTpid, 0x88a8), (NumOfVlans, 0)]),
             ((VlanEthType, v4), vec![(CvlanId, 1), (EthType, v6), (AddrType, 3), (Ipv6Dst, 1)]),
             ((VlanEthType, arp), vec![(EthType, v4), (CvlanTpid, 0x8100), (IpTtl, 1)]),
+            ((VlanEthType, 0x8902), vec![(CvlanTpid, 0x8100), (EthType, v4), (IpFlags, 1), (MplsLabel, 1)]),
+            ((CvlanEthType, 0x88b5), vec![(EthType, v4), (AddrType, 3), (PppoeSid, 1), (CfmLevel, 1)]),
             ((CvlanEthType, v6), vec![(EthType, v4), (AddrType, 2), (Ipv4Src, 1)]),
             ((EthType, v4), vec![(AddrType, 3), (Ipv6Src, 1), (ArpTip, 1), (MplsLabel, 1)]),
             ((EthType, v6), vec![(AddrType, 2), (Ipv4Src, 1), (ArpOp, 1), (MplsTtl, 1)]),
@@ -442,6 +465,9 @@ mod tests {
             ((EncAddrType, 2), vec![(EncIpv6Src, 1)]),
             ((EncAddrType, 3), vec![(EncIpv4Dst, 1)]),
             ((EncOptsLen, 0), vec![(EncOpts0, 1), (EncOptsType, 0x800)]),
+            ((EncOptsType, 0x1000), vec![(EncOptsLen, 8), (EncOpts0, 1 << 95), (EncOpts1, 1)]),
+            ((EncOptsType, 0x4000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 31), (EncOpts2, 1)]),
+            ((EncOptsType, 0x8000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 111), (EncOpts1, 1)]),
             ((IpFlags, 3), vec![(SrcPort, 1), (DstPort, 1), (TcpFlags, 2), (IcmpType, 1), (IcmpCode, 1)]),
         ];
         for (one, others) in pairs {
@@ -452,8 +478,14 @@ mod tests {
                 assert_eq!(follows(&first.exact(field, value)), None, "{one:?} and {field} {value:#x}");
             }
         }
-        let tagged = Match::default().exact(Protocol, 0x88a8).exact(VlanEthType, v6);
-        assert_eq!(follows(&tagged.exact(NumOfVlans, 2)), None);
+        // No second tag is counted behind these, nor behind what has not the highest bit of a tag's ethertype.
+        let tagged =
+            |bits| Match::default().exact(Protocol, 0x88a8).exact(NumOfVlans, 2).with(VlanEthType, bits, 0x8000);
+        for last in [v6, 0x4305, 0x88cc] {
+            assert_eq!(follows(&tagged(last & 0x8000).exact(VlanEthType, last)), None);
+        }
+        assert_eq!(follows(&tagged(0)), None);
+        assert!(follows(&tagged(0x8000)).is_some());
         // These go on with another ethertype.
         for protocol in [0x4305, 0x892f, 0x88fb] {
             assert!(follows(&Match::default().exact(Protocol, protocol).exact(VlanId, 5)).is_some());

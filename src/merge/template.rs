@@ -179,9 +179,21 @@ impl Template {
         both.is_some()
     }
 
-    /// The parameter that the whole field is compared with, if it is one, and the bits in which they differ.
+    /// The parameter that tells the whole field, if it is one, and the bits in which they differ.
     pub fn param_of(&self, field: Field) -> Option<(Param, u128)> {
-        self.terms.iter().find(|t| t.field == field && t.mask == field.ones()).map(|t| (t.param, t.flip))
+        let (key, known) = (self.known.key.get(field), self.known.mask.get(field));
+        let term = self.terms.iter().find(|t| t.field == field && t.mask | known == field.ones())?;
+        // What was asked of the field before is asked of the parameter, too.
+        let (mut flip, mut rest) = (term.flip, field.ones() & !term.mask);
+        for condition in &self.conditions {
+            if let Condition::Holds(Is::Bits { param, mask, value }) = *condition
+                && param == term.param
+            {
+                flip |= (key ^ value) & mask & rest;
+                rest &= !mask;
+            }
+        }
+        (rest == 0).then_some((term.param, flip))
     }
 
     /// Settles port ranges with what else is asked of the ports: a range of a port that a parameter tells becomes a condition. False

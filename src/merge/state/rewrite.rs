@@ -237,9 +237,11 @@ impl State<'_> {
         }
         let value = self.view(Field::IpTos);
         let now = self.now(value) & ECN;
-        // One bit that is set tells enough. What has both is left as it is, and may as well be written.
-        let mask = [ECN, 1, 2, 1][now as usize];
-        self.require(filter, Field::IpTos, mask, Want::Known(now))?;
+        // What has a bit set is kept apart from what has none as from a filter in front: the bit that does so may be asked for anyway.
+        match now {
+            0 => self.require(filter, Field::IpTos, ECN, Want::Known(0))?,
+            _ => self.shadows.extend(Shadow::value(self, filter, Field::IpTos, 0, ECN)),
+        }
         match (now, header) {
             (0, _) => {}
             (_, Header::Ipv4) => {

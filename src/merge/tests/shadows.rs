@@ -250,6 +250,26 @@ fn a_range_of_a_port_that_the_tuple_tells_is_asked_of_the_tuple() {
     template.require_param(Field::DstPort, 0xffff, param, 0x3003);
     let is = Is::Within { param, kept: 0x0fff, flip: 2, range };
     assert_eq!(shadow.of_parameters(&template), [is]);
+    // The same where some of its bits were asked for before, and so of the tuple.
+    let mut template = Template::default();
+    assert!(template.require(Field::DstPort, 0x0101, 0x0001));
+    assert_eq!(shadow.of_parameters(&template), []);
+    template.require_param(Field::DstPort, 0xffff, param, 0x3003);
+    assert_eq!(shadow.of_parameters(&template), [is]);
+}
+
+/// A port of which a filter asked a bit, before the connection told all of it.
+#[test]
+fn a_range_that_the_tuple_contradicts_costs_no_bit_where_one_of_the_port_is_asked() {
+    let t = tcp(H1, 83, H2, 81);
+    let c = Connection::established(5, t, t.inverse());
+    let mut range = ip().exact(Field::IpProto, 6).with(Field::IpTtl, 0, 1);
+    range.src_range = Some(crate::flower::Range { min: 86, max: u16::MAX });
+    let front = filter(0, 1, range, &[drop()]);
+    let hit = filter(0, 2, ip().exact(Field::IpProto, 6).with(Field::SrcPort, 1, 1), &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&hit, &[&front], &[(&c, Direction::Original)]);
+    let (matches, _) = case.merged(&packet(t).with(Field::IpTtl, 65)).unwrap();
+    assert_eq!((matches.mask.get(Field::IpTtl), matches.mask.get(Field::SrcPort)), (0, 0xffff));
 }
 
 #[test]
