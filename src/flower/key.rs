@@ -41,15 +41,25 @@ impl Key {
     /// All fields 0.
     pub const ZERO: Key = Key([0; WORDS]);
 
-    /// The field's value.
-    pub fn get(&self, field: Field) -> u128 {
+    /// A key of these words, as they are packed.
+    pub(super) fn of_words(words: [u64; WORDS]) -> Key {
+        Key(words)
+    }
+
+    /// The field's value in words that are packed as a key's.
+    pub(super) fn pick(field: Field, words: impl Fn(usize) -> u64) -> u128 {
         let (word, bit) = LAYOUT.0[field as usize];
         let word = word as usize;
         if field.row().bits > 64 {
-            (self.0[word] as u128) << 64 | self.0[word + 1] as u128
+            (words(word) as u128) << 64 | words(word + 1) as u128
         } else {
-            (self.0[word] >> bit) as u128 & field.ones()
+            (words(word) >> bit) as u128 & field.ones()
         }
+    }
+
+    /// The field's value.
+    pub fn get(&self, field: Field) -> u128 {
+        Key::pick(field, |word| self.0[word])
     }
 
     /// Sets the field; bits beyond its width are ignored.

@@ -7,11 +7,12 @@
 //! whole is one bit.
 
 use super::{
+    asked::Asked,
     bits,
     need::Needs,
     refusal::Refusal,
     shadow::{Order, Shadow},
-    template::{Condition, Template},
+    template::Condition,
 };
 use crate::{
     conntrack::Connection,
@@ -59,7 +60,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, masks: &Masks) -> Vec<Cut>
 /// same must be said.
 pub fn keep_out(
     shadows: &[Shadow],
-    template: &mut Template,
+    template: &mut Asked,
     packet: &Key,
     connections: &[&Connection],
     masks: &Masks,
@@ -69,7 +70,7 @@ pub fn keep_out(
         if shadow.is_impossible(&template.known) {
             continue;
         }
-        let of_parameters = shadow.of_parameters(template);
+        let of_parameters = shadow.of_parameters(&template.terms);
         if of_parameters.iter().any(|is| !is.holds(connections)) {
             template.conditions.push(Condition::NotAll(of_parameters));
             continue;

@@ -5,6 +5,7 @@ mod ct;
 pub use ct::changes;
 
 use super::{
+    asked::Asked,
     cut,
     path::{Parent, Path, Seen},
     reach,
@@ -141,7 +142,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
     match fold.walk(scene) {
         Ok(end) => Ok(Path {
             port: scene.port,
-            template: fold.state.template,
+            template: fold.state.template.template(),
             program: fold.state.program.finish(end),
             parents: fold.parents,
             seen: fold.seen,
@@ -287,16 +288,16 @@ impl<'a> Fold<'a> {
             let bits = (asked.key.get(field) ^ arrived.get(field)) & asked.mask.get(field);
             if bits != 0 {
                 let bit = 1 << bits.trailing_zeros();
-                let mut template = Template::default();
+                let mut template = Asked::default();
                 template.require(field, bit, arrived.get(field) & bit);
-                return Some(template);
+                return Some(template.template());
             }
         }
         for (_, field) in std::mem::take(&mut self.state.untagged) {
             self.state.template.require(field, field.ones(), arrived.get(field));
         }
         self.state.settle_asks();
-        Some(std::mem::take(&mut self.state.template))
+        Some(std::mem::take(&mut self.state.template).template())
     }
 
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {

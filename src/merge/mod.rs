@@ -20,6 +20,7 @@
 //! Exclusions (DESIGN, "The promise", 3): fragments, and for TCP everything but ACK set with SYN, FIN and RST clear, are asked
 //! for at the first `ct` of each connection, so that conntrack goes on seeing what opens and closes.
 
+pub mod asked;
 mod bits;
 mod cut;
 pub mod fold;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     conntrack::Connection,
-    flower::{Action, Cookie, Field, Match, Port},
+    flower::{Action, Cookie, Field, Key, Match, Port},
     packet::apply::Trim,
 };
 
@@ -49,6 +49,11 @@ impl Path {
     /// The match for these connections; `None` if they do not meet the path's conditions.
     pub fn matches(&self, connections: &[&Connection]) -> Option<Match> {
         self.template.fill(connections)
+    }
+
+    /// Whether what [`matches`](Path::matches) gives for these connections matches the packet, without making it.
+    pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        self.template.fits(packet, connections)
     }
 
     /// The actions for these connections, and when to trim. `mend`: checksums can be mended; else they are computed anew

@@ -10,7 +10,7 @@ use super::{
     shadow::{Order, Shadow},
     state::State,
     symbol::Value,
-    template::Is,
+    template::{Is, Term},
 };
 use crate::flower::{Field, Filter};
 
@@ -30,5 +30,6 @@ pub fn may_reach(path: &Path, hit: usize, filter: &Filter) -> Option<Vec<Is>> {
     let seen = path.seen.get(hit)?;
     let view = |field| seen.iter().find(|(f, _)| *f == field).map_or_else(|| at_first(field), |&(_, now)| now);
     let shadow = Shadow::seen(&view, filter.id, filter, Order::Before)?;
-    (!shadow.is_impossible(&path.template.known)).then(|| shadow.of_parameters(&path.template))
+    let terms: Vec<Term> = path.template.terms().collect();
+    (!shadow.is_impossible(&path.template.known.unpack())).then(|| shadow.of_parameters(&terms))
 }

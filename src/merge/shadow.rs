@@ -10,7 +10,7 @@ use super::{
     state::State,
     structure,
     symbol::{Source, Value},
-    template::{Is, Template},
+    template::{self, Is, Term},
 };
 use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype, field::ip_flags};
 
@@ -138,19 +138,19 @@ impl Shadow {
         self.is_out(asked) || structure::follows(&needed).is_none() || asked.both(&needed).and_then(possible).is_none()
     }
 
-    /// What of the needs concerns parameters, by itself or because the template compares the field with one.
-    pub fn of_parameters(&self, template: &Template) -> Vec<Is> {
+    /// What of the needs concerns parameters, by itself or because one of these terms compares the field with one.
+    pub fn of_parameters(&self, terms: &[Term]) -> Vec<Is> {
         let mut all = Vec::new();
         for need in &self.needs {
             match *need {
                 Needs::Param(is) => all.push(is),
                 Needs::Bits { field, mask, value } => {
-                    for (term, mask) in template.terms_of(field, mask) {
+                    for (term, mask) in template::terms_of(terms, field, mask) {
                         all.push(Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
                     }
                 }
                 Needs::Range { field, kept, flip, range } => {
-                    if let Some((param, differ)) = template.param_of(field) {
+                    if let Some((param, differ)) = template::param_of(terms, field) {
                         all.push(Is::Within { param, kept, flip: flip ^ differ as u16 & kept, range });
                     }
                 }

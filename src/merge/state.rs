@@ -4,6 +4,7 @@
 //! its place).
 
 use super::{
+    asked::Asked,
     bits,
     need::Needs,
     program::Builder,
@@ -11,7 +12,7 @@ use super::{
     shadow::Shadow,
     structure,
     symbol::{Param, Source, Value},
-    template::{Condition, Is, Template},
+    template::{Condition, Is},
 };
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
@@ -80,7 +81,7 @@ pub struct State<'a> {
     /// The outer ethertype, and the one behind it, before the network header could no longer be found by them.
     network_before: Option<[Value; 2]>,
     /// What all this asks of the arrived packet.
-    pub template: Template,
+    pub template: Asked,
     /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
     asks: Vec<Needs>,
     /// What was asked for because software must go on seeing the other packets.
@@ -112,7 +113,7 @@ impl<'a> State<'a> {
             labels_more: 0,
             bare: false,
             network_before: None,
-            template: Template::default(),
+            template: Asked::default(),
             asks: Vec::new(),
             excluded: Vec::new(),
             untagged: Vec::new(),

@@ -50,17 +50,16 @@ impl Param {
     /// The parameter's value for these connections.
     pub fn value(self, connections: &[&Connection]) -> u128 {
         let connection = connections[self.connection as usize];
-        let tuple = connection.tuple(self.direction);
-        let new = connection.translated(self.direction);
+        let (tuple, new) = (|| connection.tuple(self.direction), || connection.translated(self.direction));
         match self.part {
-            Part::Src => address_bits(tuple.src),
-            Part::Dst => address_bits(tuple.dst),
-            Part::SrcPort => tuple.src_port as u128,
-            Part::DstPort => tuple.dst_port as u128,
-            Part::NewSrc => address_bits(new.src),
-            Part::NewDst => address_bits(new.dst),
-            Part::NewSrcPort => new.src_port as u128,
-            Part::NewDstPort => new.dst_port as u128,
+            Part::Src => address_bits(tuple().src),
+            Part::Dst => address_bits(tuple().dst),
+            Part::SrcPort => tuple().src_port as u128,
+            Part::DstPort => tuple().dst_port as u128,
+            Part::NewSrc => address_bits(new().src),
+            Part::NewDst => address_bits(new().dst),
+            Part::NewSrcPort => new().src_port as u128,
+            Part::NewDstPort => new().dst_port as u128,
             Part::Mark => connection.mark as u128,
             Part::Labels => connection.labels,
         }

@@ -134,7 +134,7 @@ fn bytes(counts: Counts, overhead: u64, packets: u64, bytes: u64) -> u64 {
 
 /// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
 fn overhead(path: &Path) -> u64 {
-    let known = &path.template.known;
-    let tagged = known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
+    let (known, protocol) = path.template.known.get(Field::Protocol);
+    let tagged = known == 0xffff && ethertype::is_vlan(protocol as u16);
     if tagged { 18 } else { 14 }
 }

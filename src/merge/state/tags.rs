@@ -5,7 +5,7 @@
 use super::{State, TAGS, Value};
 use crate::{
     flower::{ActionKind, Field, FilterId, action::Vlan, ethertype},
-    merge::{refusal::Refusal, template::Template},
+    merge::{asked::Asked, refusal::Refusal},
 };
 
 const THIRD_TAG: &str = "it is that of a third VLAN tag, which the arrived packet's key does not hold";
@@ -154,7 +154,7 @@ impl State<'_> {
 }
 
 /// Whether the ethertype behind the arrived packet's outer tag is asked to be no tag's: then there is no second one.
-fn behind_is_last(template: &Template) -> bool {
+fn behind_is_last(template: &Asked) -> bool {
     let known = &template.known;
     [Field::VlanEthType, Field::CvlanEthType]
         .into_iter()

@@ -8,7 +8,7 @@ use crate::{
         shadow::Shadow,
         state::{State, Want},
         symbol::{Param, Part, Source, Value},
-        template::Is,
+        template::{self, Is},
     },
 };
 use proptest::prelude::*;
@@ -174,7 +174,7 @@ proptest! {
             state.template.require_param(FIELDS[i], masks[i], pins[i], flip & masks[i]);
         }
         let Some(filled) = state.template.fill(&[&c]) else { return Ok(()) };
-        let said = shadow.of_parameters(&state.template);
+        let said = shadow.of_parameters(&state.template.terms);
         let contradicted = said.iter().any(|is| !is.holds(&[&c]));
         let impossible = shadow.is_impossible(&filled);
         prop_assert!(shadow.is_impossible(&state.template.known) <= impossible);
@@ -191,7 +191,7 @@ proptest! {
                 let pinned = state.template.terms.iter().filter(|t| t.field == field).fold(0, |all, t| all | t.mask);
                 mask & !pinned == 0
             }
-            Needs::Range { field, .. } => state.template.param_of(field).is_some(),
+            Needs::Range { field, .. } => template::param_of(&state.template.terms, field).is_some(),
             Needs::Param(_) => true,
             Needs::Sum { .. } => false,
         });
