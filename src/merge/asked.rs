@@ -116,6 +116,13 @@ impl Asked {
         fill(self.known, &self.terms, &self.conditions, connections)
     }
 
+    /// Whether what [`fill`](Asked::fill) gives for these connections matches the packet.
+    pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        self.conditions.iter().all(|c| c.holds(connections))
+            && self.known.fits(packet)
+            && self.terms.iter().all(|term| term.holds(packet, connections))
+    }
+
     /// All that is asked for, to be kept.
     pub fn template(self) -> Template {
         Template::new(&self.known, self.terms, self.conditions)

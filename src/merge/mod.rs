@@ -29,6 +29,7 @@ pub mod path;
 pub mod program;
 pub mod reach;
 pub mod refusal;
+pub mod seen;
 pub mod shadow;
 pub mod state;
 pub mod structure;
@@ -36,7 +37,7 @@ pub mod symbol;
 pub mod template;
 
 pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, sequence};
-pub use path::{Parent, Path};
+pub use path::{Course, Parent, Path};
 pub use reach::may_reach;
 pub use refusal::{Otherwise, Refusal, Scope};
 pub use shadow::Order;

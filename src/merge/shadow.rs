@@ -119,6 +119,9 @@ impl Shadow {
 
     /// The same, by all that is known of headers and port ranges too.
     pub fn is_impossible(&self, asked: &Match) -> bool {
+        if self.is_out(asked) {
+            return true;
+        }
         let mut needed = Match::default();
         for need in &self.needs {
             match *need {
@@ -130,12 +133,13 @@ impl Shadow {
                 _ => {}
             }
         }
+        let Some(both) = asked.both(&needed) else { return true };
         let fragment = |m: &Match| m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
-        let possible = |both: Match| match fragment(&needed) && !fragment(asked) {
-            true => structure::follows(&structure::with_fragments(&both)),
-            false => structure::follows(&both),
-        };
-        self.is_out(asked) || structure::follows(&needed).is_none() || asked.both(&needed).and_then(possible).is_none()
+        if fragment(&needed) && !fragment(asked) {
+            return !structure::is_possible(needed) || !structure::is_possible(structure::with_fragments(&both));
+        }
+        // What is needed alone is possible if it is together with more.
+        !structure::is_possible(both)
     }
 
     /// What of the needs concerns parameters, by itself or because one of these terms compares the field with one.

@@ -27,6 +27,13 @@ pub struct Term {
     pub flip: u128,
 }
 
+impl Term {
+    /// Whether it holds of this packet, for these connections.
+    pub fn holds(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        (packet.get(self.field) ^ self.param.value(connections) ^ self.flip) & self.mask == 0
+    }
+}
+
 /// The terms of a field that compare some of these bits, and which.
 pub fn terms_of(terms: &[Term], field: Field, mask: u128) -> SmallVec<[(Term, u128); 2]> {
     let of_field = terms.iter().filter(|t| t.field == field);
@@ -124,7 +131,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    fn holds(&self, connections: &[&Connection]) -> bool {
+    pub(super) fn holds(&self, connections: &[&Connection]) -> bool {
         match self {
             Condition::Holds(is) => is.holds(connections),
             Condition::Same { a, b, mask, flip } => (a.value(connections) ^ b.value(connections) ^ flip) & mask == 0,

@@ -307,7 +307,7 @@ impl Table {
 
     /// Adds a path to a way.
     pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
-        let targets = path.targets.clone();
+        let targets = path.course.targets.clone();
         let id = self.paths.insert(PathEntry { path, later: 0, way: way.0, merged: Map::default() });
         for port in targets {
             self.senders.entry(port).or_default().insert(id);
@@ -330,11 +330,11 @@ impl Table {
     fn remove_path(&mut self, path: usize) -> Option<usize> {
         let PathEntry { path: gone, way, merged, .. } = self.paths.try_remove(path)?;
         debug_assert!(merged.is_empty(), "merged filters are removed before their path");
-        for port in gone.targets {
-            if let Some(senders) = self.senders.get_mut(&port) {
+        for port in &gone.course.targets {
+            if let Some(senders) = self.senders.get_mut(port) {
                 senders.remove(&path);
                 if senders.is_empty() {
-                    self.senders.remove(&port);
+                    self.senders.remove(port);
                 }
             }
         }
