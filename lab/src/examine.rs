@@ -144,7 +144,8 @@ impl Examiner {
             tell_tag: false,
             masks: &Masks::ANY,
         };
-        let path = fold(&scene, &*self.merging.merger().table()).map_err(|refused| format!("is refused: {}", refused.refusal))?;
+        let path = fold(&scene, &*self.merging.merger().table())
+            .map_err(|refused| format!("is refused: {}", refused.refusal))?;
         let matches = path.matches(&[]).ok_or("becomes one that matches nothing")?;
         let (actions, _) = path.actions(&[], true);
         if matches == filter.matches && does(&actions) == does(&filter.actions) {

@@ -374,10 +374,7 @@ mod tests {
         assert_eq!(say(table.put(e.clone())), "merged filter 7: the device failed: no memory");
         table.put(e.clone()).expect("the next one does not fail");
         assert_eq!(say(table.put(e.clone())), "merged filter 7 not installed: there is one of this name");
-        assert_eq!(
-            say(table.put(entry(8, ipv4(), 2))),
-            "merged filter 8 not installed: the table is full, 1 entries"
-        );
+        assert_eq!(say(table.put(entry(8, ipv4(), 2))), "merged filter 8 not installed: the table is full, 1 entries");
         table.fail_removals(Some("timeout"));
         assert!(table.remove(MergedId(7)).is_err());
         assert_eq!(out(&table, 5), Some(2), "still there");

@@ -131,16 +131,17 @@ impl<H> Merger<H> {
         // Each once, its latest use last.
         used.sort_unstable();
         let latest = used.chunk_by(|a, b| a.0 == b.0).filter_map(|uses| uses.last());
-        latest.filter_map(|&(handle, last_used)| {
-            let shard = self.shard(handle.shard());
-            let entry = shard.connection(handle)?;
-            let timeout = match entry.connection.original.proto {
-                proto::TCP => self.settings.tcp_timeout,
-                _ => self.settings.udp_timeout,
-            };
-            Some(Alive { id: entry.id, last_used, until: last_used.saturating_add(timeout) })
-        })
-        .collect()
+        latest
+            .filter_map(|&(handle, last_used)| {
+                let shard = self.shard(handle.shard());
+                let entry = shard.connection(handle)?;
+                let timeout = match entry.connection.original.proto {
+                    proto::TCP => self.settings.tcp_timeout,
+                    _ => self.settings.udp_timeout,
+                };
+                Some(Alive { id: entry.id, last_used, until: last_used.saturating_add(timeout) })
+            })
+            .collect()
     }
 }
 

@@ -19,12 +19,7 @@ impl<H: Hardware> Merger<H> {
     ///
     /// # Errors
     /// The hardware did not remove a merged filter, or a `skip_sw` filter cannot be installed.
-    pub fn replace(
-        &self,
-        cookie: Cookie,
-        filter: Filter,
-        inserted: Inserted,
-    ) -> Result<Vec<Displaced>, ReplaceError> {
+    pub fn replace(&self, cookie: Cookie, filter: Filter, inserted: Inserted) -> Result<Vec<Displaced>, ReplaceError> {
         let mut turn = self.control.lock();
         let now = self.now();
         let mut failed = Vec::new();
@@ -113,7 +108,12 @@ impl<H: Hardware> Merger<H> {
     ///
     /// # Errors
     /// The hardware did not remove a merged filter.
-    pub fn destroy_priority(&self, hook: Hook, chain: u32, prio: u16) -> Result<Vec<(Cookie, Vec<Counters>)>, NotRemoved> {
+    pub fn destroy_priority(
+        &self,
+        hook: Hook,
+        chain: u32,
+        prio: u16,
+    ) -> Result<Vec<(Cookie, Vec<Counters>)>, NotRemoved> {
         self.destroy_where(|f| (f.id.hook, f.id.chain, f.id.prio) == (hook, chain, prio))
     }
 
@@ -272,7 +272,8 @@ impl<H: Hardware> Merger<H> {
         for doom in &doomed {
             // A skip_sw filter whose merged filter goes while it stays is tried again.
             let parents = table.entry(doom.path).map(|e| e.path.parents.len());
-            if let (Some(1), Some(cookie)) = (parents, table.entry(doom.path).and_then(|e| Some(e.path.parents.first()?.cookie)))
+            if let (Some(1), Some(cookie)) =
+                (parents, table.entry(doom.path).and_then(|e| Some(e.path.parents.first()?.cookie)))
                 && is_alone(&table, cookie)
             {
                 turn.due(cookie);

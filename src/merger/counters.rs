@@ -2,9 +2,8 @@
 
 use super::Merger;
 use crate::{
-    flower::{Cookie, Counters, Counts, Field, ethertype},
+    flower::{Cookie, Counters, Counts},
     hardware::{Hardware, HardwareError, MergedId, Reading},
-    merge::Path,
     sync::atomic::Ordering::Relaxed,
     table::{Counted, PathId, Table, life::State},
 };
@@ -36,13 +35,6 @@ pub(super) fn bytes(counts: Counts, overhead: u64, packets: u64, bytes: u64) -> 
         Counts::Ingress => bytes,
         Counts::Frame => bytes.saturating_sub(packets.saturating_mul(overhead)),
     }
-}
-
-/// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
-pub(super) fn overhead(path: &Path) -> u64 {
-    let known = path.template.constants();
-    let tagged = known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
-    if tagged { 18 } else { 14 }
 }
 
 impl<H: Hardware> Merger<H> {
@@ -135,15 +127,13 @@ impl<H: Hardware> Merger<H> {
         for (id, reading) in &read {
             let Some(merged) = shard.merged_mut(*id) else { continue };
             let path = merged.path;
-            let overhead = match last.filter(|(p, _)| *p == path) {
-                Some((_, overhead)) => overhead,
-                None => {
-                    let overhead = table.entry(path).map_or(0, |e| overhead(&e.path));
-                    last = Some((path, overhead));
-                    overhead
-                }
+            let overhead = match last {
+                Some((same, overhead)) if same == path => overhead,
+                _ => table.entry(path).map_or(0, |e| e.overhead),
             };
-            let counted = merged.advance(reading, |packets, all| bytes(self.capabilities.counts, overhead, packets, all));
+            last = Some((path, overhead));
+            let counted =
+                merged.advance(reading, |packets, all| bytes(self.capabilities.counts, overhead, packets, all));
             gather(&mut gathered, path, counted);
         }
         // Before anyone can take one of them out and tell its last counts.

@@ -28,9 +28,9 @@ mod settings;
 mod view;
 mod work;
 
+pub use crate::table::shard::Worth;
 pub use alone::Displaced;
 pub use connections::Alive;
-pub use crate::table::shard::Worth;
 pub use settings::{Conntrack, Liberal, Limits, Policy, Settings, Turned};
 pub use view::{MergedView, Snapshot, Why};
 
@@ -47,9 +47,9 @@ use crate::{
     walk::Walk,
 };
 use alone::Alone;
+use hashbrown::HashMap;
 use retry::{Retries, Stuck};
 use settings::Tallies;
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, VecDeque},

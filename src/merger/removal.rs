@@ -146,7 +146,7 @@ impl<H: Hardware> Merger<H> {
         for (id, result) in tried {
             let Some(merged) = shard.merged_mut(*id) else { continue };
             let path = merged.path;
-            let overhead = table.entry(path).map_or(0, |e| counters::overhead(&e.path));
+            let overhead = table.entry(path).map_or(0, |e| e.overhead);
             let bytes = |packets, all| counters::bytes(self.capabilities.counts, overhead, packets, all);
             match result {
                 Ok(reading) => {
@@ -223,14 +223,15 @@ impl<H: Hardware> Merger<H> {
                 &own
             }
         };
-        let (Some(merged), Some(entry)) = (shard.merged(id), table.entry(shard.merged(id).map_or(PathId(0), |m| m.path)))
+        let (Some(merged), Some(entry)) =
+            (shard.merged(id), table.entry(shard.merged(id).map_or(PathId(0), |m| m.path)))
         else {
             return;
         };
         let matches = match known.len() == links.all().len() {
             true => Offer { id, path: &entry.path, connections: &known, mend: self.mends() }.matches(),
             // It may match whatever the path's constants allow.
-            false => entry.path.template.constants(),
+            false => entry.path.template.known.unpack(),
         };
         let stuck = Stuck {
             id,
@@ -238,7 +239,7 @@ impl<H: Hardware> Merger<H> {
             matches,
             merged: merged.remains(),
             parents: entry.parents().map(|(account, parent)| (account, *parent)).collect(),
-            overhead: counters::overhead(&entry.path),
+            overhead: entry.overhead,
             failures: 1,
             due: now,
             error: error.clone(),

@@ -2,8 +2,8 @@
 
 use crate::{
     conntrack::{Connection, ConnectionId},
-    table::shard::Worth,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    table::shard::Worth,
 };
 use std::fmt;
 

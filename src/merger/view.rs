@@ -88,11 +88,20 @@ impl<H> Merger<H> {
             return None;
         }
         let entry = Offer { id, path: &path, connections: &known, mend: self.mends() }.entry();
-        let overhead = counters::overhead(&path);
+        let overhead = table.entry(path_id)?.overhead;
         let bytes = |packets, all| counters::bytes(self.capabilities.counts, overhead, packets, all);
         let connections = entries.iter().map(|e| e.id).collect();
         let (matches, actions) = (entry.matches, entry.actions);
-        Some(MergedView { id, state, path_id, matches, actions, connections, counters: counted.counters(bytes), path: Arc::clone(&path) })
+        Some(MergedView {
+            id,
+            state,
+            path_id,
+            matches,
+            actions,
+            connections,
+            counters: counted.counters(bytes),
+            path: Arc::clone(&path),
+        })
     }
 
     /// All merged filters, on their way in and out included.

@@ -163,13 +163,20 @@ impl<H: Hardware> Merger<H> {
         }
         let (connections, liberal) = locked.values(&handles);
         match self.enter_merged(&mut locked, filter, path, &handles, now) {
-            Ok(id) => Plan::Install(Pending { id, filter, path: Arc::clone(&entry.path), handles, connections, liberal }),
+            Ok(id) => {
+                Plan::Install(Pending { id, filter, path: Arc::clone(&entry.path), handles, connections, liberal })
+            }
             Err(refusal) => Plan::Done(Err(refusal)),
         }
     }
 
     /// What there is of a path and connections, or what is on its way out and keeps more from being made of them.
-    fn there_already(&self, locked: &Locked<'_>, path: PathId, handles: &[ConnectionHandle]) -> Option<(MergedId, State)> {
+    fn there_already(
+        &self,
+        locked: &Locked<'_>,
+        path: PathId,
+        handles: &[ConnectionHandle],
+    ) -> Option<(MergedId, State)> {
         let Some(&first) = handles.first() else {
             let shard = locked.of(self.shard_of_path(path))?;
             let id = shard.first_of(path)?;
@@ -289,7 +296,7 @@ impl<H: Hardware> Merger<H> {
         let folded = self.folded(table, view, handles, locked).and_then(|path| {
             self.fits_hardware(last, &path, &known).map_err(|refusal| {
                 // Others like it fit no better.
-                let targets = path.targets.clone();
+                let targets = path.course.targets.to_vec();
                 Box::new(Refused { refusal, others: Some(path.template.clone()), targets })
             })?;
             Ok(path)
@@ -336,7 +343,9 @@ impl<H: Hardware> Merger<H> {
             let Some(filter) = table.filter(cookie).map(|e| e.filter.id) else { continue };
             for (handle, _) in found.by_ref().take(findings.into()).flatten() {
                 let Ok(handle) = handle else { continue };
-                let Some(entry) = locked.of_mut(handle.shard()).and_then(|s| s.connection_mut(*handle)) else { continue };
+                let Some(entry) = locked.of_mut(handle.shard()).and_then(|s| s.connection_mut(*handle)) else {
+                    continue;
+                };
                 entry.gate.map_err(|why| Refusal::NotQualified { filter, why })?;
                 entry.seen = entry.seen.saturating_add(1);
                 if let Some(why) = entry.not_worth() {
@@ -351,13 +360,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// How many merged filters a way has for these connections.
-    fn merged_of_way(
-        &self,
-        table: &Table,
-        way: WayId,
-        locked: &Locked<'_>,
-        handles: &[ConnectionHandle],
-    ) -> usize {
+    fn merged_of_way(&self, table: &Table, way: WayId, locked: &Locked<'_>, handles: &[ConnectionHandle]) -> usize {
         let Some(&first) = handles.first() else {
             let made = |path: &PathId| self.shard(self.shard_of_path(*path)).first_of(*path).is_some();
             return table.paths(way).filter(|(path, _)| made(path)).count();
@@ -404,7 +407,7 @@ impl<H: Hardware> Merger<H> {
     /// Whether the hardware can hold what a path comes to.
     pub(super) fn fits_hardware(&self, filter: FilterId, path: &Path, known: &[&Connection]) -> Result<(), Refusal> {
         let refused = |why: String| Refusal::Hardware { filter, why };
-        if !self.mends() && path.program.must_mend() {
+        if !self.mends() && path.course.program.must_mend() {
             let why =
                 "it can only compute checksums anew, and would right one that pedit left stale before ct translated";
             return Err(refused(why.into()));

@@ -125,7 +125,10 @@ mod tests {
         if std::env::var_os("FLOWMERGE_PAGE").is_some() {
             std::fs::write(path, &right).expect("written");
         } else {
-            assert!(page == right, "run `FLOWMERGE_PAGE=write cargo test -p flowmerge --lib life` and look at the change");
+            assert!(
+                page == right,
+                "run `FLOWMERGE_PAGE=write cargo test -p flowmerge --lib life` and look at the change"
+            );
         }
     }
 
@@ -143,7 +146,9 @@ mod tests {
             let mut at = 0;
             while let Some(&now) = doomed.get(at) {
                 assert!(!matches!(now, Installed | Installing | Waiting), "{state:?} doomed comes to {now:?}");
-                doomed.extend(Event::ALL.iter().filter_map(|&e| next(now, e)).filter(|s| !doomed.contains(s)).collect::<Vec<_>>());
+                doomed.extend(
+                    Event::ALL.iter().filter_map(|&e| next(now, e)).filter(|s| !doomed.contains(s)).collect::<Vec<_>>(),
+                );
                 doomed.dedup();
                 at += 1;
                 assert!(at < 100);

@@ -30,16 +30,16 @@ pub use shard::{ConnectionEntry, Links, Merged, Shard};
 use crate::{
     conntrack::Direction,
     flower::{Action, Cookie, Filter, FilterId, Hook, Port},
-    merge::{Parent, Path, Ports, Refusal, Refused, template::{Is, Template}},
+    merge::{
+        Parent, Path, Ports, Refusal, Refused,
+        template::{Is, Template},
+    },
     sync::Arc,
 };
 use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::{
-    collections::BTreeSet,
-    hash::BuildHasher,
-};
+use std::{collections::BTreeSet, hash::BuildHasher};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 type Set<K> = HashSet<K, foldhash::fast::RandomState>;
@@ -102,6 +102,8 @@ pub struct PathEntry {
     pub path: Arc<Path>,
     /// The accounts of its parents.
     accounts: Box<[Account]>,
+    /// Bytes of each of its frames that TC does not count.
+    pub overhead: u64,
     /// How many of its conditions keep out shadows that came later.
     later: usize,
     way: usize,
@@ -114,7 +116,7 @@ pub struct PathEntry {
 impl PathEntry {
     /// The parents with their accounts.
     pub fn parents(&self) -> impl Iterator<Item = (Account, &Parent)> {
-        self.accounts.iter().copied().zip(&self.path.parents)
+        self.accounts.iter().copied().zip(self.path.parents.iter())
     }
 }
 
@@ -357,11 +359,15 @@ impl Table {
     }
 
     /// Adds a path to a way; `alone`: it is a `skip_sw` filter's.
-    pub fn add_path(&mut self, way: WayId, path: Path, alone: bool) -> PathId {
+    pub fn add_path(&mut self, way: WayId, mut path: Path, alone: bool) -> PathId {
         let nobody = Account::NOBODY;
         let accounts = path.parents.iter().map(|p| self.filters.get(&p.cookie).map_or(nobody, |e| e.account)).collect();
-        let targets = path.targets.clone();
-        let entry = PathEntry { path: Arc::new(path), accounts, later: 0, way: way.0, alone, dead: false };
+        let targets = path.course.targets.clone();
+        if let Some(&other) = self.ways[way.0].paths.first() {
+            path.share(&self.paths[other as usize].path);
+        }
+        let overhead = path.overhead();
+        let entry = PathEntry { path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);
@@ -374,7 +380,7 @@ impl Table {
     fn kill(&mut self, path: PathId) {
         let Some(entry) = self.paths.get_mut(path.0 as usize).filter(|p| !p.dead) else { return };
         entry.dead = true;
-        let targets = entry.path.targets.clone();
+        let targets = entry.path.course.targets.clone();
         for port in targets.iter() {
             if let Some(senders) = self.senders.get_mut(port) {
                 senders.remove(&path.0);
@@ -411,7 +417,8 @@ impl Table {
 
     /// Of these paths nothing is left in hardware: those that hold no more are forgotten.
     pub fn bury(&mut self, doomed: &[Doom]) {
-        let gone: Set<PathId> = doomed.iter().map(|d| d.path).filter(|&p| self.entry(p).is_some_and(|e| e.dead)).collect();
+        let gone: Set<PathId> =
+            doomed.iter().map(|d| d.path).filter(|&p| self.entry(p).is_some_and(|e| e.dead)).collect();
         if gone.is_empty() {
             return;
         }

@@ -300,14 +300,16 @@ impl Shard {
     /// The connection.
     pub fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         let slot = handle.slot();
-        let same = self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
+        let same =
+            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
         self.connections.get(slot).filter(|_| same)
     }
 
     /// The connection.
     pub fn connection_mut(&mut self, handle: ConnectionHandle) -> Option<&mut ConnectionEntry> {
         let slot = handle.slot();
-        let same = self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
+        let same =
+            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
         self.connections.get_mut(slot).filter(|_| same)
     }
 
@@ -507,9 +509,8 @@ mod tests {
         let path = PathId(5000);
         let ids: Vec<MergedId> = (0..5).map(|n| shard.reserve(path, Links::None, n)).collect();
         let other = shard.reserve(PathId(1), Links::None, 0);
-        let list = |shard: &Shard| {
-            std::iter::successors(shard.first_of(path), |&id| shard.after(id)).collect::<Vec<_>>()
-        };
+        let list =
+            |shard: &Shard| std::iter::successors(shard.first_of(path), |&id| shard.after(id)).collect::<Vec<_>>();
         assert_eq!(list(&shard), ids.iter().rev().copied().collect::<Vec<_>>());
         shard.free(ids[2]);
         shard.unlink(ids[4]);

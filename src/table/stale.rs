@@ -3,10 +3,7 @@
 use super::{Doom, PathEntry, PathId, Table};
 use crate::{
     flower::{Control, Cookie, Filter},
-    merge::{
-        self, Order,
-        template::Condition,
-    },
+    merge::{self, Order, template::Condition},
     sync::Arc,
 };
 use std::collections::BTreeSet;

@@ -155,10 +155,12 @@ impl Merging {
         let filter = |cookie: &Cookie| Some(table.filter(*cookie)?.filter.id);
         let connection = |c| merger.connection_of(c).map(|c| c.to_string());
         let found = walk.hits.iter().flat_map(|hit| &hit.found);
-        let met = found.map(|found| found.and_then(|f| Some(Met::new(&merger.connection_of(f.connection)?, f.direction))));
+        let met =
+            found.map(|found| found.and_then(|f| Some(Met::new(&merger.connection_of(f.connection)?, f.direction))));
         let enters = |action: &Action| matches!(action.kind, ActionKind::Mirred(mirred) if mirred.ingress);
         let parents = cookies.iter().filter_map(|&cookie| table.filter(cookie));
-        let recounted = path.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
+        let recounted =
+            path.course.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
         let ran = path.parents.iter().flat_map(|parent| {
             let actions = table.filter(parent.cookie).map_or(&[][..], |entry| &entry.filter.actions);
             actions.iter().enumerate().filter(|(at, _)| parent.ran >> at & 1 == 1).map(|(_, action)| action)

@@ -98,7 +98,8 @@ impl Trial<'_> {
             let own = record.filter.matches;
             let told = Filter::in_front(record.parents[0].hook, port, 0, own, Vec::new());
             let aim = told.map_or(own, |filter| filter.matches);
-            let near = packets::near(&mut dice, &universe, port, &aim, &self.others(record).iter().collect::<Vec<_>>(), AIMED);
+            let near =
+                packets::near(&mut dice, &universe, port, &aim, &self.others(record).iter().collect::<Vec<_>>(), AIMED);
             all.extend(near.into_iter().map(|frame| ((port, frame), true)));
         }
         let sent = case.steps.iter().filter_map(|step| match step {
@@ -377,7 +378,7 @@ impl Trial<'_> {
         for (&id, filter) in &self.filters {
             let Some(path) = merger.merged_by(MergedId(id)).map(|merged| merged.path) else { continue };
             let (packets, bytes) = since(counts, &filter.id, 0);
-            for parent in &path.parents {
+            for parent in path.parents.iter() {
                 let Some(entry) = table.filter(parent.cookie) else { continue };
                 for action in (0..32).filter(|i| parent.ran >> i & 1 == 1) {
                     let sum = given.entry((entry.filter.id, action)).or_default();

@@ -185,7 +185,7 @@ fn a_ttl_that_would_run_out_is_kept_out() {
 fn what_is_refused_for_its_label_says_nothing_of_packets_with_another_or_none() {
     let refused = |action, frame: &[u8]| {
         let [a, b] = on_labels(action, Match::default());
-        Case::default().hit(&a).hit(&b).folded(&arrived(frame)).unwrap_err().others.unwrap().known
+        Case::default().hit(&a).hit(&b).folded(&arrived(frame)).unwrap_err().others.unwrap().known.unpack()
     };
     let one = |ttl: u32| labelled(&[], &[ttl], true);
     let known = refused(Mpls::DecTtl, &one(1));

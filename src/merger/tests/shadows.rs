@@ -190,8 +190,7 @@ fn hits(m: &mut Merger<Memory>, mut key: Key) -> Vec<u64> {
         let there = |f: &Filter| f.id.chain == chain && f.id.prio >= from && f.matches.fits(&key);
         let fit: Vec<(Cookie, bool)> = table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
         // Not the first hit: of skip_sw filters those count that hide others in their mask.
-        let mut hidden =
-            |c: Cookie| table.in_front(c, Some(c)).iter().any(|&(front, _)| fit.contains(&(front, true)));
+        let mut hidden = |c: Cookie| table.in_front(c, Some(c)).iter().any(|&(front, _)| fit.contains(&(front, true)));
         let seen: Vec<Cookie> = fit.iter().filter(|f| !f.1).map(|f| f.0).filter(|&c| !hidden(c)).collect();
         let hit = seen.iter().find(|&&c| !table.in_front(c, None).iter().any(|(front, _)| seen.contains(front)));
         let Some(filter) = hit.and_then(|&c| table.filter(c)).map(|e| &e.filter) else { break };

@@ -191,7 +191,8 @@ fn a_redirect_with_a_final_control_leaves_nothing_to_trap() {
 
 #[test]
 fn a_reading_below_what_the_headers_take_counts_no_bytes() {
-    let capabilities = crate::flower::Capabilities { counts: crate::flower::Counts::Frame, ..crate::flower::Capabilities::all() };
+    let capabilities =
+        crate::flower::Capabilities { counts: crate::flower::Counts::Frame, ..crate::flower::Capabilities::all() };
     let mut m = Merger::new(Memory::new(capabilities));
     firewall(&mut m);
     let merged = established(&mut m, 1000);
