@@ -3,8 +3,9 @@
 //! A [`Record`] stands on the caller's stack and borrows the arrived packet's key. Telling it of a hit is one store. What does not
 //! fit is counted and not kept: such a walk is [too long](Steps::too_long), and no more becomes of it than a number.
 
+use super::{Found, Hit, Walk};
 use crate::{
-    conntrack::{ConnectionHandle, Direction},
+    conntrack::{ConnectionHandle, ConnectionId, Direction},
     flower::{Cookie, Key, Port},
 };
 
@@ -48,6 +49,46 @@ impl<'k> Record<'k> {
     /// What was recorded.
     pub fn steps(&self) -> &Steps {
         &self.steps
+    }
+}
+
+/// A walk that was recorded, with a key of its own.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The port the packet came in on.
+    pub port: Port,
+    /// The packet as it arrived, before any action.
+    pub key: Key,
+    pub(crate) steps: Steps,
+}
+
+impl Default for Recorded {
+    fn default() -> Recorded {
+        Recorded { port: Port(0), key: Key::ZERO, steps: Steps::default() }
+    }
+}
+
+impl Recorded {
+    /// Begins another walk in place of this one.
+    #[inline]
+    pub(crate) fn begin(&mut self, port: Port, key: &Key) {
+        self.port = port;
+        self.key = *key;
+        self.steps.clear();
+    }
+
+    /// What was recorded.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// The walk, with the caller's names for its connections.
+    pub fn walk(&self, name: impl Fn(ConnectionHandle) -> ConnectionId) -> Walk {
+        let found = |found: Option<(ConnectionHandle, Direction)>| {
+            found.map(|(connection, direction)| Found { connection: name(connection), direction })
+        };
+        let hits = self.steps.hits().map(|(filter, of_hit)| Hit { filter, found: of_hit.map(found).collect() });
+        Walk { port: self.port, key: self.key, hits: hits.collect() }
     }
 }
 
@@ -200,19 +241,14 @@ impl Steps {
         Some((self.connection(which.checked_sub(1)?)?, direction_of(byte)))
     }
 
-    /// Puts steps together again from their parts, none of which is too long.
-    pub(crate) fn from_parts(
-        filters: impl Iterator<Item = Cookie>,
-        connections: impl Iterator<Item = ConnectionHandle>,
-        found: [u8; FOUND],
-        founds: usize,
-    ) -> Steps {
-        let mut steps = Steps { found, founds: founds as u32, ..Steps::default() };
-        filters.for_each(|filter| steps.hit(filter));
-        for connection in connections {
-            steps.index(connection);
-        }
-        steps
+    /// The next connection that the walk meets, when steps are put together again.
+    pub(crate) fn meet(&mut self, connection: ConnectionHandle) {
+        self.index(connection);
+    }
+
+    /// What the `ct` actions found, when steps are put together again.
+    pub(crate) fn set_found(&mut self, found: [u8; FOUND], founds: usize) {
+        (self.found, self.founds) = (found, founds as u32);
     }
 }
 
