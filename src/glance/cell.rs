@@ -89,6 +89,11 @@ fn verdict_of(entry: u64) -> Option<u32> {
     (entry & INDEX).checked_sub(1).map(|index| index as u32)
 }
 
+/// The generation after that of a closed cell's control word.
+fn after(generation: u32) -> u32 {
+    generation % ConnectionHandle::LAST_GENERATION + 1
+}
+
 impl Cell {
     /// The control word, if it is this connection's.
     #[inline]
@@ -221,7 +226,7 @@ impl Cell {
         if control & OPEN != 0 {
             return None;
         }
-        let generation = control % ConnectionHandle::LAST_GENERATION + 1;
+        let generation = after(control);
         self.seen.store(0, Ordering::Relaxed);
         self.worth_at.store(0, Ordering::Relaxed);
         self.control.store(generation | OPEN, Ordering::Release);
@@ -258,5 +263,16 @@ impl Cells {
     pub(super) fn open(&self, shard: u8, slot: u32) -> Option<ConnectionHandle> {
         let cell = self.cells.make(self.index(shard, slot)?)?;
         ConnectionHandle::new(shard, slot, cell.open()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_go_round_and_leave_0_out() {
+        let last = ConnectionHandle::LAST_GENERATION;
+        assert_eq!([0, 1, last - 1, last].map(after), [1, 2, last, 1]);
     }
 }
