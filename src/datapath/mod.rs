@@ -274,7 +274,8 @@ impl Exit {
         self.counted(became)
     }
 
-    #[inline]
+    // Apart from the way of those that are recognised, which is to be short.
+    #[inline(never)]
     fn hand_over(&mut self, port: Port, key: &Key, steps: &Steps) -> Became {
         let ring = &self.queue.ring;
         let first = steps.first();

@@ -67,13 +67,9 @@ impl Ring {
         while head != tail && read < runs {
             let first = self.word(head).load(Ordering::Relaxed);
             // A run has a first word, and lies before the tail: the writer moves it by whole runs.
-            let end = head.wrapping_add(length(first).max(1));
-            out.push(first);
-            head = head.wrapping_add(1);
-            while head != end && head != tail {
-                out.push(self.word(head).load(Ordering::Relaxed));
-                head = head.wrapping_add(1);
-            }
+            let words = length(first).clamp(1, tail.wrapping_sub(head));
+            out.extend((0..words).map(|n| self.word(head.wrapping_add(n)).load(Ordering::Relaxed)));
+            head = head.wrapping_add(words);
             read += 1;
         }
         *reader = head;

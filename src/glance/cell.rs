@@ -248,19 +248,23 @@ impl Cells {
         Cells { cells: Chunks::new(shards * of_shard), of_shard, shards }
     }
 
+    #[inline]
     fn index(&self, shard: u8, slot: u32) -> Option<usize> {
-        let (shard, slot) = (usize::from(shard), slot as usize);
-        // The last place of all stands for no connection.
-        let there = shard < self.shards && slot < self.of_shard && slot < u32::MAX as usize;
-        there.then(|| shard * self.of_shard + slot)
+        let slot = slot as usize;
+        (slot < self.of_shard).then(|| usize::from(shard) * self.of_shard + slot)
     }
 
+    /// The cell of a place, opened or not.
     #[inline]
     pub(super) fn get(&self, connection: ConnectionHandle) -> Option<&Cell> {
         self.cells.get(self.index(connection.shard(), connection.slot())?)
     }
 
     pub(super) fn open(&self, shard: u8, slot: u32) -> Option<ConnectionHandle> {
+        // The last place of all stands for no connection.
+        if usize::from(shard) >= self.shards || slot == u32::MAX {
+            return None;
+        }
         let cell = self.cells.make(self.index(shard, slot)?)?;
         ConnectionHandle::new(shard, slot, cell.open()?)
     }

@@ -11,7 +11,7 @@ const PIECE: usize = match (cfg!(feature = "loom"), cfg!(feature = "shuttle")) {
 
 #[derive(Debug)]
 pub(super) struct Chunks<T> {
-    pieces: Box<[OnceLock<Box<[T]>>]>,
+    pieces: Box<[OnceLock<Box<[T; PIECE]>>]>,
 }
 
 impl<T: Default> Chunks<T> {
@@ -22,13 +22,18 @@ impl<T: Default> Chunks<T> {
 
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<&T> {
-        self.pieces.get(index / PIECE)?.get()?.get(index % PIECE)
+        Some(&self.pieces.get(index / PIECE)?.get()?[index % PIECE])
     }
 
     /// The item, made if it is not there.
     pub(super) fn make(&self, index: usize) -> Option<&T> {
         let piece = self.pieces.get(index / PIECE)?;
-        piece.get_or_init(|| (0..PIECE).map(|_| T::default()).collect()).get(index % PIECE)
+        let new = || {
+            let items: Box<[T]> = (0..PIECE).map(|_| T::default()).collect();
+            let Ok(items) = items.try_into() else { unreachable!("they are so many") };
+            items
+        };
+        Some(&piece.get_or_init(new)[index % PIECE])
     }
 }
 

@@ -54,7 +54,7 @@ impl Table {
     }
 
     /// What was decided about such a packet.
-    #[inline]
+    #[inline(never)]
     pub(super) fn find(&self, verdicts: &Verdicts, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         let way = way_of(port, steps);
         for entry in self.place(way) {

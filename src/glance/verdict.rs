@@ -175,25 +175,22 @@ struct Slot {
     /// Port, what was decided (0: nothing), how many comparisons, findings, filters.
     head: AtomicU64,
     found: [AtomicU64; 2],
-    /// A byte for each comparison: which word of the key.
-    which: [AtomicU64; 2],
     filters: [AtomicU64; HITS],
-    compare: [[AtomicU64; 2]; COMPARED],
+    /// Which word of the key, mask, value.
+    compare: [[AtomicU64; 3]; COMPARED],
 }
 
 impl Default for Slot {
     fn default() -> Slot {
-        let pair = || [0, 0].map(AtomicU64::new);
         Slot {
             sequence: AtomicU32::new(0),
             holds: AtomicU32::new(RETIRED),
             generation: AtomicU32::new(0),
             way: AtomicU64::new(0),
             head: AtomicU64::new(0),
-            found: pair(),
-            which: pair(),
+            found: [0; 2].map(AtomicU64::new),
             filters: [0; HITS].map(AtomicU64::new),
-            compare: [(); COMPARED].map(|()| pair()),
+            compare: [(); COMPARED].map(|()| [0; 3].map(AtomicU64::new)),
         }
     }
 }
@@ -219,13 +216,9 @@ impl Slot {
                 put(&self.head, head(v.port, v.hits, v.founds) | counts);
                 self.found.iter().zip(found).for_each(|(to, word)| put(to, word));
                 self.filters.iter().zip(&v.filters[..v.hits]).for_each(|(to, filter)| put(to, filter.0));
-                let mut which = [0; 2];
-                for (n, (to, &(word, mask, value))) in self.compare.iter().zip(&v.compare[..v.compared]).enumerate() {
-                    which[n / 8] |= u64::from(word) << (n % 8 * 8);
-                    put(&to[0], mask);
-                    put(&to[1], value);
+                for (to, &(word, mask, value)) in self.compare.iter().zip(&v.compare[..v.compared]) {
+                    to.iter().zip([word.into(), mask, value]).for_each(|(to, word)| put(to, word));
                 }
-                self.which.iter().zip(which).for_each(|(to, word)| put(to, word));
             }
         }
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
@@ -233,7 +226,7 @@ impl Slot {
 
     /// What was decided about such a packet, if the slot says anything of it and was not written meanwhile. What the caller loads
     /// afterwards is not older than what was read here.
-    #[inline]
+    #[inline(always)]
     fn agrees(&self, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         let get = |from: &AtomicU64| from.load(Ordering::Relaxed);
         let sequence = self.sequence.load(Ordering::Acquire);
@@ -256,14 +249,9 @@ impl Slot {
             return None;
         }
         let compares = (is >> COMPARES & 0xff) as usize;
-        let mut which = get(&self.which[0]);
-        for (n, is) in self.compare.iter().take(compares).enumerate() {
-            if n == 8 {
-                which = get(&self.which[1]);
-            }
-            let word = *key.words().get((which & 0xff) as usize)?;
-            which >>= 8;
-            differ |= (word & get(&is[0])) ^ get(&is[1]);
+        for [which, mask, value] in self.compare.iter().take(compares) {
+            let word = *key.words().get(get(which) as usize)?;
+            differ |= (word & get(mask)) ^ get(value);
         }
         fence(Ordering::Acquire);
         (differ == 0 && self.sequence.load(Ordering::Relaxed) == sequence).then_some(decided)
@@ -293,7 +281,7 @@ impl Verdicts {
         Verdicts { slots: Chunks::new(limit), places: Mutex::new(places) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn agrees(&self, index: u32, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         self.slots.get(index as usize)?.agrees(port, key, steps)
     }
