@@ -7,7 +7,9 @@
 #![warn(missing_docs)]
 
 pub mod conntrack;
+pub mod datapath;
 pub mod flower;
+pub mod glance;
 pub mod hardware;
 pub mod merge;
 pub mod merger;

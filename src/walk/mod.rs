@@ -5,7 +5,7 @@
 
 pub mod record;
 
-pub use record::{Record, Steps};
+pub use record::{Record, Recorded, Steps};
 
 use crate::{
     conntrack::{ConnectionId, Direction},

@@ -3,8 +3,9 @@
 //! A [`Record`] stands on the caller's stack and borrows the arrived packet's key. Telling it of a hit is one store. What does not
 //! fit is counted and not kept: such a walk is [too long](Steps::too_long), and no more becomes of it than a number.
 
+use super::{Found, Hit, Walk};
 use crate::{
-    conntrack::{ConnectionHandle, Direction},
+    conntrack::{ConnectionHandle, ConnectionId, Direction},
     flower::{Cookie, Key, Port},
 };
 
@@ -51,6 +52,46 @@ impl<'k> Record<'k> {
     }
 }
 
+/// A walk that was recorded, with a key of its own.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The port the packet came in on.
+    pub port: Port,
+    /// The packet as it arrived, before any action.
+    pub key: Key,
+    pub(crate) steps: Steps,
+}
+
+impl Default for Recorded {
+    fn default() -> Recorded {
+        Recorded { port: Port(0), key: Key::ZERO, steps: Steps::default() }
+    }
+}
+
+impl Recorded {
+    /// Begins another walk in place of this one.
+    #[inline]
+    pub(crate) fn begin(&mut self, port: Port, key: &Key) {
+        self.port = port;
+        self.key = *key;
+        self.steps.clear();
+    }
+
+    /// What was recorded.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// The walk, with the caller's names for its connections.
+    pub fn walk(&self, name: impl Fn(ConnectionHandle) -> ConnectionId) -> Walk {
+        let found = |found: Option<(ConnectionHandle, Direction)>| {
+            found.map(|(connection, direction)| Found { connection: name(connection), direction })
+        };
+        let hits = self.steps.hits().map(|(filter, of_hit)| Hit { filter, found: of_hit.map(found).collect() });
+        Walk { port: self.port, key: self.key, hits: hits.collect() }
+    }
+}
+
 /// The hits of a walk and what was found on it, packed.
 ///
 /// What a `ct` action found is a byte: the number of the hit in the low four bits, then one more than the number of the connection
@@ -60,6 +101,8 @@ pub struct Steps {
     hits: u32,
     founds: u32,
     connections: u32,
+    /// More happened than there is room for.
+    too_long: bool,
     found: [u8; FOUND],
     filters: [Cookie; HITS],
     met: [Option<ConnectionHandle>; CONNECTIONS],
@@ -72,6 +115,7 @@ impl Default for Steps {
             hits: 0,
             founds: 0,
             connections: 0,
+            too_long: false,
             found: [0; FOUND],
             filters: [Cookie(0); HITS],
             met: [None; CONNECTIONS],
@@ -98,60 +142,67 @@ impl Steps {
         self.hits = 0;
         self.founds = 0;
         self.connections = 0;
+        self.too_long = false;
         // Compared as a whole.
         self.found = [0; FOUND];
     }
 
     #[inline]
     pub(crate) fn hit(&mut self, filter: Cookie) {
-        if let Some(slot) = self.filters.get_mut(self.hits as usize) {
-            *slot = filter;
+        match self.filters.get_mut(self.hits as usize) {
+            Some(slot) => {
+                *slot = filter;
+                self.hits += 1;
+            }
+            None => self.too_long = true,
         }
-        self.hits = self.hits.saturating_add(1);
     }
 
     #[inline]
     pub(crate) fn found(&mut self, connection: Option<ConnectionHandle>, direction: Direction) {
         let found = connection.map(|connection| (self.index(connection), direction));
-        // One found before any hit is of no hit: such a record is made too long.
-        let hit = (self.hits as usize).wrapping_sub(1);
-        match self.found.get_mut(self.founds as usize) {
-            Some(slot) if hit < HITS => *slot = found_byte(hit, found),
-            _ => self.founds = FOUND as u32,
+        match (self.found.get_mut(self.founds as usize), self.hits.checked_sub(1)) {
+            (Some(slot), Some(hit)) => {
+                *slot = found_byte(hit as usize, found);
+                self.founds += 1;
+            }
+            // No room, or found before any hit, and so of none.
+            _ => self.too_long = true,
         }
-        self.founds = self.founds.saturating_add(1);
     }
 
     /// Which of the walk's connections this is; it becomes one.
     #[inline]
     fn index(&mut self, connection: ConnectionHandle) -> usize {
-        let known = &self.met[..(self.connections as usize).min(CONNECTIONS)];
-        if let Some(index) = known.iter().position(|&c| c == Some(connection)) {
+        let known = self.connections as usize;
+        if let Some(index) = self.met.iter().take(known).position(|&c| c == Some(connection)) {
             return index;
         }
-        let index = self.connections as usize;
-        if let Some(slot) = self.met.get_mut(index) {
-            *slot = Some(connection);
+        match self.met.get_mut(known) {
+            Some(slot) => {
+                *slot = Some(connection);
+                self.connections += 1;
+            }
+            None => self.too_long = true,
         }
-        self.connections = self.connections.saturating_add(1);
-        index.min(CONNECTIONS)
+        known
     }
 
     /// Whether more happened than there is room for.
     #[inline]
     pub fn too_long(&self) -> bool {
-        self.hits as usize > HITS || self.founds as usize > FOUND || self.connections as usize > CONNECTIONS
+        self.too_long
     }
 
     /// The filters hit, in order; of a walk that is too long the first ones.
     #[inline]
     pub fn filters(&self) -> &[Cookie] {
-        &self.filters[..(self.hits as usize).min(HITS)]
+        &self.filters[..self.hits as usize]
     }
 
     /// The connections found, each once, in the order in which the walk met them.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionHandle> + '_ {
-        self.met[..(self.connections as usize).min(CONNECTIONS)].iter().copied().flatten()
+        self.met[..self.connections as usize].iter().copied().flatten()
     }
 
     /// The first connection found.
@@ -175,19 +226,19 @@ impl Steps {
     /// What the `ct` actions found, as bytes.
     #[inline]
     pub(crate) fn found_bytes(&self) -> (&[u8; FOUND], usize) {
-        (&self.found, (self.founds as usize).min(FOUND))
+        (&self.found, self.founds as usize)
     }
 
     /// The direction of the packet in the first connection found.
     #[inline]
     pub(crate) fn first_direction(&self) -> Option<Direction> {
-        let first = self.found[..(self.founds as usize).min(FOUND)].iter().find(|&&byte| byte & !0xf != 0)?;
+        let first = self.found[..self.founds as usize].iter().find(|&&byte| byte & !0xf != 0)?;
         Some(direction_of(*first))
     }
 
     /// The filters hit, each with what its `ct` actions found, in order.
     pub fn hits(&self) -> impl Iterator<Item = (Cookie, impl Iterator<Item = Option<(ConnectionHandle, Direction)>>)> {
-        let founds = (self.founds as usize).min(FOUND);
+        let founds = self.founds as usize;
         self.filters().iter().enumerate().map(move |(hit, &filter)| {
             let of_hit = self.found[..founds].iter().filter(move |&&byte| usize::from(byte & 0xf) == hit);
             (filter, of_hit.map(|&byte| self.found_of(byte)))
@@ -200,19 +251,14 @@ impl Steps {
         Some((self.connection(which.checked_sub(1)?)?, direction_of(byte)))
     }
 
-    /// Puts steps together again from their parts, none of which is too long.
-    pub(crate) fn from_parts(
-        filters: impl Iterator<Item = Cookie>,
-        connections: impl Iterator<Item = ConnectionHandle>,
-        found: [u8; FOUND],
-        founds: usize,
-    ) -> Steps {
-        let mut steps = Steps { found, founds: founds as u32, ..Steps::default() };
-        filters.for_each(|filter| steps.hit(filter));
-        for connection in connections {
-            steps.index(connection);
-        }
-        steps
+    /// The next connection that the walk meets, when steps are put together again.
+    pub(crate) fn meet(&mut self, connection: ConnectionHandle) {
+        self.index(connection);
+    }
+
+    /// What the `ct` actions found, when steps are put together again.
+    pub(crate) fn set_found(&mut self, found: [u8; FOUND], founds: usize) {
+        (self.found, self.founds) = (found, founds.min(FOUND) as u32);
     }
 }
 
