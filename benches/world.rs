@@ -158,7 +158,7 @@ impl World {
             Chains::Pairs(each) => {
                 let each = u64::from(each);
                 let (i, j, rest) = (n % each, n / each % each, n / each / each);
-                let host = (i << 16 | j << 8 | rest / 60_000) as u32;
+                let host = (i << 16 | j << 8 | (rest / 60_000)) as u32;
                 (host, 1024 + (rest % 60_000) as u16, 0x10_0002 | (j as u32) << 8)
             }
             Chains::Five { bits: 0 } => ((n / 60_000) as u32, 1024 + (n % 60_000) as u16, 2),

@@ -335,3 +335,6 @@ fn hand(
         parent.counters.add(counted);
     }
 }
+
+#[cfg(test)]
+mod tests;

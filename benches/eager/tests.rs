@@ -1,12 +1,7 @@
-//! Whether the baseline finds what it should: a test of its own, since benchmarks' own tests are not run.
+//! Whether the baseline finds what it should.
 
-#[path = "mod.rs"]
-mod eager;
-#[allow(dead_code, reason = "the benchmarks use the rest")]
-#[path = "../world.rs"]
-mod world;
-
-use eager::{Eager, Sink};
+use super::{Eager, Sink};
+use crate::world::{self, World};
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction},
     flower::{
@@ -16,7 +11,6 @@ use flowmerge::{
     },
 };
 use std::collections::BTreeMap;
-use world::World;
 
 /// Hardware that knows what it holds, and counts when it is told to.
 #[derive(Debug, Default)]
