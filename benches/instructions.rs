@@ -51,6 +51,13 @@ impl Prepared {
         prepared
     }
 
+    /// Packets that hit many filters.
+    fn long(world: World) -> Prepared {
+        let mut prepared = Prepared::merged(world);
+        prepared.packets = prepared.packets.iter().map(|packet| packet.longer(10)).collect();
+        prepared
+    }
+
     /// Each entry of the hardware has counted.
     fn counted(world: World) -> Prepared {
         let prepared = Prepared::merged(world);
@@ -61,11 +68,11 @@ impl Prepared {
 }
 
 #[library_benchmark]
-#[bench::hits(args = (World::five(false)), setup = Prepared::merged)]
+#[bench::ten_hits(args = (World::five(false)), setup = Prepared::long)]
 fn record(prepared: Prepared) -> Prepared {
     {
         let mut datapath = prepared.subject.datapath();
-        prepared.packets.iter().for_each(|packet| datapath.abandon(packet, 10));
+        prepared.packets.iter().for_each(|packet| datapath.abandon(packet));
     }
     prepared
 }

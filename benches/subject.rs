@@ -178,23 +178,23 @@ impl Subject {
 }
 
 impl Datapath<'_> {
-    /// Records a packet's first hits, so many, again and again from the first one, and gives the walk up.
-    pub fn abandon(&mut self, packet: &Packet, hits: usize) {
+    /// Records a packet's hits, and gives the walk up.
+    pub fn abandon(&mut self, packet: &Packet) {
         black_box(&packet.key);
-        self.record(packet, hits);
+        self.record(packet);
         black_box(&mut self.hits);
     }
 
     /// Records a packet's whole walk and ends it.
     pub fn finish(&mut self, packet: &Packet) {
-        self.record(packet, packet.hits.len());
+        self.record(packet);
         let walk = Walk { port: PORT, key: packet.key, hits: std::mem::take(&mut self.hits) };
         self.subject.lock().walk(walk).expect("the queue has no limit");
     }
 
-    fn record(&mut self, packet: &Packet, hits: usize) {
+    fn record(&mut self, packet: &Packet) {
         self.hits.clear();
-        for &(filter, found) in packet.hits.iter().cycle().take(hits) {
+        for &(filter, found) in &packet.hits {
             self.hits.push(Hit { filter, found: found.map(Some).into_iter().collect() });
         }
     }

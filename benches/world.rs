@@ -28,6 +28,13 @@ pub struct Packet {
     pub hits: SmallVec<[(Cookie, Option<Found>); 5]>,
 }
 
+impl Packet {
+    /// One that hits so many filters, the same ones again and again: to record, not to merge.
+    pub fn longer(&self, hits: usize) -> Packet {
+        Packet { key: self.key, hits: self.hits.iter().copied().cycle().take(hits).collect() }
+    }
+}
+
 /// Filters, and the connections that may go through them.
 #[derive(Clone, Copy, Debug)]
 pub struct World {

@@ -185,8 +185,11 @@ impl Report {
     /// Puts the table into a page, between the two marks that are there.
     ///
     /// # Errors
-    /// The page cannot be read or written, or has no marks.
+    /// The run was a short one, or the page cannot be read or written, or has no marks.
     pub fn write(&self, page: &Path) -> Result<(), String> {
+        if self.short {
+            return Err("a short run shows that everything works: its figures are not for the page".into());
+        }
         let of = |e: std::io::Error| format!("{}: {e}", page.display());
         let text = fs::read_to_string(page).map_err(of)?;
         let (head, rest) = text.split_once(BEGIN).ok_or(format!("{}: no {BEGIN}", page.display()))?;

@@ -15,7 +15,7 @@ use flowmerge_bench::{
 /// What the C port of the shipped driver's algorithm took to add a connection at 100,000, where the goals were set.
 pub const REFERENCE: f64 = 1296.0;
 
-/// Connections whose packets come again and again: what is looked at for them stays in the nearest cache, or does not.
+/// Connections whose packets come again and again: what is looked at for them stays in the nearest cache, or does not. Powers of two.
 const BUSY: [usize; 2] = [256, 16_384];
 
 /// All of them.
@@ -72,11 +72,12 @@ fn adds(criterion: &mut Criterion<ThreadCpu>, name: &str, running: &mut Running,
 /// A hit recorded: the difference of long walks and short ones, since what begins and ends a walk stands in both.
 fn hit(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut Report) {
     let packets = running.packets(BUSY[0]);
+    let [long, short] = [13, 3].map(|hits| packets.iter().map(|packet| packet.longer(hits)).collect::<Vec<_>>());
     let mut datapath = running.subject.datapath();
-    let mut abandon = |hits: usize, n: u64| {
-        timed(|| packets.iter().cycle().take(n as usize).for_each(|packet| datapath.abandon(packet, hits)))
+    let mut abandon = |packets: &[Packet], n: u64| {
+        timed(|| (0..n as usize).for_each(|i| datapath.abandon(&packets[i & (BUSY[0] - 1)])))
     };
-    let hits = small(criterion, "record a hit", |n| (abandon(13, n).saturating_sub(abandon(3, n)) / 10, None));
+    let hits = small(criterion, "record a hit", |n| (abandon(&long, n).saturating_sub(abandon(&short, n)) / 10, None));
     report.push(1, Row::nanoseconds("record a hit".into(), &hits, Some(1.0)));
 }
 
@@ -84,13 +85,14 @@ fn hit(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut
 fn already(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, size: u64, report: &mut Report) {
     for (busy, goal) in BUSY.into_iter().zip([Some(15.0), None]) {
         let packets: Vec<Packet> = running.packets(busy);
-        let mut at = packets.iter().cycle();
+        let mut at = 0;
         let mut datapath = running.subject.datapath();
         let finished = small(criterion, &format!("already merged, {busy} busy of {size}"), |n| {
             let took = timed(|| {
-                at.by_ref().take(n as usize).for_each(|packet| datapath.finish(packet));
+                (at..at + n as usize).for_each(|i| datapath.finish(&packets[i & (busy - 1)]));
                 running.subject.work();
             });
+            at += n as usize;
             (took, None)
         });
         let what = format!("a packet of 5 hits already merged, {} busy of {}", count(busy as u64), count(size));
@@ -104,7 +106,7 @@ fn hand_over(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report
         let fresh = running.connect(n);
         let packets: Vec<_> = fresh.clone().map(|n| running.world.packet(n)).collect();
         let mut datapath = running.subject.datapath();
-        let recorded = timed(|| packets.iter().for_each(|packet| datapath.abandon(packet, packet.hits.len())));
+        let recorded = timed(|| packets.iter().for_each(|packet| datapath.abandon(packet)));
         let finished = timed(|| packets.iter().for_each(|packet| datapath.finish(packet)));
         running.subject.work();
         running.settle(fresh);
