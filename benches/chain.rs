@@ -1,7 +1,7 @@
 //! What filters in one chain cost each other: a filter that comes and goes and overlaps nothing, and what stands in front of a hit,
 //! with 1,000 and with 100,000 filters in the chain, of one mask and of a hundred; and what trying all would cost.
 //!
-//! `cargo bench -p flowmerge --bench chain`. Compare lines of one run with each other: both should hardly grow.
+//! `cargo bench --bench chain`. Compare lines of one run with each other: both should hardly grow.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use flowmerge::{

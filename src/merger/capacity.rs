@@ -97,10 +97,14 @@ impl<H: Hardware> Merger<H> {
         self.clock.fetch_max(now, Relaxed);
         tracing::info!("hardware was reset");
         for index in 0..self.count() {
+            let table = self.table.read();
             let mut shard = self.shard(index);
             shard.begin_epoch();
             let mut again = Vec::new();
             let end = shard.end();
+            let mut all = Vec::new();
+            shard.from(0, end, |id, _| all.push(id));
+            all.into_iter().for_each(|id| self.unseen(&table, &shard, id));
             shard.from_mut(0, end, |id, merged| {
                 merged.step(Event::Reset);
                 if merged.state == State::Waiting {

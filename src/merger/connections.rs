@@ -5,7 +5,7 @@ use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId, proto},
     hardware::{Hardware, HardwareError, MergedId},
     sync::{MutexGuard, atomic::Ordering::Relaxed},
-    table::{Shard, life::State},
+    table::{Shard, life::State, shard::Worth},
 };
 use smallvec::SmallVec;
 
@@ -39,7 +39,11 @@ impl<H: Hardware> Merger<H> {
                 let worth = (self.settings.policy)(&is);
                 let mut shard = self.shard_of(id);
                 let Some(handle) = shard.handle(id) else {
-                    shard.insert_connection(id, is, worth);
+                    let open = |shard, slot| self.glance().open(shard, slot);
+                    match shard.insert_connection(id, is, worth, open) {
+                        Some(handle) => self.show(&shard, handle),
+                        None => self.tallies.connections.one(),
+                    }
                     return Ok(());
                 };
                 let rests = |e: &crate::table::ConnectionEntry| rests_on_change(&e.connection, &is);
@@ -53,11 +57,14 @@ impl<H: Hardware> Merger<H> {
                     entry.worth = worth;
                     entry.closing = false;
                 }
+                self.show(&shard, handle);
             }
             ConnectionEvent::Gone(id) => {
                 let shard = self.shard_of(id);
                 if let Some(handle) = shard.handle(id) {
-                    self.clear(shard, handle, now, &mut failed).remove_connection(handle);
+                    let mut shard = self.clear(shard, handle, now, &mut failed);
+                    self.glance().close(handle);
+                    shard.remove_connection(handle);
                 }
             }
         }
@@ -78,6 +85,7 @@ impl<H: Hardware> Merger<H> {
             entry.held = true;
             entry.closing = false;
         }
+        self.show(&shard, handle);
         drop(shard);
         tracing::debug!(id = id.0, "given back to software");
         told_of(failed).map(|()| true)
@@ -86,8 +94,22 @@ impl<H: Hardware> Merger<H> {
     /// A connection that was given back may be merged again. Whether there is such a connection.
     pub fn take_back(&self, id: ConnectionId) -> bool {
         let mut shard = self.shard_of(id);
-        let handle = shard.handle(id);
-        handle.and_then(|handle| shard.connection_mut(handle)).map(|entry| entry.held = false).is_some()
+        let Some(handle) = shard.handle(id) else { return false };
+        if let Some(entry) = shard.connection_mut(handle) {
+            entry.held = false;
+        }
+        self.show(&shard, handle);
+        true
+    }
+
+    /// Lets datapaths see whether a connection, whose shard is locked, is worth handing over a walk.
+    fn show(&self, shard: &Shard, handle: ConnectionHandle) {
+        if let Some(entry) = shard.connection(handle) {
+            self.glance().qualify(handle, entry.qualifies());
+            if let Worth::After(walks) = entry.worth {
+                self.glance().worth_at(handle, walks);
+            }
+        }
     }
 
     /// Takes out what derives from a connection, whose shard is locked before and after. It stays marked as closing, so that nothing

@@ -27,12 +27,14 @@ mod retry;
 mod settings;
 mod view;
 mod work;
+mod workers;
 
 pub use crate::table::shard::Worth;
 pub use alone::Displaced;
 pub use connections::Alive;
 pub use settings::{Conntrack, Liberal, Limits, Policy, Settings, Turned};
 pub use view::{MergedView, Snapshot, Why};
+pub use workers::Workers;
 
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId},
@@ -46,10 +48,16 @@ use crate::{
     table::{ConnectionEntry, Ledger, Shard, Table},
     walk::Walk,
 };
+use crate::{
+    datapath::{Batch, Bell, Datapath, Inbox},
+    glance::{self, Glance},
+    sync::Arc,
+};
 use alone::Alone;
 use hashbrown::HashMap;
 use retry::{Retries, Stuck};
 use settings::Tallies;
+use workers::Alarm;
 use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -148,6 +156,9 @@ pub struct Merger<H> {
     /// The latest time that was told.
     clock: AtomicU64,
     hasher: foldhash::fast::RandomState,
+    inbox: Arc<Inbox>,
+    batches: Mutex<Vec<Batch>>,
+    alarm: Arc<Alarm>,
 }
 
 /// A shard, and those who wait for something to leave it.
@@ -175,14 +186,25 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// A merger for this hardware.
-    pub fn with(hardware: H, settings: Settings) -> Merger<H> {
+    pub fn with(hardware: H, mut settings: Settings) -> Merger<H> {
         let shards = settings.shards.max(1);
+        let glance = Arc::new(Glance::new(glance::Limits { shards: shards.into(), ..settings.seen }));
+        let alarm = Arc::new(Alarm::default());
+        let bell = match settings.wake.take() {
+            Some(wake) => Bell::new(wake),
+            None => {
+                let alarm = Arc::clone(&alarm);
+                Bell::new(move || alarm.ring())
+            }
+        };
         let home = |index| Home { shard: Mutex::new(Shard::new(index, shards)), left: Condvar::new() };
         Merger {
             capabilities: hardware.capabilities(),
             hardware,
-            settings,
-            table: RwLock::new(Table::default()),
+            inbox: Arc::new(Inbox::new(Arc::clone(&glance), bell, settings.datapath)),
+            batches: Mutex::new(Vec::new()),
+            alarm,
+            table: RwLock::new(Table::seen_by(glance)),
             shards: (0..shards).map(home).collect(),
             ledger: Mutex::new(Ledger::default()),
             control: Mutex::new(Alone::default()),
@@ -201,6 +223,7 @@ impl<H: Hardware> Merger<H> {
             last_refused: Mutex::default(),
             clock: AtomicU64::new(0),
             hasher: foldhash::fast::RandomState::default(),
+            settings,
         }
     }
 
@@ -214,6 +237,8 @@ impl<H: Hardware> Merger<H> {
         }
         let ticket = Ticket(self.tickets.fetch_add(1, Relaxed) + 1);
         queue.push_back(Waiting { ticket, epoch, walk });
+        drop(queue);
+        self.inbox.bell().told();
         Some(ticket)
     }
 
@@ -237,6 +262,20 @@ impl<H> Merger<H> {
     /// The hardware.
     pub fn hardware(&self) -> &H {
         &self.hardware
+    }
+
+    /// A datapath for one more processor, receive queue or thread: what a driver calls for each packet.
+    pub fn datapath(&self) -> Datapath {
+        self.inbox.datapath()
+    }
+
+    /// Where datapaths hand walks over: what became of them, and whether workers may sleep.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    fn glance(&self) -> &Glance {
+        self.inbox.glance()
     }
 
     /// What the limits turned away, and what happened how often.

@@ -179,6 +179,9 @@ impl<H: Hardware> Merger<H> {
         }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
         self.hand(&table, &counted);
+        for (id, _) in tried {
+            self.unseen(&table, &shard, *id);
+        }
         let elsewhere: SmallVec<[_; 4]> = tried.iter().flat_map(|(id, _)| self.freed(&mut shard, *id)).collect();
         drop(shard);
         drop(table);
@@ -267,6 +270,19 @@ impl<H: Hardware> Merger<H> {
 }
 
 impl<H> Merger<H> {
+    /// Datapaths see no more that there is this merged filter, whose shard is locked.
+    pub(super) fn unseen(&self, table: &Table, shard: &Shard, id: MergedId) {
+        let Some(merged) = shard.merged(id) else { return };
+        match merged.connections.all() {
+            [] => table.hide(merged.path),
+            [first, others @ ..] => {
+                if let Some(verdict) = table.entry(merged.path).and_then(|e| *e.verdict.lock()) {
+                    self.glance().unlist(*first, others.first().copied(), verdict);
+                }
+            }
+        }
+    }
+
     /// Frees the slot of a merged filter that is gone, and tells its connections of that shard; those of others are given back.
     pub(super) fn freed(&self, shard: &mut Shard, id: MergedId) -> SmallVec<[(ConnectionHandle, MergedId); 2]> {
         let mut elsewhere = SmallVec::new();

@@ -54,6 +54,13 @@ impl Conntrack for Liberal {
 pub struct Settings {
     /// The limits.
     pub limits: Limits,
+    /// What datapaths have room to see; its `shards` are those below.
+    pub seen: glance::Limits,
+    /// What each datapath has room for.
+    pub datapath: datapath::Limits,
+    /// Called by a datapath when a walk was handed over and no worker is awake: it must not block. `None`: workers of the library's
+    /// ([`Workers`](super::Workers)) are woken, other callers look for work by themselves.
+    pub wake: Option<Box<dyn Fn() + Send + Sync>>,
     /// Shards of connections and merged filters: several threads that merge seldom meet in one of many. 1 to 255.
     pub shards: u8,
     /// Which connections are worth it.
@@ -82,6 +89,9 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             limits: Limits::default(),
+            seen: glance::Limits { connections: 1 << 22, ..glance::Limits::default() },
+            datapath: datapath::Limits::default(),
+            wake: None,
             shards: 8,
             policy: Box::new(|_| Worth::After(1)),
             conntrack: Box::new(Liberal),
@@ -149,6 +159,8 @@ macro_rules! tallies {
 tallies! {
     /// Walks dropped because the queue was full.
     queue,
+    /// Connections beyond what there is room for: nothing is merged on them.
+    connections,
     /// Walks refused because their way had enough merged filters.
     merged_per_way,
     /// Walks refused because there were enough merged filters.

@@ -7,6 +7,7 @@ use super::{Locked, Merge, Merger, Outcome, Waiting};
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId, Direction},
     flower::{Cookie, Counts, FilterId, Key, Port},
+    glance::VerdictId,
     hardware::{Hardware, HardwareError, MergedId, Offer},
     merge::{self, Met, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -48,6 +49,9 @@ pub(super) struct Pending {
     pub path: Arc<Path>,
     pub handles: Handles,
     pub connections: SmallVec<[Connection; 1]>,
+    /// What datapaths see of the path.
+    verdict: Option<VerdictId>,
+    path_id: PathId,
     /// TCP connections that conntrack has to be liberal about first.
     liberal: bool,
 }
@@ -164,7 +168,12 @@ impl<H: Hardware> Merger<H> {
         let (connections, liberal) = locked.values(&handles);
         match self.enter_merged(&mut locked, filter, path, &handles, now) {
             Ok(id) => {
-                Plan::Install(Pending { id, filter, path: Arc::clone(&entry.path), handles, connections, liberal })
+                {
+                let verdict = *entry.verdict.lock();
+                let path_id = path;
+                let path = Arc::clone(&entry.path);
+                Plan::Install(Pending { id, filter, path, handles, connections, verdict, path_id, liberal })
+            }
             }
             Err(refusal) => Plan::Done(Err(refusal)),
         }
@@ -236,8 +245,16 @@ impl<H: Hardware> Merger<H> {
         let index = self.shard_of_path(path);
         let mut locked = Locked(smallvec![(index, self.shard(index))]);
         let id = self.enter_merged(&mut locked, filter, path, &[], now)?;
-        let path = Arc::clone(&entry.path);
-        Ok(Pending { id, filter, path, handles: Handles::new(), connections: SmallVec::new(), liberal: false })
+        Ok(Pending {
+            id,
+            filter,
+            path: Arc::clone(&entry.path),
+            handles: Handles::new(),
+            connections: SmallVec::new(),
+            verdict: None,
+            path_id: path,
+            liberal: false,
+        })
     }
 
     pub(super) fn shard_of_path(&self, path: PathId) -> u8 {
@@ -268,8 +285,10 @@ impl<H: Hardware> Merger<H> {
         }
         let (connections, liberal) = locked.values(&handles);
         let id = self.enter_merged(&mut locked, last, path, &handles, now)?;
-        let path = table.entry(path).map(|e| Arc::clone(&e.path)).ok_or(Refusal::NoHits)?;
-        Ok(Plan::Install(Pending { id, filter: last, path, handles, connections, liberal }))
+        let path_id = path;
+        let entry = table.entry(path).ok_or(Refusal::NoHits)?;
+        let (path, verdict) = (Arc::clone(&entry.path), *entry.verdict.lock());
+        Ok(Plan::Install(Pending { id, filter: last, path, handles, connections, verdict, path_id, liberal }))
     }
 
     /// The way's path for a walk, a known one or a new one.
@@ -347,7 +366,8 @@ impl<H: Hardware> Merger<H> {
                     continue;
                 };
                 entry.gate.map_err(|why| Refusal::NotQualified { filter, why })?;
-                entry.seen = entry.seen.saturating_add(1);
+                // Datapaths count for themselves.
+                entry.seen = entry.seen.saturating_add(1).max(self.glance().seen(*handle).unwrap_or_default());
                 if let Some(why) = entry.not_worth() {
                     return Err(Refusal::Policy { filter, why });
                 }
@@ -431,14 +451,14 @@ impl<H: Hardware> Merger<H> {
             let same = stuck.iter().find(|s| s.port == pending.path.port && overlap(&s.matches, &matches));
             if let Some(why) = same.map(|s| format!("{} should be gone, is not, and matches the same packets", s.id)) {
                 drop(stuck);
-                self.came_of(id, Event::Declined, now);
+                self.came_of(&pending, Event::Declined, now);
                 return Err(refused(why));
             }
         }
         if pending.liberal
             && let Err(why) = self.make_liberal(&pending)
         {
-            self.came_of(id, Event::Declined, now);
+            self.came_of(&pending, Event::Declined, now);
             return Err(refused(format!("conntrack is not liberal about the connection's windows: {why}")));
         }
         let done = match self.hardware.install(&offer) {
@@ -451,7 +471,7 @@ impl<H: Hardware> Merger<H> {
             Err(HardwareError::Unsure { .. }) => Event::Unsure,
             Err(_) => Event::Declined,
         };
-        let installed = self.came_of(id, event, now);
+        let installed = self.came_of(&pending, event, now);
         match done {
             Ok(()) if installed => {
                 self.tallies.installed.one();
@@ -468,7 +488,20 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// What came of an offer. Whether the merged filter is in hardware, and stays.
-    fn came_of(&self, id: MergedId, event: Event, now: u64) -> bool {
+    fn came_of(&self, pending: &Pending, event: Event, now: u64) -> bool {
+        let installed = self.came_of_one(pending.id, Some(pending), event, now);
+        if installed && pending.handles.is_empty() {
+            let table = self.table.read();
+            // Gone again, it must not be seen.
+            let there = self.shard(self.shard_of_merged(pending.id)).merged(pending.id).map(|m| m.state);
+            if there == Some(State::Installed) {
+                table.show(pending.path_id);
+            }
+        }
+        installed
+    }
+
+    fn came_of_one(&self, id: MergedId, pending: Option<&Pending>, event: Event, now: u64) -> bool {
         let index = self.shard_of_merged(id);
         let mut shard = self.shard(index);
         let Some(merged) = shard.merged_mut(id) else { return false };
@@ -478,7 +511,15 @@ impl<H: Hardware> Merger<H> {
         merged.step(if given_up { Event::Declined } else { event });
         let (state, attempts) = (merged.state, merged.attempts);
         match state {
-            State::Installed => return true,
+            State::Installed => {
+                if let Some(Pending { handles, verdict: Some(verdict), .. }) = pending
+                    && let [first, others @ ..] = &handles[..]
+                    && others.len() < 2
+                {
+                    self.glance().list(*first, others.first().copied(), *verdict);
+                }
+                return true;
+            }
             State::Waiting => self.retries.lock().push(now.saturating_add(self.settings.wait(attempts)), id),
             State::Removing => {
                 drop(shard);
@@ -522,7 +563,7 @@ impl<H: Hardware> Merger<H> {
                 // What comes of it, its state tells.
                 let _ = self.install_one(pending, now);
             } else {
-                self.came_of(id, Event::Declined, now);
+                self.came_of_one(id, None, Event::Declined, now);
             }
         }
     }
@@ -538,8 +579,11 @@ impl<H: Hardware> Merger<H> {
         let locked = self.lock(&handles);
         let (connections, liberal) = locked.values(&handles);
         let filter = table.last_filter(table.way_of(path)?)?;
-        let path = Arc::clone(&table.entry(path)?.path);
-        (connections.len() == handles.len()).then_some(Pending { id, filter, path, handles, connections, liberal })
+        let path_id = path;
+        let entry = table.entry(path)?;
+        let (path, verdict) = (Arc::clone(&entry.path), *entry.verdict.lock());
+        let all = connections.len() == handles.len();
+        all.then_some(Pending { id, filter, path, handles, connections, verdict, path_id, liberal })
     }
 
     fn view<'a>(&self, walk: &'a Walk, epoch: u64) -> View<'a> {

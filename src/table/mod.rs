@@ -29,12 +29,13 @@ pub use shard::{ConnectionEntry, Links, Merged, Shard};
 
 use crate::{
     conntrack::Direction,
-    flower::{Action, Cookie, Filter, FilterId, Hook, Port},
+    flower::{Action, Cookie, Filter, FilterId, Hook, Match, Port},
+    glance::{Decided, Glance, Verdict, VerdictId},
     merge::{
         Parent, Path, Ports, Refusal, Refused,
         template::{Is, Template},
     },
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
@@ -70,6 +71,22 @@ pub struct WayKey {
     pub found: SmallVec<[Option<CtKey>; 3]>,
 }
 
+impl WayKey {
+    /// What a datapath compares to tell that a packet goes this way and has these bits.
+    fn verdict(&self, matches: &Match, decided: Decided) -> Verdict {
+        let mut verdict = Verdict::new(self.port, decided);
+        let mut found = self.found.iter();
+        for &(filter, findings) in &self.hits {
+            verdict.hit(filter);
+            for found in found.by_ref().take(findings.into()) {
+                verdict.found(found.map(|f| (usize::from(f.index), f.direction)));
+            }
+        }
+        verdict.compare(matches);
+        verdict
+    }
+}
+
 /// A filter and what hangs on it.
 #[derive(Clone, Debug)]
 pub struct FilterEntry {
@@ -82,22 +99,31 @@ pub struct FilterEntry {
     ways: BTreeSet<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Way {
     key: WayKey,
     /// The youngest of its filters.
     born: u64,
     paths: Vec<u32>,
     /// What was found out about packets that are not merged.
-    refused: Vec<Refused>,
+    refused: Vec<Remembered>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    refused: Refused,
+    /// What datapaths see of it.
+    verdict: Option<VerdictId>,
 }
 
 /// Most refusals that a way remembers; the oldest makes room.
 const REFUSED: usize = 64;
 
 /// A path and what hangs on it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PathEntry {
+    /// What datapaths see of it, if there is room for that.
+    pub verdict: Mutex<Option<VerdictId>>,
     /// The path.
     pub path: Arc<Path>,
     /// The accounts of its parents.
@@ -152,6 +178,8 @@ pub struct Table {
     paths: Slab<PathEntry>,
     /// The paths whose filters send to a port, or into it.
     senders: Map<Port, BTreeSet<u32>>,
+    /// What datapaths can see.
+    glance: Option<Arc<Glance>>,
     /// What must go since it was last asked.
     doomed: Vec<Doom>,
     /// The paths that hold no more and whose merged filters are being removed.
@@ -170,6 +198,11 @@ pub struct WayId(usize);
 const COMPARED: usize = 32;
 
 impl Table {
+    /// An empty table, of which datapaths see what was decided.
+    pub fn seen_by(glance: Arc<Glance>) -> Table {
+        Table { glance: Some(glance), ..Table::default() }
+    }
+
     /// The filter with this cookie.
     pub fn filter(&self, cookie: Cookie) -> Option<&FilterEntry> {
         self.filters.get(&cookie)
@@ -232,9 +265,10 @@ impl Table {
     }
 
     fn remove_way(&mut self, way: usize) {
-        let Some(Way { key, paths, .. }) = self.ways.try_remove(way) else {
+        let Some(Way { key, paths, refused, .. }) = self.ways.try_remove(way) else {
             return;
         };
+        refused.into_iter().for_each(|r| self.retire_verdict(r.verdict));
         let hash = self.hasher.hash_one(&key);
         if let Ok(entry) = self.way_of.find_entry(hash, |&w| w == way) {
             entry.remove();
@@ -277,13 +311,13 @@ impl Table {
     /// Why such a walk of the way is not merged, if that was found out. `fits`: whether the walk is like those that a template
     /// describes.
     pub fn refusal(&self, way: WayId, fits: impl Fn(&Template) -> bool) -> Option<&Refusal> {
-        let like = |r: &&Refused| r.others.as_ref().is_some_and(&fits);
-        self.ways[way.0].refused.iter().find(like).map(|r| &r.refusal)
+        let mut all = self.ways[way.0].refused.iter().map(|r| &r.refused);
+        all.find(|r| r.others.as_ref().is_some_and(&fits)).map(|r| &r.refusal)
     }
 
     /// All that is remembered of walks that are not merged.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.ways.iter().flat_map(|(_, way)| &way.refused).map(|r| &r.refusal)
+        self.ways.iter().flat_map(|(_, way)| &way.refused).map(|r| &r.refused.refusal)
     }
 
     /// Remembers why such walks of the way are not merged, until one of its filters changes or the shadow goes that was the
@@ -298,29 +332,68 @@ impl Table {
         for &port in &refused.targets {
             self.refused_at.entry(port).or_default().insert(way.0);
         }
+        let verdict = self.show_refused(way, &refused);
         let all = &mut self.ways[way.0].refused;
-        if all.len() == REFUSED {
-            all.remove(0);
+        let oldest = if all.len() == REFUSED { all.remove(0).verdict } else { None };
+        all.push(Remembered { refused, verdict });
+        self.retire_verdict(oldest);
+    }
+
+    /// Lets datapaths see what is refused of a way whatever the connections.
+    fn show_refused(&self, way: WayId, refused: &Refused) -> Option<VerdictId> {
+        let glance = self.glance.as_deref()?;
+        let others = refused.others.as_ref().filter(|others| others.conditions.is_empty())?;
+        let verdict = self.ways[way.0].key.verdict(&others.known.unpack(), Decided::Refused);
+        let id = glance.publish(&verdict)?;
+        glance.show(id);
+        Some(id)
+    }
+
+    fn retire_verdict(&self, verdict: Option<VerdictId>) {
+        if let (Some(verdict), Some(glance)) = (verdict, self.glance.as_deref()) {
+            glance.retire(verdict);
         }
-        all.push(refused);
+    }
+
+    /// Lets datapaths see a path whose merged filters rest on no connection, and of which one is in hardware now.
+    pub fn show(&self, path: PathId) {
+        let (Some(entry), Some(glance)) = (self.entry(path).filter(|e| !e.dead), self.glance.as_deref()) else { return };
+        let mut verdict = entry.verdict.lock();
+        if verdict.is_none()
+            && let Some(way) = self.ways.get(entry.way)
+            && let Some(id) = glance.publish(&way.key.verdict(&entry.path.template.known.unpack(), Decided::Merged))
+        {
+            glance.show(id);
+            *verdict = Some(id);
+        }
+    }
+
+    /// None of them is in hardware any more.
+    pub fn hide(&self, path: PathId) {
+        if let Some(entry) = self.entry(path) {
+            let verdict = entry.verdict.lock().take();
+            self.retire_verdict(verdict);
+        }
     }
 
     /// Forgets what was refused because this filter stands in front.
     pub fn forgive(&mut self, shadow: FilterId) {
         for way in self.refused_for.remove(&shadow).unwrap_or_default() {
-            if let Some(way) = self.ways.get_mut(way) {
-                way.refused.retain(|r| r.refusal.shadow() != Some(shadow));
-            }
+            self.forgive_of(way, |refused| refused.refusal.shadow() == Some(shadow));
         }
     }
 
     /// Forgets what was refused of ways that would send to this port, or into it.
     pub fn forgive_at(&mut self, port: Port) {
         for way in self.refused_at.remove(&port).unwrap_or_default() {
-            if let Some(way) = self.ways.get_mut(way) {
-                way.refused.retain(|r| !r.targets.contains(&port));
-            }
+            self.forgive_of(way, |refused| refused.targets.contains(&port));
         }
+    }
+
+    fn forgive_of(&mut self, way: usize, which: impl Fn(&Refused) -> bool) {
+        let Some(refused) = self.ways.get_mut(way).map(|way| &mut way.refused) else { return };
+        let gone: Vec<_> = refused.extract_if(.., |r| which(&r.refused)).map(|r| r.verdict).collect();
+        gone.into_iter().for_each(|verdict| self.retire_verdict(verdict));
     }
 
     /// The paths of a way.
@@ -367,7 +440,16 @@ impl Table {
             path.share(&self.paths[other as usize].path);
         }
         let overhead = path.overhead();
-        let entry = PathEntry { path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
+        // One that rests on connections stands in their cells; one that rests on none is shown when something is in hardware.
+        let key = &self.ways[way.0].key;
+        let verdict = match self.glance.as_deref() {
+            Some(glance) if key.found.iter().any(Option::is_some) => {
+                glance.publish(&key.verdict(&path.template.known.unpack(), Decided::Merged))
+            }
+            _ => None,
+        };
+        let verdict = Mutex::new(verdict);
+        let entry = PathEntry { verdict, path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);
@@ -380,6 +462,7 @@ impl Table {
     fn kill(&mut self, path: PathId) {
         let Some(entry) = self.paths.get_mut(path.0 as usize).filter(|p| !p.dead) else { return };
         entry.dead = true;
+        let verdict = entry.verdict.get_mut().take();
         let targets = entry.path.course.targets.clone();
         for port in targets.iter() {
             if let Some(senders) = self.senders.get_mut(port) {
@@ -389,6 +472,7 @@ impl Table {
                 }
             }
         }
+        self.retire_verdict(verdict);
         self.dying.push(path);
         self.doomed.push(Doom { path, only: Vec::new() });
     }
@@ -463,7 +547,7 @@ impl Table {
     /// What is remembered of walks through a filter that are not merged.
     pub fn refusals_through(&self, cookie: Cookie) -> impl Iterator<Item = &Refusal> {
         let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
-        ways.flat_map(|&w| &self.ways[w].refused).map(|r| &r.refusal)
+        ways.flat_map(|&w| &self.ways[w].refused).map(|r| &r.refused.refusal)
     }
 
     /// The paths whose filters send to a port, or into it.

@@ -54,6 +54,7 @@ impl Links {
 pub struct ConnectionEntry {
     /// The caller's name for it.
     pub id: ConnectionId,
+    handle: Option<ConnectionHandle>,
     /// What it is.
     pub connection: Connection,
     /// Whether the gate lets it through.
@@ -94,6 +95,11 @@ impl ConnectionEntry {
             Worth::After(walks) if self.seen < walks => Some("it has not brought enough packets yet"),
             Worth::After(_) => None,
         }
+    }
+
+    /// Whether its walks may be worth looking at, now or later.
+    pub fn qualifies(&self) -> bool {
+        self.gate.is_ok() && !self.held && !matches!(self.worth, Worth::Never(_))
     }
 
     /// Whether something may be merged on it now, and nothing has to be asked for.
@@ -259,11 +265,6 @@ impl Heads {
     }
 }
 
-/// The handle of what is in a slot.
-fn handle_of(shard: u8, slot: u32, generation: u32) -> Option<ConnectionHandle> {
-    ConnectionHandle::new(shard, slot, generation % ConnectionHandle::LAST_GENERATION + 1)
-}
-
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -294,7 +295,7 @@ impl Shard {
     /// The handle of a connection.
     pub fn handle(&self, id: ConnectionId) -> Option<ConnectionHandle> {
         let &slot = self.by_id.get(&id)?;
-        handle_of(self.index, slot, self.connections.generation(slot)?)
+        self.connections.get(slot)?.handle
     }
 
     /// The connection.
@@ -313,10 +314,17 @@ impl Shard {
         self.connections.get_mut(slot).filter(|_| same)
     }
 
-    /// Enters a new connection.
-    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection, worth: Worth) {
+    /// Enters a new connection, under the handle that `open` gives for its shard and slot: if it gives one.
+    pub fn insert_connection(
+        &mut self,
+        id: ConnectionId,
+        connection: Connection,
+        worth: Worth,
+        open: impl FnOnce(u8, u32) -> Option<ConnectionHandle>,
+    ) -> Option<ConnectionHandle> {
         let entry = ConnectionEntry {
             id,
+            handle: None,
             gate: connection.qualifies(),
             connection,
             worth,
@@ -329,7 +337,15 @@ impl Shard {
             merged: SmallVec::new(),
         };
         let (slot, _) = self.connections.insert(entry);
-        self.by_id.insert(id, slot);
+        let handle = open(self.index, slot);
+        match self.connections.get_mut(slot).filter(|_| handle.is_some()) {
+            Some(entry) => {
+                entry.handle = handle;
+                self.by_id.insert(id, slot);
+            }
+            None => drop(self.connections.remove(slot)),
+        }
+        handle
     }
 
     /// Takes a connection out.

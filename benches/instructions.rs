@@ -1,0 +1,111 @@
+//! What the runtime costs in instructions: the same number each time, so that a gate can rest on it. `benches/gate` runs it.
+//!
+//! Each is of [`N`] operations on [`N`] merged filters; what is set up before and taken down behind is not counted. Instructions know
+//! nothing of caches: `cargo bench` measures those.
+
+use flowmerge_bench::{
+    subject::Subject,
+    world::{Packet, World},
+};
+use gungraun::{library_benchmark, library_benchmark_group, main};
+
+const N: u64 = 1000;
+
+/// The runtime, and what is done to it.
+struct Prepared {
+    subject: Subject,
+    world: World,
+    packets: Vec<Packet>,
+}
+
+impl Prepared {
+    /// Connections `0..N` merged.
+    fn merged(world: World) -> Prepared {
+        let subject = Subject::new(world.filters());
+        let mut prepared = Prepared { subject, world, packets: Vec::new() };
+        prepared.connect(0..N);
+        prepared.hand_over();
+        prepared.subject.work();
+        assert_eq!(prepared.subject.merged() as u64, N);
+        prepared
+    }
+
+    /// Connections come, and their packets are at hand.
+    fn connect(&mut self, numbers: std::ops::Range<u64>) {
+        for n in numbers.clone() {
+            self.world.connections(n).into_iter().for_each(|(id, connection)| self.subject.connect(id, connection));
+        }
+        self.packets = numbers.map(|n| self.world.packet(n)).collect();
+    }
+
+    fn hand_over(&self) {
+        let mut datapath = self.subject.datapath();
+        self.packets.iter().for_each(|packet| datapath.finish(packet));
+    }
+
+    /// As many more wait to be merged.
+    fn waiting(world: World) -> Prepared {
+        let mut prepared = Prepared::merged(world);
+        prepared.connect(N..2 * N);
+        prepared.hand_over();
+        prepared
+    }
+
+    /// Packets that hit many filters.
+    fn long(world: World) -> Prepared {
+        let mut prepared = Prepared::merged(world);
+        prepared.packets = prepared.packets.iter().map(|packet| packet.longer(10)).collect();
+        prepared
+    }
+
+    /// Each entry of the hardware has counted.
+    fn counted(world: World) -> Prepared {
+        let prepared = Prepared::merged(world);
+        prepared.subject.read_all();
+        prepared.subject.board.pass();
+        prepared
+    }
+}
+
+#[library_benchmark]
+#[bench::ten_hits(args = (World::five(false)), setup = Prepared::long)]
+fn record(prepared: Prepared) -> Prepared {
+    {
+        let mut datapath = prepared.subject.datapath();
+        prepared.packets.iter().for_each(|packet| datapath.abandon(packet));
+    }
+    prepared
+}
+
+#[library_benchmark]
+#[bench::merged(args = (World::five(false)), setup = Prepared::merged)]
+fn already(prepared: Prepared) -> Prepared {
+    prepared.hand_over();
+    prepared.subject.work();
+    prepared
+}
+
+#[library_benchmark]
+#[bench::known_path(args = (World::five(false)), setup = Prepared::waiting)]
+#[bench::new_path(args = (World::five(true)), setup = Prepared::waiting)]
+fn merge(prepared: Prepared) -> Prepared {
+    prepared.subject.work();
+    prepared
+}
+
+#[library_benchmark]
+#[bench::all(args = (World::five(false)), setup = Prepared::merged)]
+fn cascade(prepared: Prepared) -> Prepared {
+    prepared.subject.destroy(prepared.world.common());
+    prepared
+}
+
+#[library_benchmark]
+#[bench::all(args = (World::five(false)), setup = Prepared::counted)]
+fn counters(prepared: Prepared) -> Prepared {
+    prepared.subject.read_all();
+    prepared
+}
+
+library_benchmark_group!(name = runtime; benchmarks = record, already, merge, cascade, counters);
+main!(library_benchmark_groups = runtime);

@@ -1,0 +1,201 @@
+//! What is measured, behind the few calls that the benchmarks make: the one file that knows the runtime's API.
+//!
+//! The datapath's side is a [`Datapath`] for each thread that hands packets in; the worker's is [`Subject::work`]. The hardware takes
+//! everything at once and keeps nothing, so that what is measured is the library: see [`Board`].
+
+use crate::world::{PORT, Packet};
+use flowmerge::{
+    conntrack::{Connection, ConnectionId},
+    flower::{Capabilities, Cookie, Filter},
+    hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
+    merger::{ConnectionEvent, Limits, Merger},
+    table::Inserted,
+    walk::{Hit, Walk},
+};
+use std::{
+    hint::black_box,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// Packets that each entry counts from one [`Board::pass`] to the next.
+pub const PACKETS: u64 = 3;
+
+/// Hardware that keeps nothing: each entry has counted as many packets as have passed.
+#[derive(Debug)]
+pub struct Board {
+    passed: AtomicU64,
+    /// Whether to note when an entry came; a clock in every install would be measured, too.
+    watched: AtomicBool,
+    came: AtomicU64,
+    since: Instant,
+}
+
+impl Default for Board {
+    fn default() -> Board {
+        let zero = || AtomicU64::new(0);
+        Board { passed: zero(), watched: AtomicBool::new(false), came: zero(), since: Instant::now() }
+    }
+}
+
+impl Board {
+    /// Packets come: [`PACKETS`] for each entry.
+    pub fn pass(&self) {
+        self.passed.fetch_add(PACKETS, Ordering::Relaxed);
+    }
+
+    /// From now on it notes when an entry comes.
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::Relaxed);
+    }
+
+    /// Nanoseconds on its clock.
+    pub fn now(&self) -> u64 {
+        self.since.elapsed().as_nanos() as u64
+    }
+
+    /// When the last entry came, on its clock; 0 if none did.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Acquire)
+    }
+
+    fn take(&self, entry: &Entry) {
+        black_box(entry);
+        if self.watched.load(Ordering::Relaxed) {
+            self.came.store(self.now(), Ordering::Release);
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let packets = self.passed.load(Ordering::Relaxed);
+        Reading { packets, bytes: packets * 100, last_used: packets, ..Reading::default() }
+    }
+}
+
+/// The board as the runtime holds it.
+struct Slot(Arc<Board>);
+
+impl Hardware for Slot {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+
+    fn install(&mut self, entry: &Entry) -> Result<(), HardwareError> {
+        self.0.take(entry);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+        black_box(id);
+        Ok(self.0.reading())
+    }
+
+    fn read(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+        black_box(id);
+        Ok(self.0.reading())
+    }
+}
+
+/// The runtime with a [`Board`].
+pub struct Subject {
+    merger: Mutex<Merger<Slot>>,
+    /// Its hardware.
+    pub board: Arc<Board>,
+}
+
+/// A thread's end of the datapath.
+pub struct Datapath<'a> {
+    subject: &'a Subject,
+    hits: Vec<Hit>,
+}
+
+impl Subject {
+    /// A runtime that knows these filters, and whose limits none of the benchmarks meets.
+    pub fn new(filters: Vec<(Cookie, Filter)>) -> Subject {
+        let board = Arc::new(Board::default());
+        let limits = Limits { queue: usize::MAX, merged: usize::MAX, ..Limits::default() };
+        let merger = Mutex::new(Merger::with_limits(Slot(board.clone()), limits));
+        let subject = Subject { merger, board };
+        filters.into_iter().for_each(|(cookie, filter)| subject.filter(cookie, filter));
+        subject
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Merger<Slot>> {
+        self.merger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// TC has a filter.
+    pub fn filter(&self, cookie: Cookie, filter: Filter) {
+        self.lock().replace(cookie, filter, Inserted::Observed).expect("nothing stands in its way");
+    }
+
+    /// TC has it no more, and nothing is made of it.
+    pub fn destroy(&self, cookie: Cookie) {
+        self.lock().destroy(cookie).expect("the board removes what it is told to");
+    }
+
+    /// Conntrack has a connection.
+    pub fn connect(&self, id: ConnectionId, connection: Connection) {
+        self.lock().connection(ConnectionEvent::Is(id, connection)).expect("it is new");
+    }
+
+    /// Conntrack has it no more.
+    pub fn disconnect(&self, id: ConnectionId) {
+        self.lock().connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
+    }
+
+    /// A thread of the datapath.
+    pub fn datapath(&self) -> Datapath<'_> {
+        Datapath { subject: self, hits: Vec::new() }
+    }
+
+    /// A worker's turn: merges what was handed over.
+    ///
+    /// # Panics
+    /// If one of the walks is refused: then nothing was measured.
+    pub fn work(&self) {
+        let refused = self.lock().drain().walks.into_iter().find_map(|(_, outcome)| outcome.err());
+        assert_eq!(refused, None);
+    }
+
+    /// Reads all counters, and hands them up.
+    pub fn read_all(&self) {
+        self.lock().read_all();
+    }
+
+    /// The packets that a filter's first action was handed, if there is such a filter.
+    pub fn packets(&self, cookie: Cookie) -> Option<u64> {
+        self.lock().table().filter(cookie).map(|entry| entry.counters[0].packets)
+    }
+
+    /// How many merged filters there are.
+    pub fn merged(&self) -> usize {
+        self.lock().table().merged_count()
+    }
+}
+
+impl Datapath<'_> {
+    /// Records a packet's hits, and gives the walk up.
+    pub fn abandon(&mut self, packet: &Packet) {
+        black_box(&packet.key);
+        self.record(packet);
+        black_box(&mut self.hits);
+    }
+
+    /// Records a packet's whole walk and ends it.
+    pub fn finish(&mut self, packet: &Packet) {
+        self.record(packet);
+        let walk = Walk { port: PORT, key: packet.key, hits: std::mem::take(&mut self.hits) };
+        self.subject.lock().walk(walk).expect("the queue has no limit");
+    }
+
+    fn record(&mut self, packet: &Packet) {
+        self.hits.clear();
+        for &(filter, found) in &packet.hits {
+            self.hits.push(Hit { filter, found: found.map(Some).into_iter().collect() });
+        }
+    }
+}
