@@ -42,17 +42,19 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     steps.connections().for_each(|connection| put(connection.bits()));
     findings.words().iter().take(findings.len().div_ceil(8)).for_each(|&word| put(word));
     let mut there = 0u64;
-    for (n, group) in key.words().chunks(GROUP).enumerate() {
-        if group.iter().fold(0, |any, word| any | word) == 0 {
-            continue;
+    let (groups, rest) = key.words().as_chunks::<GROUP>();
+    let mut word = |n: usize, word: u64| {
+        if word != 0 {
+            there |= 1 << n;
+            put(word);
         }
-        for (i, &word) in group.iter().enumerate() {
-            if word != 0 {
-                there |= 1 << (n * GROUP + i);
-                put(word);
-            }
+    };
+    for (n, group) in groups.iter().enumerate() {
+        if group.iter().fold(0, |any, word| any | word) != 0 {
+            group.iter().enumerate().for_each(|(i, &w)| word(n * GROUP + i, w));
         }
     }
+    rest.iter().enumerate().for_each(|(i, &w)| word(groups.len() * GROUP + i, w));
     let counts = (steps.connection_count() as u64) << 24 | (findings.len() as u64) << 16 | (filters.len() as u64) << 8;
     writer.put(ring, 0, u64::from(port.0) << 32 | counts | at as u64);
     writer.put(ring, 1, there);
