@@ -7,7 +7,7 @@ use crate::{
     flower::{Cookie, Key, Port, key::WORDS},
     walk::{
         Recorded, Steps,
-        record::{CONNECTIONS, FOUND, HITS},
+        record::{CONNECTIONS, FOUND, Findings, HITS},
     },
 };
 
@@ -31,7 +31,7 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     if !writer.has_room(ring, LONGEST) {
         return None;
     }
-    let (found, founds) = steps.found_bytes();
+    let findings = steps.findings();
     let filters = steps.filters();
     let mut at = 2;
     let mut put = |word| {
@@ -40,22 +40,22 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     };
     filters.iter().for_each(|filter| put(filter.0));
     steps.connections().for_each(|connection| put(connection.bits()));
-    for bytes in found.chunks_exact(8).take(founds.div_ceil(8)) {
-        put(bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)));
-    }
+    findings.words().iter().take(findings.len().div_ceil(8)).for_each(|&word| put(word));
     let mut there = 0u64;
-    for (n, group) in key.words().chunks(GROUP).enumerate() {
-        if group.iter().fold(0, |any, word| any | word) == 0 {
-            continue;
+    let (groups, rest) = key.words().as_chunks::<GROUP>();
+    let mut word = |n: usize, word: u64| {
+        if word != 0 {
+            there |= 1 << n;
+            put(word);
         }
-        for (i, &word) in group.iter().enumerate() {
-            if word != 0 {
-                there |= 1 << (n * GROUP + i);
-                put(word);
-            }
+    };
+    for (n, group) in groups.iter().enumerate() {
+        if group.iter().fold(0, |any, word| any | word) != 0 {
+            group.iter().enumerate().for_each(|(i, &w)| word(n * GROUP + i, w));
         }
     }
-    let counts = (steps.connection_count() as u64) << 24 | (founds as u64) << 16 | (filters.len() as u64) << 8;
+    rest.iter().enumerate().for_each(|(i, &w)| word(groups.len() * GROUP + i, w));
+    let counts = (steps.connection_count() as u64) << 24 | (findings.len() as u64) << 16 | (filters.len() as u64) << 8;
     writer.put(ring, 0, u64::from(port.0) << 32 | counts | at as u64);
     writer.put(ring, 1, there);
     Some(writer.publish(ring, at))
@@ -67,15 +67,15 @@ pub(super) fn read(words: &[u64], into: &mut Recorded) -> Option<()> {
     let (first, mut there) = (words.next()?, words.next()?);
     let count = |shift: u32| (first >> shift & 0xff) as usize;
     let (filters, founds, connections) = (count(8), count(16), count(24));
-    let mut found = [0; FOUND];
+    let mut found = [0; FOUND / 8];
     let steps = &mut into.steps;
     steps.clear();
     words.by_ref().take(filters).for_each(|filter| steps.hit(Cookie(filter)));
     words.by_ref().take(connections).filter_map(ConnectionHandle::from_bits).for_each(|c| steps.meet(c));
-    for (bytes, word) in found.chunks_exact_mut(8).zip(words.by_ref().take(founds.div_ceil(8))) {
-        bytes.copy_from_slice(&word.to_le_bytes());
+    for (to, word) in found.iter_mut().zip(words.by_ref().take(founds.div_ceil(8))) {
+        *to = word;
     }
-    steps.set_found(found, founds);
+    steps.set_findings(Findings::from_words(found, founds));
     let mut key = [0; WORDS];
     while there != 0 {
         key[there.trailing_zeros() as usize % WORDS] = words.next()?;

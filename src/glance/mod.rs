@@ -99,8 +99,7 @@ pub enum Glimpse {
 
 /// A number for a walk's way, not different for all ways that differ.
 pub(crate) fn way_of(port: Port, steps: &Steps) -> u64 {
-    let found = verdict::found_words(steps.found_bytes().0);
-    verdict::way_number(port, steps.filters().iter().map(|filter| filter.0), found)
+    verdict::way_number(port, steps.filters().iter().map(|filter| filter.0), *steps.findings().words())
 }
 
 /// What was decided, for all datapaths to see.

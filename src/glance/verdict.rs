@@ -22,7 +22,7 @@ use crate::{
     },
     walk::{
         Steps,
-        record::{CONNECTIONS, FOUND, HITS, found_byte},
+        record::{CONNECTIONS, Findings, HITS},
     },
 };
 
@@ -59,10 +59,11 @@ impl VerdictId {
 pub struct Verdict {
     decided: Decided,
     port: Port,
+    /// More than there is room for.
+    too_long: bool,
     hits: usize,
     filters: [Cookie; HITS],
-    founds: usize,
-    found: [u8; FOUND],
+    findings: Findings,
     compared: usize,
     /// Word of the key, mask, value.
     compare: [(u8, u64, u64); COMPARED],
@@ -74,10 +75,10 @@ impl Verdict {
         Verdict {
             decided,
             port,
+            too_long: false,
             hits: 0,
             filters: [Cookie(0); HITS],
-            founds: 0,
-            found: [0; FOUND],
+            findings: Findings::default(),
             compared: 0,
             compare: [(0, 0, 0); COMPARED],
         }
@@ -87,31 +88,29 @@ impl Verdict {
     pub fn of(port: Port, steps: &Steps, matches: &Match, decided: Decided) -> Verdict {
         let mut verdict = Verdict::new(port, decided);
         steps.filters().iter().for_each(|&filter| verdict.hit(filter));
-        let (found, founds) = steps.found_bytes();
-        (verdict.found, verdict.founds) = (*found, founds);
-        if steps.too_long() {
-            verdict.hits = HITS + 1;
-        }
+        verdict.findings = *steps.findings();
+        verdict.too_long |= steps.too_long();
         verdict.compare(matches);
         verdict
     }
 
     /// The way's next filter.
     pub fn hit(&mut self, filter: Cookie) {
-        if let Some(slot) = self.filters.get_mut(self.hits) {
-            *slot = filter;
+        match self.filters.get_mut(self.hits) {
+            Some(slot) => {
+                *slot = filter;
+                self.hits += 1;
+            }
+            None => self.too_long = true,
         }
-        self.hits += 1;
     }
 
     /// The next `ct` action of the last filter found this of the way's connections (by number), in this direction, or none.
     pub fn found(&mut self, found: Option<(usize, Direction)>) {
         let fits = found.is_none_or(|(index, _)| index < CONNECTIONS);
-        match (self.found.get_mut(self.founds), self.hits.checked_sub(1)) {
-            (Some(slot), Some(hit)) if fits => *slot = found_byte(hit, found),
-            _ => self.founds = FOUND,
-        }
-        self.founds += 1;
+        let hit = self.hits.checked_sub(1).filter(|_| fits);
+        let recorded = hit.is_some_and(|hit| self.findings.push(hit as u32, found));
+        self.too_long |= !recorded;
     }
 
     /// Compares these bits of the arrived packet: all constants that the path asks for. Ranges of ports are left out, which follow from
@@ -121,15 +120,14 @@ impl Verdict {
             if mask == 0 {
                 continue;
             }
-            if let Some(slot) = self.compare.get_mut(self.compared) {
-                *slot = (n as u8, mask, value & mask);
+            match self.compare.get_mut(self.compared) {
+                Some(slot) => {
+                    *slot = (n as u8, mask, value & mask);
+                    self.compared += 1;
+                }
+                None => self.too_long = true,
             }
-            self.compared += 1;
         }
-    }
-
-    fn fits(&self) -> bool {
-        self.hits <= HITS && self.founds <= FOUND && self.compared <= COMPARED
     }
 }
 
@@ -143,13 +141,6 @@ pub(super) fn way_number(port: Port, filters: impl Iterator<Item = u64>, found: 
         number = (number.rotate_left(27) ^ filter).wrapping_mul(SPREAD);
     }
     number ^ number >> 32
-}
-
-/// What was found, as a verdict's words.
-#[inline]
-pub(super) fn found_words(found: &[u8; FOUND]) -> [u64; 2] {
-    let all = u128::from_le_bytes(*found);
-    [all as u64, (all >> 64) as u64]
 }
 
 const DECIDED: u32 = 24;
@@ -206,14 +197,14 @@ impl Slot {
         match verdict {
             None => put(&self.head, 0),
             Some(v) => {
-                let found = found_words(&v.found);
+                let found = *v.findings.words();
                 put(&self.way, way_number(v.port, v.filters[..v.hits].iter().map(|c| c.0), found));
                 let decided = match v.decided {
                     Decided::Merged => 1,
                     Decided::Refused => 2,
                 };
                 let counts = decided << DECIDED | (v.compared as u64) << COMPARES;
-                put(&self.head, head(v.port, v.hits, v.founds) | counts);
+                put(&self.head, head(v.port, v.hits, v.findings.len()) | counts);
                 self.found.iter().zip(found).for_each(|(to, word)| put(to, word));
                 self.filters.iter().zip(&v.filters[..v.hits]).for_each(|(to, filter)| put(to, filter.0));
                 for (to, &(word, mask, value)) in self.compare.iter().zip(&v.compare[..v.compared]) {
@@ -230,9 +221,9 @@ impl Slot {
     fn agrees(&self, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         let get = |from: &AtomicU64| from.load(Ordering::Relaxed);
         let sequence = self.sequence.load(Ordering::Acquire);
-        let (filters, (found, founds)) = (steps.filters(), steps.found_bytes());
+        let (filters, findings) = (steps.filters(), steps.findings());
         let is = get(&self.head);
-        if sequence & 1 != 0 || (is ^ head(port, filters.len(), founds)) & WAY != 0 {
+        if sequence & 1 != 0 || (is ^ head(port, filters.len(), findings.len())) & WAY != 0 {
             return None;
         }
         let decided = match is >> DECIDED & 0xff {
@@ -240,7 +231,7 @@ impl Slot {
             2 => Decided::Refused,
             _ => return None,
         };
-        let found = found_words(found);
+        let found = findings.words();
         let mut differ = (get(&self.found[0]) ^ found[0]) | (get(&self.found[1]) ^ found[1]);
         for (is, filter) in self.filters.iter().zip(filters) {
             differ |= get(is) ^ filter.0;
@@ -288,7 +279,7 @@ impl Verdicts {
 
     /// Its owner holds it.
     pub(super) fn publish(&self, verdict: &Verdict) -> Option<VerdictId> {
-        if !verdict.fits() {
+        if verdict.too_long {
             return None;
         }
         let index = {

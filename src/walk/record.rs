@@ -93,17 +93,13 @@ impl Recorded {
 }
 
 /// The hits of a walk and what was found on it, packed.
-///
-/// What a `ct` action found is a byte: the number of the hit in the low four bits, then one more than the number of the connection
-/// among the walk's (0: none), and at the top the direction. So ways are compared in a few words.
 #[derive(Clone, Debug)]
 pub struct Steps {
     hits: u32,
-    founds: u32,
     connections: u32,
     /// More happened than there is room for.
     too_long: bool,
-    found: [u8; FOUND],
+    findings: Findings,
     filters: [Cookie; HITS],
     met: [Option<ConnectionHandle>; CONNECTIONS],
 }
@@ -113,26 +109,64 @@ impl Default for Steps {
     fn default() -> Steps {
         Steps {
             hits: 0,
-            founds: 0,
             connections: 0,
             too_long: false,
-            found: [0; FOUND],
+            findings: Findings::default(),
             filters: [Cookie(0); HITS],
             met: [None; CONNECTIONS],
         }
     }
 }
 
+/// What the `ct` actions of a walk found, a byte each: the number of the hit in the low four bits, then one more than the number of the
+/// connection among the walk's (0: none), and at the top the direction. In words, so that they are compared as such, and so that what is
+/// written is not read as something wider: processors take long over that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    count: u32,
+    /// Those that are not there are 0.
+    words: [u64; FOUND / 8],
+}
+
 const REPLY: u8 = 0x80;
 const WHICH: u32 = 4;
 
-/// The byte for what a `ct` action of hit number `hit` found: which of the walk's connections, in which direction.
-pub(crate) fn found_byte(hit: usize, found: Option<(usize, Direction)>) -> u8 {
-    let hit = hit as u8 & 0xf;
-    match found {
-        None => hit,
-        Some((index, Direction::Original)) => hit | (index as u8 + 1) << WHICH,
-        Some((index, Direction::Reply)) => hit | (index as u8 + 1) << WHICH | REPLY,
+impl Findings {
+    /// What the next `ct` action found, of hit number `hit`: which of the walk's connections, in which direction. Whether there was room.
+    #[inline]
+    pub(crate) fn push(&mut self, hit: u32, found: Option<(usize, Direction)>) -> bool {
+        let hit = hit as u8 & 0xf;
+        let byte = match found {
+            None => hit,
+            Some((index, Direction::Original)) => hit | (index as u8 + 1) << WHICH,
+            Some((index, Direction::Reply)) => hit | (index as u8 + 1) << WHICH | REPLY,
+        };
+        let room = self.words.get_mut(self.count as usize / 8);
+        let is_there = room.is_some();
+        if let Some(word) = room {
+            *word |= u64::from(byte) << (self.count % 8 * 8);
+            self.count += 1;
+        }
+        is_there
+    }
+
+    /// Findings of these words, of which so many are there.
+    pub(crate) fn from_words(words: [u64; FOUND / 8], count: usize) -> Findings {
+        Findings { count: count.min(FOUND) as u32, words }
+    }
+
+    #[inline]
+    pub(crate) fn words(&self) -> &[u64; FOUND / 8] {
+        &self.words
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        (0..self.count).map(|n| (self.words[n as usize / 8] >> (n % 8 * 8)) as u8)
     }
 }
 
@@ -140,11 +174,9 @@ impl Steps {
     /// Forgets all of it.
     pub(crate) fn clear(&mut self) {
         self.hits = 0;
-        self.founds = 0;
         self.connections = 0;
         self.too_long = false;
-        // Compared as a whole.
-        self.found = [0; FOUND];
+        self.findings = Findings::default();
     }
 
     #[inline]
@@ -161,14 +193,10 @@ impl Steps {
     #[inline]
     pub(crate) fn found(&mut self, connection: Option<ConnectionHandle>, direction: Direction) {
         let found = connection.map(|connection| (self.index(connection), direction));
-        match (self.found.get_mut(self.founds as usize), self.hits.checked_sub(1)) {
-            (Some(slot), Some(hit)) => {
-                *slot = found_byte(hit as usize, found);
-                self.founds += 1;
-            }
-            // No room, or found before any hit, and so of none.
-            _ => self.too_long = true,
-        }
+        // Found before any hit, it is of none.
+        let hit = self.hits.checked_sub(1);
+        let recorded = hit.is_some_and(|hit| self.findings.push(hit, found));
+        self.too_long |= !recorded;
     }
 
     /// Which of the walk's connections this is; it becomes one.
@@ -223,25 +251,23 @@ impl Steps {
         self.met.get(n).copied().flatten()
     }
 
-    /// What the `ct` actions found, as bytes.
+    /// What the `ct` actions found.
     #[inline]
-    pub(crate) fn found_bytes(&self) -> (&[u8; FOUND], usize) {
-        (&self.found, self.founds as usize)
+    pub(crate) fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// The direction of the packet in the first connection found.
     #[inline]
     pub(crate) fn first_direction(&self) -> Option<Direction> {
-        let first = self.found[..self.founds as usize].iter().find(|&&byte| byte & !0xf != 0)?;
-        Some(direction_of(*first))
+        self.findings.bytes().find(|byte| byte & !0xf != 0).map(direction_of)
     }
 
     /// The filters hit, each with what its `ct` actions found, in order.
     pub fn hits(&self) -> impl Iterator<Item = (Cookie, impl Iterator<Item = Option<(ConnectionHandle, Direction)>>)> {
-        let founds = self.founds as usize;
         self.filters().iter().enumerate().map(move |(hit, &filter)| {
-            let of_hit = self.found[..founds].iter().filter(move |&&byte| usize::from(byte & 0xf) == hit);
-            (filter, of_hit.map(|&byte| self.found_of(byte)))
+            let of_hit = self.findings.bytes().filter(move |byte| usize::from(byte & 0xf) == hit);
+            (filter, of_hit.map(|byte| self.found_of(byte)))
         })
     }
 
@@ -257,8 +283,8 @@ impl Steps {
     }
 
     /// What the `ct` actions found, when steps are put together again.
-    pub(crate) fn set_found(&mut self, found: [u8; FOUND], founds: usize) {
-        (self.found, self.founds) = (found, founds.min(FOUND) as u32);
+    pub(crate) fn set_findings(&mut self, findings: Findings) {
+        self.findings = findings;
     }
 }
 
