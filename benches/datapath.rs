@@ -82,7 +82,7 @@ fn constants() -> Match {
 }
 
 fn record(key: &Key, connection: Option<ConnectionHandle>) -> Record<'_> {
-    let mut record = Record::new(PORT, key);
+    let mut record = Record::new(PORT, key, 0);
     for n in 0..5 {
         record.hit(black_box(Cookie(0xffff_8880_0000_0000 | n << 8)));
         if n == 0 {
@@ -130,11 +130,11 @@ fn shuffled(n: usize) -> impl Iterator<Item = usize> {
 fn recording(c: &mut Criterion<ThreadTime>) {
     let key = packet();
     c.bench_function("begin a record (part of a packet's 15 ns)", |b| {
-        b.iter(|| black_box(Record::new(PORT, black_box(&key))).port)
+        b.iter(|| black_box(Record::new(PORT, black_box(&key), 0)).port)
     });
     c.bench_function("record 16 hits (16 ns: 1 each)", |b| {
         b.iter_batched_ref(
-            || Record::new(PORT, &key),
+            || Record::new(PORT, &key, 0),
             |record| (0..16).for_each(|n| black_box(&mut *record).hit(black_box(Cookie(n)))),
             BatchSize::SmallInput,
         );

@@ -5,17 +5,17 @@
 
 use crate::world::{PORT, Packet};
 use flowmerge::{
-    conntrack::{Connection, ConnectionId},
+    conntrack::{Connection, ConnectionHandle, ConnectionId},
     flower::{Capabilities, Cookie, Filter},
-    hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
-    merger::{ConnectionEvent, Limits, Merger},
+    hardware::{Hardware, HardwareError, MergedId, Offer, Reading},
+    merger::{ConnectionEvent, Limits, Merger, Settings},
     table::Inserted,
-    walk::{Hit, Walk},
+    walk::Record,
 };
 use std::{
     hint::black_box,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -62,8 +62,8 @@ impl Board {
         self.came.load(Ordering::Acquire)
     }
 
-    fn take(&self, entry: &Entry) {
-        black_box(entry);
+    fn take(&self, offer: &Offer<'_>) {
+        black_box(offer);
         if self.watched.load(Ordering::Relaxed) {
             self.came.store(self.now(), Ordering::Release);
         }
@@ -83,25 +83,25 @@ impl Hardware for Slot {
         Capabilities::all()
     }
 
-    fn install(&mut self, entry: &Entry) -> Result<(), HardwareError> {
-        self.0.take(entry);
+    fn install(&self, offer: &Offer<'_>) -> Result<(), HardwareError> {
+        self.0.take(offer);
         Ok(())
     }
 
-    fn remove(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+    fn remove(&self, id: MergedId) -> Result<Reading, HardwareError> {
         black_box(id);
         Ok(self.0.reading())
     }
 
-    fn read(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
-        black_box(id);
-        Ok(self.0.reading())
+    fn read(&self, ids: &[MergedId], each: &mut dyn FnMut(MergedId, Result<Reading, HardwareError>)) {
+        let reading = self.0.reading();
+        ids.iter().for_each(|&id| each(id, Ok(reading)));
     }
 }
 
 /// The runtime with a [`Board`].
 pub struct Subject {
-    merger: Mutex<Merger<Slot>>,
+    merger: Merger<Slot>,
     /// Its hardware.
     pub board: Arc<Board>,
 }
@@ -109,93 +109,113 @@ pub struct Subject {
 /// A thread's end of the datapath.
 pub struct Datapath<'a> {
     subject: &'a Subject,
-    hits: Vec<Hit>,
+    datapath: flowmerge::datapath::Datapath,
+    /// What a driver keeps beside its connections.
+    handles: Vec<Option<ConnectionHandle>>,
 }
 
 impl Subject {
     /// A runtime that knows these filters, and whose limits none of the benchmarks meets.
     pub fn new(filters: Vec<(Cookie, Filter)>) -> Subject {
         let board = Arc::new(Board::default());
-        let limits = Limits { queue: usize::MAX, merged: usize::MAX, ..Limits::default() };
-        let merger = Mutex::new(Merger::with_limits(Slot(board.clone()), limits));
+        let limits = Limits { merged: usize::MAX, ..Limits::default() };
+        let room = flowmerge::datapath::Limits { queue: 1 << 16, ..Default::default() };
+        let settings = Settings { datapath: room, ..Settings::with_limits(limits) };
+        let merger = Merger::with(Slot(board.clone()), settings);
         let subject = Subject { merger, board };
         filters.into_iter().for_each(|(cookie, filter)| subject.filter(cookie, filter));
         subject
     }
 
-    fn lock(&self) -> MutexGuard<'_, Merger<Slot>> {
-        self.merger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// TC has a filter.
     pub fn filter(&self, cookie: Cookie, filter: Filter) {
-        self.lock().replace(cookie, filter, Inserted::Observed).expect("nothing stands in its way");
+        self.merger.replace(cookie, filter, Inserted::Observed).expect("nothing stands in its way");
     }
 
     /// TC has it no more, and nothing is made of it.
     pub fn destroy(&self, cookie: Cookie) {
-        self.lock().destroy(cookie).expect("the board removes what it is told to");
+        self.merger.destroy(cookie).expect("the board removes what it is told to");
     }
 
     /// Conntrack has a connection.
     pub fn connect(&self, id: ConnectionId, connection: Connection) {
-        self.lock().connection(ConnectionEvent::Is(id, connection)).expect("it is new");
+        self.merger.connection(ConnectionEvent::Is(id, connection)).expect("it is new");
     }
 
     /// Conntrack has it no more.
     pub fn disconnect(&self, id: ConnectionId) {
-        self.lock().connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
+        self.merger.connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
     }
 
     /// A thread of the datapath.
     pub fn datapath(&self) -> Datapath<'_> {
-        Datapath { subject: self, hits: Vec::new() }
+        Datapath { subject: self, datapath: self.merger.datapath(), handles: Vec::new() }
     }
 
     /// A worker's turn: merges what was handed over.
-    ///
-    /// # Panics
-    /// If one of the walks is refused: then nothing was measured.
     pub fn work(&self) {
-        let refused = self.lock().drain().walks.into_iter().find_map(|(_, outcome)| outcome.err());
-        assert_eq!(refused, None);
+        let _ = self.merger.drain(0);
+    }
+
+    /// Whether no walk was refused: else nothing was measured.
+    pub fn all_merged(&self) -> bool {
+        self.merger.refused().is_empty()
     }
 
     /// Reads all counters, and hands them up.
     pub fn read_all(&self) {
-        self.lock().read_all();
+        self.merger.read_all();
     }
 
     /// The packets that a filter's first action was handed, if there is such a filter.
     pub fn packets(&self, cookie: Cookie) -> Option<u64> {
-        self.lock().table().filter(cookie).map(|entry| entry.counters[0].packets)
+        self.merger.counted(cookie).first().map(|counters| counters.packets)
     }
 
     /// How many merged filters there are.
     pub fn merged(&self) -> usize {
-        self.lock().table().merged_count()
+        self.merger.merged_count()
     }
 }
 
 impl Datapath<'_> {
     /// Records a packet's hits, and gives the walk up.
     pub fn abandon(&mut self, packet: &Packet) {
-        black_box(&packet.key);
-        self.record(packet);
-        black_box(&mut self.hits);
+        black_box(self.record(packet));
     }
 
     /// Records a packet's whole walk and ends it.
     pub fn finish(&mut self, packet: &Packet) {
-        self.record(packet);
-        let walk = Walk { port: PORT, key: packet.key, hits: std::mem::take(&mut self.hits) };
-        self.subject.lock().walk(walk).expect("the queue has no limit");
+        let record = self.record(packet);
+        black_box(self.datapath.finish(&record));
     }
 
-    fn record(&mut self, packet: &Packet) {
-        self.hits.clear();
-        for &(filter, found) in &packet.hits {
-            self.hits.push(Hit { filter, found: found.map(Some).into_iter().collect() });
+    #[inline]
+    fn handle(&mut self, id: ConnectionId) -> Option<ConnectionHandle> {
+        match self.handles.get(id.0 as usize) {
+            Some(&Some(handle)) => Some(handle),
+            _ => self.first_handle(id),
         }
+    }
+
+    #[cold]
+    fn first_handle(&mut self, id: ConnectionId) -> Option<ConnectionHandle> {
+        let at = id.0 as usize;
+        if self.handles.len() <= at {
+            self.handles.resize(at + 1, None);
+        }
+        self.handles[at] = self.subject.merger.handle(id);
+        self.handles[at]
+    }
+
+    fn record<'p>(&mut self, packet: &'p Packet) -> Record<'p> {
+        let mut record = self.datapath.record(PORT, &packet.key);
+        for &(filter, found) in &packet.hits {
+            record.hit(filter);
+            if let Some(found) = found {
+                record.found(self.handle(found.connection), found.direction);
+            }
+        }
+        record
     }
 }

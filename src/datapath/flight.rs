@@ -84,7 +84,7 @@ impl Flight {
 
     /// Begins a walk. Gives whether another one was given up for it.
     #[inline]
-    pub(super) fn begin(&mut self, packet: PacketId, port: Port, key: &Key) -> bool {
+    pub(super) fn begin(&mut self, packet: PacketId, port: Port, key: &Key, epoch: u64) -> bool {
         let given_up = self.find(packet).or(if self.free == NONE { Some(self.oldest) } else { None });
         if let Some(at) = given_up {
             self.remove(at);
@@ -93,7 +93,7 @@ impl Flight {
         let slot = &mut self.slots[at as usize];
         self.free = slot.next;
         slot.packet = Some(packet);
-        slot.walk.begin(port, key);
+        slot.walk.begin(port, key, epoch);
         (slot.next, slot.older, slot.newer) = (self.chains[chain], self.newest, NONE);
         self.chains[chain] = at;
         match self.slots.get_mut(self.newest as usize) {
@@ -168,7 +168,7 @@ mod tests {
                         let full = plain.0.len() == limit;
                         let given_up = at.or(full.then_some(0)).map(|at| plain.0.remove(at));
                         plain.0.push((packet, vec![]));
-                        prop_assert_eq!(flight.begin(packet, Port(1), &Key::ZERO), given_up.is_some());
+                        prop_assert_eq!(flight.begin(packet, Port(1), &Key::ZERO, 0), given_up.is_some());
                     }
                     1 => {
                         let walk = flight.leave(packet).map(|w| w.steps.filters().to_vec());

@@ -58,6 +58,8 @@ pub struct Inbox {
     bell: Bell,
     limits: Limits,
     queues: RwLock<Vec<Arc<Queue>>>,
+    /// How many filters have been entered.
+    epoch: AtomicU64,
     /// Which queue comes first in the next batch.
     first: AtomicUsize,
     /// What was counted by datapaths that are no more.
@@ -72,6 +74,7 @@ impl Inbox {
             bell,
             limits,
             queues: RwLock::new(Vec::new()),
+            epoch: AtomicU64::new(0),
             first: AtomicUsize::new(0),
             past: Mutex::new(([0; Became::COUNT], 0)),
         }
@@ -80,6 +83,17 @@ impl Inbox {
     /// What the datapaths see.
     pub fn glance(&self) -> &Arc<Glance> {
         &self.glance
+    }
+
+    /// How many filters have been entered.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// One more filter is entered, and gets its number.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// What wakes the workers.

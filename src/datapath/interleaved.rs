@@ -15,7 +15,7 @@ fn inbox(bell: Bell) -> Arc<Inbox> {
 }
 
 fn finish(datapath: &mut Datapath, filter: u64, connection: Option<ConnectionHandle>) -> Became {
-    let mut record = Record::new(Port(1), &KEY);
+    let mut record = Record::new(Port(1), &KEY, 0);
     record.hit(Cookie(filter));
     record.found(connection, Direction::Reply);
     datapath.finish(&record)

@@ -134,6 +134,12 @@ impl Datapath {
         Datapath { exit, nested: Nested::new(limits.nested), flight: Flight::new(limits.in_flight) }
     }
 
+    /// A packet came in, with this key before any action: its walk, to be told of and then [finished](Datapath::finish), or dropped.
+    #[inline]
+    pub fn record<'k>(&self, port: Port, key: &'k Key) -> Record<'k> {
+        Record::new(port, key, self.exit.inbox.epoch())
+    }
+
     /// A walk came to its end, with its last hit.
     #[inline]
     pub fn finish(&mut self, record: &Record<'_>) -> Became {
@@ -143,7 +149,7 @@ impl Datapath {
     /// A packet came in, with this key before any action. Inside another walk the new one is nested.
     #[inline]
     pub fn begin(&mut self, port: Port, key: &Key) {
-        self.nested.begin(port, key);
+        self.nested.begin(port, key, self.exit.inbox.epoch());
     }
 
     /// The packet of the innermost walk matched this filter.
@@ -181,7 +187,7 @@ impl Datapath {
     /// A packet came in, with this key before any action. A walk of the same name that did not end is given up.
     #[inline]
     pub fn begin_of(&mut self, packet: PacketId, port: Port, key: &Key) {
-        if self.flight.begin(packet, port, key) {
+        if self.flight.begin(packet, port, key, self.exit.inbox.epoch()) {
             Counts::count(&self.exit.queue.counts.vanished);
         }
     }

@@ -19,9 +19,9 @@ impl Nested {
     }
 
     #[inline]
-    pub(super) fn begin(&mut self, port: Port, key: &Key) {
+    pub(super) fn begin(&mut self, port: Port, key: &Key, epoch: u64) {
         if let Some(walk) = self.walks.get_mut(self.depth) {
-            walk.begin(port, key);
+            walk.begin(port, key, epoch);
         }
         self.depth = self.depth.saturating_add(1);
     }

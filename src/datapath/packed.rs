@@ -1,4 +1,4 @@
-//! A walk as a run of words: a first word that tells how much of each there is, which words of the key are not 0, then filters, connections,
+//! A walk as a run of words: a first word that tells how much of each there is, which words of the key are not 0, when the walk began, then filters, connections,
 //! what was found (a byte each), and those words of the key.
 
 use super::ring::{Ring, Writer};
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The words that the longest walk takes.
-pub(super) const LONGEST: usize = 2 + HITS + CONNECTIONS + FOUND / 8 + WORDS;
+pub(super) const LONGEST: usize = 3 + HITS + CONNECTIONS + FOUND / 8 + WORDS;
 
 const _: () = assert!(WORDS <= 64, "a word says which words of a key are not 0");
 const _: () = assert!(LONGEST <= 0xff, "a byte says how many words a walk takes");
@@ -33,7 +33,7 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     }
     let findings = steps.findings();
     let filters = steps.filters();
-    let mut at = 2;
+    let mut at = 3;
     let mut put = |word| {
         writer.put(ring, at, word);
         at += 1;
@@ -58,18 +58,20 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     let counts = (steps.connection_count() as u64) << 24 | (findings.len() as u64) << 16 | (filters.len() as u64) << 8;
     writer.put(ring, 0, u64::from(port.0) << 32 | counts | at as u64);
     writer.put(ring, 1, there);
+    writer.put(ring, 2, steps.epoch());
     Some(writer.publish(ring, at))
 }
 
 /// Reads what [`write`] wrote.
 pub(super) fn read(words: &[u64], into: &mut Recorded) -> Option<()> {
     let mut words = words.iter().copied();
-    let (first, mut there) = (words.next()?, words.next()?);
+    let (first, mut there, epoch) = (words.next()?, words.next()?, words.next()?);
     let count = |shift: u32| (first >> shift & 0xff) as usize;
     let (filters, founds, connections) = (count(8), count(16), count(24));
     let mut found = [0; FOUND / 8];
     let steps = &mut into.steps;
     steps.clear();
+    steps.set_epoch(epoch);
     words.by_ref().take(filters).for_each(|filter| steps.hit(Cookie(filter)));
     words.by_ref().take(connections).filter_map(ConnectionHandle::from_bits).for_each(|c| steps.meet(c));
     for (to, word) in found.iter_mut().zip(words.by_ref().take(founds.div_ceil(8))) {
@@ -101,6 +103,7 @@ mod tests {
             let ring = Ring::new(LONGEST);
             let mut writer = Writer::new();
             let mut steps = Steps::default();
+            steps.set_epoch(hits as u64);
             for n in 0..hits {
                 steps.hit(Cookie(u64::MAX - n as u64));
                 for f in (0..founds).filter(|f| f * hits / founds == n) {

@@ -21,7 +21,7 @@ fn connection(inbox: &Inbox, slot: u32) -> ConnectionHandle {
 }
 
 fn finish(datapath: &mut Datapath, key: &Key, filter: u64, found: Option<ConnectionHandle>) -> Became {
-    let mut record = Record::new(PORT, key);
+    let mut record = Record::new(PORT, key, 0);
     record.hit(Cookie(filter));
     record.found(found, Direction::Reply);
     datapath.finish(&record)
@@ -167,7 +167,7 @@ fn what_is_too_long_is_counted_only() {
     let inbox = inbox(Bell::silent());
     let mut datapath = inbox.datapath();
     let key = Key::ZERO;
-    let mut record = Record::new(PORT, &key);
+    let mut record = Record::new(PORT, &key, 0);
     (0..17).for_each(|n| record.hit(Cookie(n)));
     assert_eq!(datapath.finish(&record), Became::TooLong);
     assert_eq!((inbox.turned().too_long, inbox.is_empty()), (1, true));

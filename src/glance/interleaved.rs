@@ -12,7 +12,7 @@ const KEY: Key = Key::ZERO;
 
 /// A walk of one hit, on which a connection was found.
 fn walk(filter: u64, connection: Option<ConnectionHandle>) -> Steps {
-    let mut record = Record::new(Port(1), &KEY);
+    let mut record = Record::new(Port(1), &KEY, 0);
     record.hit(Cookie(filter));
     if connection.is_some() {
         record.found(connection, Direction::Original);

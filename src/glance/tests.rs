@@ -22,7 +22,7 @@ type Findings<'a> = &'a [Option<(ConnectionHandle, Direction)>];
 /// A walk of these filters; the first one has `ct` actions that found this.
 fn walk(filters: &[u64], found: Findings<'_>) -> Steps {
     let key = Key::ZERO;
-    let mut record = Record::new(PORT, &key);
+    let mut record = Record::new(PORT, &key, 0);
     for (n, &filter) in filters.iter().enumerate() {
         record.hit(Cookie(filter));
         for found in found.iter().filter(|_| n == 0) {

@@ -301,7 +301,7 @@ impl<H: Hardware> Merger<H> {
         instead: Option<Cookie>,
     ) {
         let account = self.ledger.lock().open(filter.actions.len());
-        let born = self.epoch.fetch_add(1, Relaxed) + 1;
+        let born = self.inbox.next_epoch();
         let reordered = table.insert_filter(cookie, filter, account, inserted, instead, born);
         if let Some(before) = table.take_retired(cookie) {
             self.ledger.lock().close(before);

@@ -57,12 +57,12 @@ use alone::Alone;
 use hashbrown::HashMap;
 use retry::{Retries, Stuck};
 use settings::Tallies;
-use workers::Alarm;
 use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, VecDeque},
     hash::BuildHasher,
 };
+use workers::Alarm;
 
 /// What became of a walk.
 pub type Outcome = Result<Merge, Refusal>;
@@ -138,8 +138,6 @@ pub struct Merger<H> {
     ledger: Mutex<Ledger>,
     /// TC's calls take turns.
     control: Mutex<Alone>,
-    /// Rises with each filter that is entered: what a walk names must not be younger than the walk.
-    epoch: AtomicU64,
     queue: Mutex<VecDeque<Waiting>>,
     tickets: AtomicU64,
     merged: AtomicUsize,
@@ -208,7 +206,6 @@ impl<H: Hardware> Merger<H> {
             shards: (0..shards).map(home).collect(),
             ledger: Mutex::new(Ledger::default()),
             control: Mutex::new(Alone::default()),
-            epoch: AtomicU64::new(0),
             queue: Mutex::new(VecDeque::new()),
             tickets: AtomicU64::new(0),
             merged: AtomicUsize::new(0),
@@ -229,7 +226,7 @@ impl<H: Hardware> Merger<H> {
 
     /// A finished walk. It is merged by the next [`drain`](Merger::drain); `None` if the queue is full and it was dropped.
     pub fn walk(&self, walk: Walk) -> Option<Ticket> {
-        let epoch = self.epoch.load(Relaxed);
+        let epoch = self.inbox.epoch();
         let mut queue = self.queue.lock();
         if queue.len() >= self.settings.limits.queue {
             self.tallies.queue.one();

@@ -2,6 +2,7 @@
 
 use crate::{
     conntrack::{Connection, ConnectionId},
+    datapath, glance,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     table::shard::Worth,
 };

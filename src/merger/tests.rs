@@ -281,7 +281,7 @@ fn limits_turn_away_and_say_so() {
 
 #[test]
 fn traps_32_a_skip_sw_filter_is_installed_at_once_or_refused() {
-    let mut m = merger();
+    let m = merger();
     let drop = |handle, prio, matches: Match| {
         filter(handle, 0, prio, matches, ActionKind::Gact { random: None }, Control::Shot)
     };

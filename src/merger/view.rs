@@ -151,7 +151,7 @@ impl<H> Merger<H> {
             stuck: self.stuck(),
             displaced: self.displaced(),
             turned: self.turned(),
-            refused: self.refused.lock().clone(),
+            refused: self.refused(),
         }
     }
 
@@ -227,6 +227,11 @@ impl<H> Merger<H> {
                 self.last_refused.lock().insert(last, refusal.clone());
             }
         }
+    }
+
+    /// How many walks were refused, by reason.
+    pub fn refused(&self) -> BTreeMap<&'static str, u64> {
+        self.refused.lock().clone()
     }
 
     /// How many walks wait.

@@ -3,9 +3,10 @@
 //! A walk on a known path needs the table for reading, and the shard of its connection; so several threads do it at once. Only what is
 //! new, or out of the ordinary, takes the table for itself ([`Merger::fold`]). The hardware is called behind that, for a batch of walks.
 
-use super::{Locked, Merge, Merger, Outcome, Waiting};
+use super::{Locked, Merge, Merger, Outcome, Ticket, Waiting};
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId, Direction},
+    datapath::Batch,
     flower::{Cookie, Counts, FilterId, Key, Port},
     glance::VerdictId,
     hardware::{Hardware, HardwareError, MergedId, Offer},
@@ -16,7 +17,7 @@ use crate::{
         life::{Event, State},
         overlap,
     },
-    walk::Walk,
+    walk::{Recorded, Walk},
 };
 use smallvec::{SmallVec, smallvec};
 
@@ -67,69 +68,66 @@ enum Plan {
 }
 
 impl<H: Hardware> Merger<H> {
-    /// Merges the walks that wait.
-    pub(super) fn work(&self, now: u64) -> Vec<(super::Ticket, Outcome)> {
-        self.clock.fetch_max(now, Relaxed);
+    /// Merges the walks that wait: those of [`Merger::walk`], whose outcomes it gives, then those of the datapaths.
+    pub(super) fn work(&self, now: u64) -> Vec<(Ticket, Outcome)> {
         let mut done = Vec::new();
         loop {
-            let batch: SmallVec<[Waiting; BATCH]> = {
-                let mut queue = self.queue.lock();
-                let most = queue.len().min(BATCH);
-                queue.drain(..most).collect()
-            };
-            if batch.is_empty() {
-                return done;
-            }
-            let views: SmallVec<[View<'_>; BATCH]> = batch.iter().map(|w| self.view(&w.walk, w.epoch)).collect();
-            let outcomes = self.merge_all(&views, now);
-            done.extend(batch.iter().map(|w| w.ticket).zip(outcomes));
+            let next = self.queue.lock().pop_front();
+            let Some(Waiting { ticket, epoch, walk }) = next else { break };
+            let view = self.view(&walk, epoch);
+            done.push((ticket, self.merge(&view, now)));
         }
+        let mut batch = self.batches.lock().pop().unwrap_or_else(|| self.inbox.batch());
+        while self.inbox.take(&mut batch, BATCH) > 0 {
+            self.merge_batch(&mut batch, now);
+        }
+        self.batches.lock().push(batch);
+        done
     }
 
-    /// What became of these walks, in order.
-    fn merge_all(&self, views: &[View<'_>], now: u64) -> Vec<Outcome> {
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(views.len());
-        let mut at = 0;
-        while at < views.len() {
-            // As many as are on known paths, with one look at the table; what is installed for them is there before the next.
-            let mut installs: SmallVec<[(usize, Pending); BATCH]> = SmallVec::new();
-            let mut fold = None;
-            let table = self.table.read();
-            for view in &views[at..] {
-                match self.plan(&table, view, !installs.is_empty(), now) {
-                    Plan::Done(outcome) => outcomes.push(outcome),
-                    Plan::Install(pending) => {
-                        installs.push((outcomes.len(), pending));
-                        outcomes.push(Err(Refusal::NoHits));
-                    }
-                    Plan::Later => break,
-                    Plan::Fold => {
-                        fold = Some(view);
-                        break;
-                    }
+    /// What becomes of a walk.
+    fn merge(&self, view: &View<'_>, now: u64) -> Outcome {
+        let plan = self.plan(&self.table.read(), view, false, now);
+        let outcome = match plan {
+            Plan::Done(outcome) => outcome,
+            Plan::Install(pending) => self.install_one(pending, now),
+            Plan::Fold | Plan::Later => match self.fold(view, now) {
+                Ok(Plan::Install(pending)) => self.install_one(pending, now),
+                Ok(Plan::Done(outcome)) => outcome,
+                Ok(Plan::Fold | Plan::Later) => Err(Refusal::NoHits),
+                Err(refusal) => Err(refusal),
+            },
+        };
+        if let Err(refusal) = &outcome {
+            self.tell_refused(view, refusal);
+        }
+        outcome
+    }
+
+    /// Walks of datapaths: as many as are on known paths with one look at the table.
+    fn merge_batch(&self, batch: &mut Batch, now: u64) {
+        let mut installs: SmallVec<[Pending; 4]> = SmallVec::new();
+        let mut table = None;
+        while let Some(recorded) = batch.next_walk() {
+            let view = View::recorded(recorded);
+            let plan = self.plan(table.get_or_insert_with(|| self.table.read()), &view, !installs.is_empty(), now);
+            match plan {
+                Plan::Done(Ok(_)) => {}
+                Plan::Install(pending) => installs.push(pending),
+                Plan::Done(Err(refusal)) => {
+                    table = None;
+                    self.tell_refused(&view, &refusal);
+                }
+                Plan::Fold | Plan::Later => {
+                    table = None;
+                    // What is installed for it is there before the next.
+                    installs.drain(..).for_each(|pending| drop(self.install_one(pending, now)));
+                    let _ = self.merge(&view, now);
                 }
             }
-            drop(table);
-            for (of, pending) in installs {
-                outcomes[of] = self.install_one(pending, now);
-            }
-            if let Some(view) = fold {
-                let folded = self.fold(view, now);
-                outcomes.push(match folded {
-                    Ok(Plan::Install(pending)) => self.install_one(pending, now),
-                    Ok(Plan::Done(outcome)) => outcome,
-                    Ok(Plan::Fold | Plan::Later) => Err(Refusal::NoHits),
-                    Err(refusal) => Err(refusal),
-                });
-            }
-            at = outcomes.len();
         }
-        for (view, outcome) in views.iter().zip(&outcomes) {
-            if let Err(refusal) = outcome {
-                self.tell_refused(view, refusal);
-            }
-        }
-        outcomes
+        drop(table);
+        installs.into_iter().for_each(|pending| drop(self.install_one(pending, now)));
     }
 
     /// A walk of which all is known.
@@ -168,12 +166,10 @@ impl<H: Hardware> Merger<H> {
         let (connections, liberal) = locked.values(&handles);
         match self.enter_merged(&mut locked, filter, path, &handles, now) {
             Ok(id) => {
-                {
                 let verdict = *entry.verdict.lock();
                 let path_id = path;
                 let path = Arc::clone(&entry.path);
                 Plan::Install(Pending { id, filter, path, handles, connections, verdict, path_id, liberal })
-            }
             }
             Err(refusal) => Plan::Done(Err(refusal)),
         }
@@ -599,7 +595,24 @@ impl<H: Hardware> Merger<H> {
     }
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// A walk that a datapath recorded.
+    fn recorded(recorded: &'a Recorded) -> View<'a> {
+        let mut view = View {
+            port: recorded.port,
+            key: &recorded.key,
+            hits: SmallVec::new(),
+            found: SmallVec::new(),
+            epoch: recorded.steps().epoch(),
+        };
+        for (cookie, found) in recorded.steps().hits() {
+            let before = view.found.len();
+            view.found.extend(found.map(|f| f.map(|(handle, direction)| (Ok(handle), direction))));
+            view.hits.push((cookie, (view.found.len() - before) as u8));
+        }
+        view
+    }
+
     /// The connections of the walk, each once, in the order in which it meets them; `None` if one is not known.
     fn handles(&self) -> Option<Handles> {
         let mut out = Handles::new();

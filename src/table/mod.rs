@@ -357,7 +357,9 @@ impl Table {
 
     /// Lets datapaths see a path whose merged filters rest on no connection, and of which one is in hardware now.
     pub fn show(&self, path: PathId) {
-        let (Some(entry), Some(glance)) = (self.entry(path).filter(|e| !e.dead), self.glance.as_deref()) else { return };
+        let (Some(entry), Some(glance)) = (self.entry(path).filter(|e| !e.dead), self.glance.as_deref()) else {
+            return;
+        };
         let mut verdict = entry.verdict.lock();
         if verdict.is_none()
             && let Some(way) = self.ways.get(entry.way)
@@ -449,7 +451,8 @@ impl Table {
             _ => None,
         };
         let verdict = Mutex::new(verdict);
-        let entry = PathEntry { verdict, path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
+        let entry =
+            PathEntry { verdict, path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);

@@ -300,18 +300,12 @@ impl Shard {
 
     /// The connection.
     pub fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
-        let slot = handle.slot();
-        let same =
-            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
-        self.connections.get(slot).filter(|_| same)
+        self.connections.get(handle.slot()).filter(|entry| entry.handle == Some(handle))
     }
 
     /// The connection.
     pub fn connection_mut(&mut self, handle: ConnectionHandle) -> Option<&mut ConnectionEntry> {
-        let slot = handle.slot();
-        let same =
-            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
-        self.connections.get_mut(slot).filter(|_| same)
+        self.connections.get_mut(handle.slot()).filter(|entry| entry.handle == Some(handle))
     }
 
     /// Enters a new connection, under the handle that `open` gives for its shard and slot: if it gives one.

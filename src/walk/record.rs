@@ -27,10 +27,10 @@ pub struct Record<'k> {
 }
 
 impl<'k> Record<'k> {
-    /// Begins a walk.
+    /// Begins a walk. `epoch`: how many filters had been entered until then.
     #[inline]
-    pub fn new(port: Port, key: &'k Key) -> Record<'k> {
-        Record { port, key, steps: Steps::default() }
+    pub fn new(port: Port, key: &'k Key, epoch: u64) -> Record<'k> {
+        Record { port, key, steps: Steps { epoch, ..Steps::default() } }
     }
 
     /// The packet matched this filter.
@@ -71,10 +71,11 @@ impl Default for Recorded {
 impl Recorded {
     /// Begins another walk in place of this one.
     #[inline]
-    pub(crate) fn begin(&mut self, port: Port, key: &Key) {
+    pub(crate) fn begin(&mut self, port: Port, key: &Key, epoch: u64) {
         self.port = port;
         self.key = *key;
         self.steps.clear();
+        self.steps.epoch = epoch;
     }
 
     /// What was recorded.
@@ -95,6 +96,7 @@ impl Recorded {
 /// The hits of a walk and what was found on it, packed.
 #[derive(Clone, Debug)]
 pub struct Steps {
+    epoch: u64,
     hits: u32,
     connections: u32,
     /// More happened than there is room for.
@@ -108,6 +110,7 @@ impl Default for Steps {
     #[inline]
     fn default() -> Steps {
         Steps {
+            epoch: 0,
             hits: 0,
             connections: 0,
             too_long: false,
@@ -222,6 +225,11 @@ impl Steps {
         self.too_long
     }
 
+    /// How many filters had been entered when the walk began: one entered later with a cookie of the walk is not what it hit.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The filters hit, in order; of a walk that is too long the first ones.
     #[inline]
     pub fn filters(&self) -> &[Cookie] {
@@ -277,6 +285,10 @@ impl Steps {
         Some((self.connection(which.checked_sub(1)?)?, direction_of(byte)))
     }
 
+    pub(crate) fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
     /// The next connection that the walk meets, when steps are put together again.
     pub(crate) fn meet(&mut self, connection: ConnectionHandle) {
         self.index(connection);
@@ -309,7 +321,7 @@ mod tests {
     #[test]
     fn what_is_told_comes_back() {
         let key = Key::ZERO;
-        let mut record = Record::new(Port(3), &key);
+        let mut record = Record::new(Port(3), &key, 0);
         let (a, b) = (handle(0), handle(1));
         record.hit(Cookie(10));
         record.found(Some(a), Direction::Reply);

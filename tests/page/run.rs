@@ -92,7 +92,7 @@ pub fn undecidable(outcome: &Outcome) -> Option<String> {
 
 /// What a walk is merged into for a table that can do so much, or why it is not.
 pub fn merge(filters: &[Filter], outcome: &Outcome, begun: bool, table: Capabilities) -> Result<Entry, String> {
-    let mut merger = Merger::new(Memory::new(table));
+    let merger = Merger::new(Memory::new(table));
     for (filter, cookie) in filters.iter().zip(1..) {
         merger.replace(Cookie(cookie), filter.clone(), Inserted::Observed).expect("memory removes");
     }

@@ -28,7 +28,7 @@ pub fn idempotent(
     let filter = Filter::alone(IN, 1, entry.matches, entry.actions.clone());
     let fail = |text: String| Err(Failure::of("idempotent", entry, from, &text));
 
-    let mut merger = Merger::new(Memory::default());
+    let merger = Merger::new(Memory::default());
     merger.replace(Cookie(1), filter.clone(), Inserted::Observed).expect("memory removes");
     let walk = Walk { port: IN, key: from.key, hits: vec![Hit { filter: Cookie(1), found: Vec::new() }] };
     merger.walk(walk).expect("the queue is long");

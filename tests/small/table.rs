@@ -38,7 +38,7 @@ impl Table {
     /// A merger that knows the pipeline.
     pub fn new(case: &Case) -> Table {
         let limits = Limits { merged_per_way: case.per_way, ..Limits::default() };
-        let mut merger = Merger::with_limits(Memory::default(), limits);
+        let merger = Merger::with_limits(Memory::default(), limits);
         merger.hardware().police(EXCEEDED, false);
         for (port, up) in ports() {
             merger.port(port, up).expect("memory removes");

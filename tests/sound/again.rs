@@ -23,7 +23,7 @@ fn as_filter(entry: &Entry) -> Filter {
 
 /// What is merged from a packet that hits the merged filter alone.
 pub fn merged_again(setting: Setting, made: &Made) -> Result<Entry, TestCaseError> {
-    let mut merger = Merger::new(Memory::new(setting.capabilities()));
+    let merger = Merger::new(Memory::new(setting.capabilities()));
     let filter = as_filter(&made.entry);
     merger.replace(Cookie(1), filter, Inserted::Observed).expect("memory removes");
     let hits = vec![Hit { filter: Cookie(1), found: Vec::new() }];

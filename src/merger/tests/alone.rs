@@ -198,7 +198,7 @@ fn it_is_at_all_ports_or_refused_and_what_it_replaces_stays() {
 
 #[test]
 fn a_port_that_goes_down_does_not_take_it_along() {
-    let mut m = merger();
+    let m = merger();
     m.replace(Cookie(1), Filter { skip_sw: true, ..out(1, ttl(1)) }, Inserted::Observed).unwrap();
     for (up, sent) in [(false, 0), (true, 1)] {
         m.port(Port(2), up).unwrap();
@@ -208,7 +208,7 @@ fn a_port_that_goes_down_does_not_take_it_along() {
 
 #[test]
 fn traps_32_what_would_be_in_hardware_for_some_of_its_packets_only_is_refused() {
-    let mut m = merger();
+    let m = merger();
     let mut all = hard(1, Match::default());
     all.id.protocol = 3;
     all.matches = Match::default();
@@ -224,7 +224,7 @@ fn traps_32_what_would_be_in_hardware_for_some_of_its_packets_only_is_refused() 
     assert!(matches!(m.replace(Cookie(1), all, Inserted::Observed), Err(ReplaceError::SkipSw(_))));
     assert!(m.hardware().is_empty() && m.table().filter(Cookie(1)).is_none());
     // Whether it is tagged decides, where hardware counts whole frames.
-    let mut m = Merger::new(Memory::new(Capabilities { counts: crate::flower::Counts::Frame, ..Capabilities::all() }));
+    let m = Merger::new(Memory::new(Capabilities { counts: crate::flower::Counts::Frame, ..Capabilities::all() }));
     let mut any = hard(1, Match::default());
     any.matches = Match::default();
     let refused = m.replace(Cookie(1), any, Inserted::Observed);
