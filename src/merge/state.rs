@@ -329,7 +329,12 @@ impl<'a> State<'a> {
 
     /// Runs a `skbedit` action. To inherit the priority it reads the IP header, and drops a packet that has not all of it.
     pub fn edit(&mut self, filter: FilterId, edit: Skbedit) -> Result<(), Refusal> {
-        let ip = edit.inherit_dsfield && matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6);
+        let network = if edit.inherit_dsfield { self.network(filter)? } else { 0 };
+        if ethertype::is_vlan(network) {
+            let why = "the kernel looks behind a second tag in the wrong place";
+            return Err(Refusal::unfit(filter, "skbedit", why));
+        }
+        let ip = matches!(network, ethertype::IPV4 | ethertype::IPV6);
         // What is asked already may tell that it is whole, also where it cannot be read any more.
         let asked = structure::follows(&self.template.known);
         let is_whole = asked.is_some_and(|asked| asked.key.get(Field::AddrType) != 0);

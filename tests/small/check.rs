@@ -101,14 +101,15 @@ fn note(case: &Case, seen: &[Seen], table: &Table, entries: &[Entry], stats: &mu
 
 /// Every packet that a merged filter matches takes the way, is not excluded, and is sent as software sends it. Gives them.
 fn sound<'a>(entry: &Entry, from: &Seen, seen: &'a [Seen], ordered: bool) -> Result<Vec<&'a Seen>, Failure> {
-    let matched: Vec<_> = seen.iter().filter(|s| entry.matches.fits(&s.key)).collect();
+    // The model does not tell the hash; what a match asks of it is decided.
+    let hashed = entry.matches.mask.get(Field::Hash) != 0;
+    let matched = seen.iter().filter(|s| entry.matches.fits(&s.key) && (s.decided || !hashed));
+    let matched: Vec<_> = matched.collect();
     for packet in &matched {
         let fail = |kind, what: &str| Err(Failure::of(kind, entry, from, &format!("{what}: {}", told(packet))));
         if !takes(packet, from) {
             return fail("unsound", "it matches one that goes another way");
         }
-        // Software does not tell the hash; what a match asks of it is decided.
-        let hashed = entry.matches.mask.get(Field::Hash) != 0;
         if ordered && packet.guessed && !hashed {
             return fail("unsound", "it matches one whose way rests on an unknown order");
         }

@@ -1,10 +1,10 @@
 //! The bytes of a packet.
 
 use crate::{
-    part::{LABELS, Part},
-    universe::{Spec, host, stacked, tags},
+    part::{CUT, LABELS, Part},
+    universe::{Spec, Tag, host, stacked, tags},
 };
-use flowmerge::conntrack::proto;
+use flowmerge::{conntrack::proto, flower::ethertype};
 use merge_model::checksum;
 use std::net::IpAddr;
 
@@ -16,8 +16,16 @@ impl Spec {
     pub fn frame(&self) -> Vec<u8> {
         let part = |part: Part| self.get(part);
         let mut out = vec![2, 0, 0, 0, 0, 2 | part(Part::Mac) as u8, 2, 0, 0, 0, 0, 4 | part(Part::SrcMac) as u8];
-        for (tpid, id, prio) in tags(part(Part::Tags)) {
+        // Of another kind: unicast of B.A.T.M.A.N. before an Ethernet header, or a tag of HSR.
+        let other = |ethertype: Option<u16>| match ethertype {
+            None => Vec::new(),
+            Some(ethertype::BATMAN) => [&[0x43, 0x05, 0x40, 15][..], &[0; 8], &[2; 12]].concat(),
+            Some(ethertype) => [ethertype.to_be_bytes(), [0; 2], [0; 2]].concat(),
+        };
+        for Tag { tpid, id, prio, before, behind } in tags(part(Part::Tags)) {
+            out.extend(other(before));
             out.extend([tpid.to_be_bytes(), (prio << 13 | id).to_be_bytes()].concat());
+            out.extend(other(behind));
         }
         let ethertype = part(Part::EtherType) as u16;
         let labels = part(Part::Stack) as usize & 7;
@@ -28,6 +36,14 @@ impl Spec {
         for i in 0..labels {
             let bottom = if i + 1 == labels { 0x100 } else { 0 };
             out.extend((part(LABELS[i.min(LABELS.len() - 1)]) ^ bottom).to_be_bytes());
+        }
+        if part(Part::Stack) & CUT != 0 {
+            // The frame ends here; without labels what comes is a tag that is not whole.
+            if labels == 0 {
+                let at = out.len() - 2;
+                out[at..].copy_from_slice(&[0x88, 0xa8]);
+            }
+            return out;
         }
         let v6 = match ethertype {
             0x800 => false,

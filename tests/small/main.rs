@@ -37,7 +37,7 @@ use report::Stats;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Pipelines in a run of which nobody asked for more.
-const DEFAULT: u64 = 3000;
+const DEFAULT: u64 = 4000;
 
 fn told(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

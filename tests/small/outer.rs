@@ -18,6 +18,8 @@ pub const ID: u32 = 0x50;
 pub const PORT: u16 = 0x17c0;
 /// How many kinds of options there are, none included.
 pub const KINDS: u32 = 12;
+/// More of them than universes have begin here, 64.
+pub const ODD: u32 = 16;
 
 /// Options of that kind, with some bits of data. Their lengths have bits in common: of one that is asked for, flower looks at the
 /// bits that are set in it.
@@ -44,6 +46,13 @@ pub fn options(kind: u32, data: u32) -> TunnelOptions {
             GeneveOption { class: 0, kind: 0, data: Vec::new() },
         ]),
         10 => TunnelOptions::Gtp { pdu_type: data as u8 & 1, qfi: data as u8 >> 1 },
+        // No universe has these: up to three of Geneve's of any lengths, with bits that the others have not.
+        ODD.. => {
+            let byte = if data & 1 == 0 { 0xff } else { 0 };
+            let lengths = [0, 2, 4].map(|at| usize::from((kind - ODD) as u8 >> at & 3));
+            let option = |words: usize| GeneveOption { class: byte.into(), kind: byte, data: vec![byte; words * 4] };
+            TunnelOptions::Geneve(lengths.into_iter().take(1 + data as usize / 2).map(option).collect())
+        }
         _ => TunnelOptions::None,
     }
 }

@@ -7,7 +7,8 @@ use flowmerge::flower::Field;
 pub enum Part {
     /// The tags, a byte each, the outermost in the lowest byte: see [`tag`](crate::universe::tag).
     Tags,
-    /// How many labels, and whether their ethertype is that of multicast (8). They lie behind the tags.
+    /// How many labels, whether their ethertype is that of multicast (8), and whether they are the last ([`CUT`]). They lie behind the
+    /// tags.
     Stack,
     /// The entries, as words, the last for all behind it; but the bottom of the stack is turned over where its bit is set.
     Label1,
@@ -52,6 +53,9 @@ pub enum Part {
 }
 
 use Part::*;
+
+/// Of [`Stack`]: the frame ends behind the labels.
+pub const CUT: u32 = 16;
 
 /// All parts.
 pub const PARTS: [Part; 32] = [

@@ -2,7 +2,7 @@
 
 use crate::{
     outer,
-    part::{LABELS, Part, place},
+    part::{CUT, LABELS, Part, place},
     rng::Rng,
     universe::{Spec, World},
 };
@@ -150,7 +150,8 @@ pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
     }
     if rng.chance(15) && spec.get(Part::Tags) >> 8 & 0xff != 0 {
         // A third tag, or a fourth, which no field but their number tells.
-        spec = spec.with(Part::Tags, spec.get(Part::Tags) | rng.pick(&[0x01_00_00, 0x01_01_00_00]));
+        let third = (1 + rng.below(8)) << 16;
+        spec = spec.with(Part::Tags, spec.get(Part::Tags) & 0xffff | rng.pick(&[third, 0x01_00_00_00 | third]));
     }
     for (field, range) in m.ranges() {
         let part = if field == Field::SrcPort { Part::SrcPort } else { Part::DstPort };
@@ -177,18 +178,51 @@ fn with_any_options(spec: Spec) -> impl Iterator<Item = Spec> {
     kinds.flat_map(|spec| (0..4).map(move |data| spec.with(Part::Data, data)))
 }
 
+/// Without any bit that some addresses of ARP have here: of the sender, the target, the sender's hardware, by the bits of `parts`.
+fn bare(spec: Spec, parts: u32) -> Spec {
+    let all = [(1, Part::Src, 0xa00), (2, Part::Dst, 0xa00), (4, Part::Sha, 0x200)];
+    all.into_iter().filter(|(bit, ..)| parts & bit != 0).fold(spec, |spec, (_, part, value)| spec.with(part, value))
+}
+
+/// The packet with something about its headers that no universe has.
+pub fn odd(spec: Spec, world: World, rng: &mut Rng) -> Spec {
+    let tags = spec.get(Part::Tags);
+    match rng.below(3) {
+        // Headers of another kind before or behind a tag.
+        0 if tags != 0 => {
+            let behind_two = if tags > 0xff { rng.pick(&[0, 0, 8]) } else { 0 };
+            spec.with(Part::Tags, tags + (rng.pick(&[0x10, 0x20, 0x40]) << behind_two))
+        }
+        1 | 2 if world == World::Link => bare(spec, 1 + rng.below(7)),
+        1 if spec.get(Part::Outer) != 0 => {
+            spec.with(Part::Options, outer::ODD + rng.below(64)).with(Part::Data, rng.below(6))
+        }
+        // A stack that has its bottom where none should be, or has none; behind that the frame may end.
+        _ => {
+            let labels = spec.get(Part::Stack) & 7;
+            let spec = match labels {
+                0 => spec,
+                _ => {
+                    let last = LABELS[(labels as usize).min(LABELS.len()) - 1];
+                    spec.with(last, spec.get(last) ^ rng.pick(&[0, 0x100, 0x100]))
+                }
+            };
+            spec.with(Part::Stack, spec.get(Part::Stack) | rng.pick(&[0, CUT]))
+        }
+    }
+}
+
 /// The packet with other headers, each of which shows fields that it may not show.
 pub fn with_headers(spec: Spec) -> impl Iterator<Item = Spec> {
     let outer = [spec, spec.with(Part::Outer, 4), spec.with(Part::Outer, 6)];
     let options = outer.into_iter().flat_map(|s| (0..outer::KINDS).map(move |kind| s.with(Part::Options, kind)));
-    let labels = (1..=3).map(move |n| spec.with(Part::Stack, spec.get(Part::Stack) & 8 | n));
+    let right = LABELS.into_iter().fold(spec, |s, label| s.with(label, s.get(label) & !0x100));
+    let labels = (1..=5).flat_map(move |n| [spec, right].map(|s| s.with(Part::Stack, s.get(Part::Stack) & 8 | n)));
     let others = [0x806, 0x8902].map(|ethertype| spec.with(Part::EtherType, ethertype));
     let ip = [0x800, 0x86dd].map(|ethertype| spec.with(Part::EtherType, ethertype));
     let worded = ip.into_iter().flat_map(|s| [50, 51, 115].map(|proto| s.with(Part::Proto, proto)));
     let ops = others.into_iter().flat_map(|s| [1, 2].map(|op| s.with(Part::ArpOp, op)));
-    // With none of the bits that addresses of ARP have here.
-    let bare = |s: Spec| [(Part::Src, 0xa00), (Part::Dst, 0xa00), (Part::Sha, 0x200)].map(|(p, v)| s.with(p, v));
-    let ops = ops.flat_map(move |s| bare(s).into_iter().chain([s]));
+    let ops = ops.flat_map(|s| (0..8).map(move |parts| bare(s, parts)));
     options.chain(labels).chain(ops).chain(worded)
 }
 
@@ -196,6 +230,10 @@ pub fn with_headers(spec: Spec) -> impl Iterator<Item = Spec> {
 pub fn beside(spec: Spec, world: World) -> impl Iterator<Item = Spec> {
     let low = |part: Part| (0..256).map(move |value| spec.with(part, value));
     let mut all: Vec<Spec> = [Part::Ttl, Part::Tos, Part::SrcPort, Part::DstPort].into_iter().flat_map(low).collect();
+    if spec.is_fragment() {
+        // The rest of a datagram shows no ports.
+        all.extend(all.clone().into_iter().map(|s| s.with(Part::Fragment, 0)));
+    }
     if world == World::Labels {
         for label in LABELS {
             let word = spec.get(label);

@@ -10,6 +10,7 @@ use crate::{
     part::{IP, LABELS, PARTS, Part, TUNNEL},
     rng::Rng,
 };
+use flowmerge::flower::ethertype;
 use std::{collections::HashSet, net::IpAddr};
 
 /// The fixed bits of both ports: the free ones are the lowest three.
@@ -44,14 +45,27 @@ pub struct Universe {
     pub base: Spec,
 }
 
-/// A tag of a byte: ethertype, identifier, priority.
-pub fn tag(byte: u32) -> Option<(u16, u16, u16)> {
+/// A tag.
+pub struct Tag {
+    pub tpid: u16,
+    pub id: u16,
+    pub prio: u16,
+    /// Headers of another kind before and behind it, which go on with an ethertype of their own.
+    pub before: Option<u16>,
+    pub behind: Option<u16>,
+}
+
+/// The tag of a byte.
+pub fn tag(byte: u32) -> Option<Tag> {
     let t = byte.checked_sub(1)? as u16;
-    Some((if t & 4 == 0 { 0x8100 } else { 0x88a8 }, VID | t & 3, t >> 3 & 1))
+    let of = |bit: u16, ethertype| (t & bit != 0).then_some(ethertype);
+    let behind = of(0x10, ethertype::BATMAN).or(of(0x20, ethertype::HSR));
+    let tpid = if t & 4 == 0 { 0x8100 } else { 0x88a8 };
+    Some(Tag { tpid, id: VID | t & 3, prio: t >> 3 & 1, before: of(0x40, ethertype::HSR), behind })
 }
 
 /// The tags of a part's value, the outermost first.
-pub fn tags(value: u32) -> impl Iterator<Item = (u16, u16, u16)> {
+pub fn tags(value: u32) -> impl Iterator<Item = Tag> {
     value.to_le_bytes().into_iter().map_while(|byte| tag(byte.into()))
 }
 
@@ -286,7 +300,7 @@ impl Universe {
         for outer in self.values(Part::Tags) {
             for labels in self.values(Part::Stack) {
                 match (tag(outer & 0xff), labels & 7) {
-                    (Some((tpid, ..)), _) => all.push(tpid),
+                    (Some(tag), _) => all.push(tag.tpid),
                     (None, 0) => all.extend(self.values(Part::EtherType).into_iter().map(|e| e as u16)),
                     (None, _) => all.push(stacked(labels)),
                 }

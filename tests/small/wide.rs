@@ -121,7 +121,7 @@ fn is_implied(of: &Match, unit: Unit, seen: &[Seen]) -> bool {
 /// How a first fragment with this packet's ports looks to hardware that reads them.
 fn shown(spec: Spec) -> Key {
     let whole = key_of(spec.with(Part::Fragment, 0));
-    let l4 = [Field::SrcPort, Field::DstPort, Field::TcpFlags];
+    let l4 = [Field::SrcPort, Field::DstPort, Field::TcpFlags, Field::Spi, Field::L2tpv3Sid];
     l4.iter().fold(key_of(spec.with(Part::Fragment, 1)), |key, &f| key.with(f, whole.get(f)))
 }
 
@@ -167,6 +167,9 @@ fn is_needed_outside(
         }
         if rng.chance(30) {
             spec = spec.with(Part::Fragment, 0);
+        }
+        if rng.chance(25) {
+            spec = toward::odd(spec, case.universe.world, &mut rng);
         }
         tried(spec, software)
     });

@@ -39,11 +39,13 @@ pub fn check(world: &World, made: &Made, packets: &[&Packet]) -> Result<usize, T
     let entry = &made.entry;
     let again = merged_again(world.setting, made)?;
     prop_assert_eq!(again.matches, entry.matches, "{:#?} is merged again to {:#?}", entry, again);
-    // Without `mend`, a rewrite of addresses behind a `csum` may come out before it.
-    if !world.setting.no_mend {
+    let mends = entry.actions.iter().filter(|a| matches!(&a.kind, ActionKind::Pedit(p) if p.mend)).count();
+    // Without `mend`, a rewrite of addresses behind a `csum` may come out before it. And of an address that is translated twice, with
+    // a rewrite of one of its words between, the other words may come out with the first.
+    if !world.setting.no_mend && mends < 2 {
         prop_assert_eq!(&again.actions, &entry.actions, "{:#?}", entry);
     }
-    let mends = entry.actions.iter().any(|a| matches!(&a.kind, ActionKind::Pedit(p) if p.mend));
+    prop_assert!(again.actions.len() <= entry.actions.len(), "{again:#?} {entry:#?}");
     let mut model = Model::new();
     for port in 1..5 {
         model.set_port(flowmerge::flower::Port(port), PortState { up: true, mtu: 1500 });
@@ -58,7 +60,7 @@ pub fn check(world: &World, made: &Made, packets: &[&Packet]) -> Result<usize, T
         let one = applied(entry);
         prop_assert_eq!(&applied(&again), &one, "{:?} {:#?} {:#?}", packet, entry, again);
         // TC itself knows no `pedit` that mends, and with two tags it looks for the network header in another place.
-        if mends || packet.tags.len() > 1 || world.setting.no_mend {
+        if mends > 0 || packet.tags.len() > 1 || world.setting.no_mend {
             continue;
         }
         compared += 1;

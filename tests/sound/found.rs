@@ -67,3 +67,19 @@ fn csum_of_nothing_drops_what_is_cut_off() {
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 1);
 }
+
+/// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
+#[test]
+fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {
+    let mut world = World::new(Setting::default());
+    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
+    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
+    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
+    only.filter.matches = Match::default();
+    world.add(only);
+    let whole = Packet { tags: vec![(0x8100, 10), (0x8100, 11)], ..packet(proto::UDP, false) };
+    assert_eq!(world.packet(&whole).expect("the same as in software").len(), 0);
+    let cut = Packet { flaw: Flaw::Cut(whole.frame(false).len() as u8 - 30), ..whole };
+    world.packet(&cut).expect("the same as in software");
+    assert_eq!(world.handled, 0);
+}
