@@ -426,6 +426,28 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(cases(1000))]
+        /// What is said to tell nothing tells nothing: all that follows from it and the rest is itself and what follows from the rest.
+        #[test]
+        fn what_tells_nothing_adds_itself(
+            frame in frame(), fields in prop::collection::vec(prop::sample::select(Field::ALL.to_vec()), 1..5),
+            value in any::<u128>(), mask in any::<u128>(), of_packet in any::<bool>(),
+        ) {
+            prop_assume!(crate::packet::dissect::View::arrived(&frame).is_some());
+            let packet = arrived(&frame);
+            let asked = fields.into_iter().fold(Match::default(), |m, field| m.exact(field, packet.get(field)));
+            let told = follows(&asked).expect("the packet is like that");
+            let nothing = |field: Field| tells_nothing(&told, field) && asked.mask.get(field) == 0;
+            for field in Field::ALL.iter().copied().filter(|&field| nothing(field)) {
+                let value = if of_packet { packet.get(field) } else { value };
+                let agrees = (told.key.get(field) ^ value) & mask & told.mask.get(field) == 0;
+                let expected = agrees.then(|| told.with(field, value, mask));
+                prop_assert_eq!(follows(&asked.with(field, value, mask)), expected, "{}", field);
+            }
+        }
+    }
+
     /// Pairs of which a packet can have each, but not both.
     #[test]
     fn headers_exclude_each_other() {
