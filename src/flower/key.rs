@@ -70,9 +70,10 @@ impl Key {
     /// All fields 0.
     pub const ZERO: Key = Key([0; WORDS]);
 
-    /// A key of these words, as they are packed.
-    pub(super) fn of_words(words: [u64; WORDS]) -> Key {
-        Key(words)
+    /// Sets a word, as it is packed.
+    #[inline]
+    pub(super) fn set_word(&mut self, word: usize, value: u64) {
+        self.0[word] = value;
     }
 
     /// The field's value in words that are packed as a key's.

@@ -122,6 +122,9 @@ impl Match {
     /// Drops what bits and ranges of a port tell of each other: bits that all of the range have, and a range that holds all ports
     /// with these bits. False if no port of the range has the bits.
     pub fn settle_ranges(&mut self) -> bool {
+        if self.src_range.is_none() && self.dst_range.is_none() {
+            return true;
+        }
         for field in [Field::SrcPort, Field::DstPort] {
             let Some(range) = *self.range_mut(field) else { continue };
             let (key, mut mask) = (self.key.get(field) as u16, self.mask.get(field) as u16);

@@ -45,12 +45,12 @@ impl Packed {
 
     /// The match.
     pub fn unpack(&self) -> Match {
-        let (mut key, mut mask) = ([0; WORDS], [0; WORDS]);
-        for (i, &[compared, value]) in self.words() {
-            (mask[i], key[i]) = (compared, value);
+        let mut m = Match { src_range: self.src_range, dst_range: self.dst_range, ..Match::default() };
+        for (i, &[mask, value]) in self.words() {
+            m.mask.set_word(i, mask);
+            m.key.set_word(i, value);
         }
-        let (key, mask) = (Key::of_words(key), Key::of_words(mask));
-        Match { key, mask, src_range: self.src_range, dst_range: self.dst_range }
+        m
     }
 
     fn words(&self) -> impl Iterator<Item = (usize, &[u64; 2])> {

@@ -5,12 +5,13 @@
 
 use super::{
     symbol::Param,
-    template::{Condition, Is, Template, Term, fill, terms_of},
+    template::{Condition, Is, Template, Term, terms_of},
 };
 use crate::{
     conntrack::Connection,
     flower::{Field, Key, Masks, Match, Range, field::addr_type},
 };
+use smallvec::SmallVec;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +19,7 @@ pub struct Asked {
     /// Bits compared with constants, and port ranges.
     pub known: Match,
     /// Bits compared with parameters. No bit is in two terms, nor in a term and in `known`.
-    pub terms: Vec<Term>,
+    pub terms: SmallVec<[Term; 4]>,
     /// What is asked of the connections.
     pub conditions: Vec<Condition>,
 }
@@ -48,6 +49,9 @@ impl Asked {
             return false;
         }
         let mut free = mask & !known;
+        if free == 0 {
+            return true;
+        }
         for (term, mask) in terms_of(&self.terms, field, free) {
             free &= !mask;
             let value = (value ^ term.flip) & mask;
@@ -130,7 +134,12 @@ impl Asked {
 
     /// The match for these connections; `None` if they do not meet the conditions.
     pub fn fill(&self, connections: &[&Connection]) -> Option<Match> {
-        fill(self.known, &self.terms, &self.conditions, connections)
+        if !self.conditions.iter().all(|c| c.holds(connections)) {
+            return None;
+        }
+        let mut filled = self.known;
+        self.terms.iter().for_each(|term| term.fill(&mut filled, connections));
+        filled.settle_ranges().then_some(filled)
     }
 
     /// Whether what [`fill`](Asked::fill) gives for these connections matches the packet.
@@ -142,7 +151,7 @@ impl Asked {
 
     /// All that is asked for, to be kept.
     pub fn template(self) -> Template {
-        Template::new(&self.known, self.terms, self.conditions)
+        Template::new(&self.known, &self.terms, self.conditions)
     }
 }
 

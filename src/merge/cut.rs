@@ -12,13 +12,15 @@ use super::{
     need::Needs,
     refusal::Refusal,
     shadow::{Order, Shadow},
+    structure,
     template::Condition,
 };
 use crate::{
     conntrack::Connection,
     flower::{Field, Key, Masks, Match},
 };
-use hashbrown::HashMap;
+use smallvec::{SmallVec, smallvec};
+use std::cmp::Reverse;
 
 /// Bits of one arrived field, pinned to the packet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,9 +67,13 @@ pub fn keep_out(
     connections: &[&Connection],
     masks: &Masks,
 ) -> Result<(), Refusal> {
+    if shadows.is_empty() {
+        return Ok(());
+    }
+    let told = structure::follows(&template.known);
     let (mut left, mut conditions) = (Vec::new(), Vec::new());
     for shadow in shadows {
-        if shadow.is_impossible(&template.known) {
+        if shadow.is_impossible_where(&template.known, told.as_ref()) {
             continue;
         }
         let of_parameters = shadow.of_parameters(template);
@@ -90,6 +96,9 @@ pub fn keep_out(
     }
     // Connections that keep such a shadow out by themselves have a path of their own, without that cut.
     template.conditions.extend(conditions);
+    if left.is_empty() {
+        return Ok(());
+    }
     let mut asked = template.known;
     let chosen = choose(&left);
     for &Cut { field, mask } in &chosen {
@@ -123,28 +132,29 @@ fn why(shadow: &Shadow, unseen: Option<Field>) -> Refusal {
 
 /// Takes the cut that keeps out most shadows, until none is left; among equals the field first in the table, then the highest bit.
 fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
-    let mut keeps_out: HashMap<Cut, Vec<usize>, foldhash::fast::RandomState> = HashMap::default();
-    for (i, (_, cuts)) in left.iter().enumerate() {
-        for &cut in cuts {
-            keeps_out.entry(cut).or_default().push(i);
-        }
-    }
-    let mut worth: HashMap<Cut, usize, foldhash::fast::RandomState> =
-        keeps_out.iter().map(|(&cut, shadows)| (cut, shadows.len())).collect();
+    let mut pairs: Vec<(Cut, usize)> =
+        left.iter().enumerate().flat_map(|(i, (_, cuts))| cuts.iter().map(move |&cut| (cut, i))).collect();
+    pairs.sort_unstable();
+    // Each cut with the shadows that it keeps out, and how many of them are left.
+    let of_cut: Vec<&[(Cut, usize)]> = pairs.chunk_by(|a, b| a.0 == b.0).collect();
+    let mut worth: Vec<(Cut, usize)> = of_cut.iter().map(|shadows| (shadows[0].0, shadows.len())).collect();
     let mut out = vec![false; left.len()];
     let mut chosen = Vec::new();
-    while let Some((&best, _)) = worth
+    while let Some((at, &(best, _))) = worth
         .iter()
-        .filter(|(_, n)| **n > 0)
-        .max_by_key(|(cut, n)| (**n, std::cmp::Reverse(cut.mask.count_ones()), std::cmp::Reverse(cut.field), cut.mask))
+        .enumerate()
+        .filter(|(_, (_, n))| *n > 0)
+        .max_by_key(|(_, (cut, n))| (*n, Reverse(cut.mask.count_ones()), Reverse(cut.field), cut.mask))
     {
         chosen.push(best);
-        for &i in &keeps_out[&best] {
+        for &(_, i) in of_cut[at] {
             if std::mem::replace(&mut out[i], true) {
                 continue;
             }
             for cut in &left[i].1 {
-                *worth.entry(*cut).or_default() -= 1;
+                if let Ok(at) = worth.binary_search_by_key(cut, |w| w.0) {
+                    worth[at].1 -= 1;
+                }
             }
         }
     }
@@ -155,13 +165,15 @@ fn choose(left: &[(&Shadow, Vec<Cut>)]) -> Vec<Cut> {
 fn give_back(asked: &mut Match, chosen: &[Cut], left: &[(&Shadow, Vec<Cut>)], masks: &Masks) {
     for &Cut { field, mask } in chosen {
         let bits = (0..field.row().bits).map(|bit| 1u128 << bit).filter(|bit| mask & bit != 0);
-        let parts: Vec<u128> = if masks.is_whole(field) { vec![mask] } else { bits.collect() };
+        let parts: SmallVec<[u128; 16]> = if masks.is_whole(field) { smallvec![mask] } else { bits.collect() };
         for bits in parts {
-            let mut less = *asked;
-            less.mask.set(field, asked.mask.get(field) & !bits);
-            less.key.set(field, asked.key.get(field) & !bits);
-            if left.iter().all(|(shadow, _)| shadow.is_impossible(&less)) {
-                *asked = less;
+            let (mask, key) = (asked.mask.get(field), asked.key.get(field));
+            asked.mask.set(field, mask & !bits);
+            asked.key.set(field, key & !bits);
+            let told = structure::follows(asked);
+            if !left.iter().all(|(shadow, _)| shadow.is_impossible_where(asked, told.as_ref())) {
+                asked.mask.set(field, mask);
+                asked.key.set(field, key);
             }
         }
     }

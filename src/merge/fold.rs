@@ -85,10 +85,13 @@ pub struct Scene<'a> {
     pub masks: &'a Masks,
 }
 
-/// The actions that a packet runs, by position, and the control that ends them. `None` where they would not end, or where
+/// Actions that a packet runs, by position.
+pub type Ran = SmallVec<[usize; 8]>;
+
+/// The actions that a packet runs, and the control that ends them. `None` where they would not end, or where
 /// that depends on more than the packet.
-pub fn sequence(actions: &[Action]) -> Option<(Vec<usize>, Control)> {
-    let mut ran = Vec::new();
+pub fn sequence(actions: &[Action]) -> Option<(Ran, Control)> {
+    let mut ran = Ran::new();
     let mut at = 0;
     while let Some(action) = actions.get(at) {
         if ran.len() >= MAX_ACTIONS || matches!(action.kind, ActionKind::Gact { random: Some(_) }) {
@@ -148,7 +151,7 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
             parents: fold.parents.as_slice().into(),
             course: Arc::new(Course {
                 program: fold.state.program.finish(end),
-                seen: fold.seen,
+                seen: fold.seen.end(),
                 targets: fold.targets,
             }),
         }),

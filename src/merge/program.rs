@@ -5,23 +5,22 @@
 //! overwritten ones dropped), checksums, tags on. What is never sent is never done.
 
 use super::symbol::{Param, Value};
-use crate::{
-    conntrack::{Connection, proto},
-    flower::{
-        Action, ActionKind, Control, Field, Port,
-        action::{CsumFlags, Mirred, Mpls, Pedit, PeditHeader, PeditKey, Police, Skbedit, TunnelKey, Vlan},
-        field::{Header, Place},
-    },
-    packet::apply::Trim,
+use crate::flower::{
+    Action, ActionKind, Control, Field, Port,
+    action::{CsumFlags, Mirred, Mpls, Pedit, PeditHeader, PeditKey, Police, Skbedit, TunnelKey, Vlan},
+    field::{Header, Place},
 };
+use smallvec::SmallVec;
 
 /// One step of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Instruction {
-    /// An action that is the same for every connection.
-    Fixed(ActionKind, Control),
+    /// The packet, or a copy, goes somewhere.
+    Send(Mirred, Control),
+    /// Another action that is the same for every connection.
+    Fixed(Box<ActionKind>, Control),
     /// A policer, by the index that it is shared by.
-    Policed(Action),
+    Policed(Box<Action>),
     /// Rewrites fields as NAT does, checksums mended.
     Translate {
         /// What becomes what.
@@ -39,9 +38,9 @@ pub enum To {
     /// Known bits.
     Known {
         /// The bits.
-        mask: u128,
+        mask: u32,
         /// Their value.
-        value: u128,
+        value: u32,
         /// The checksums that cover them.
         covered: CsumFlags,
     },
@@ -52,7 +51,7 @@ impl To {
     fn is_whole(self, field: Field) -> bool {
         match self {
             To::Param(_) => true,
-            To::Known { mask, .. } => mask == field.ones(),
+            To::Known { mask, .. } => u128::from(mask) == field.ones(),
         }
     }
 }
@@ -73,7 +72,7 @@ pub struct Builder {
     pops: usize,
     modified: Option<(u16, u16, Option<u8>)>,
     pushes: Vec<(u16, u16, u8)>,
-    writes: Vec<Write>,
+    writes: SmallVec<[Write; 4]>,
     edits: Vec<Skbedit>,
     trim: Option<usize>,
     /// Whether the tunnel that the packet came through is to be forgotten, and the one that it is to go through.
@@ -89,7 +88,7 @@ pub struct Builder {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
     /// In order.
-    pub instructions: Vec<Instruction>,
+    pub instructions: Box<[Instruction]>,
     /// Before which of them software cuts off what follows the IP datagram: a `ct` stood there.
     pub trim: Option<usize>,
 }
@@ -143,8 +142,9 @@ impl Builder {
     /// The label that was pushed last comes off, and shows what was there before it. If nobody saw it, it was for nothing.
     pub fn unlabel(&mut self, protocol: u16) {
         let unseen = self.done.len() > self.wanted && self.is_flushed();
+        let is_push = |kind: &ActionKind| matches!(kind, ActionKind::Mpls(Mpls::Push { .. }));
         match self.done.last() {
-            Some(Instruction::Fixed(ActionKind::Mpls(Mpls::Push { .. }), _)) if unseen => drop(self.done.pop()),
+            Some(Instruction::Fixed(kind, _)) if unseen && is_push(kind) => drop(self.done.pop()),
             _ => self.reshape(ActionKind::Mpls(Mpls::Pop { protocol })),
         }
     }
@@ -158,7 +158,8 @@ impl Builder {
     /// A policer that others share takes its part of the packets.
     pub fn police(&mut self, police: Police, index: u32) {
         let kind = ActionKind::Police(police);
-        self.done.push(Instruction::Policed(Action { kind, control: Control::Shot, index, cookie: Vec::new() }));
+        let action = Action { kind, control: Control::Shot, index, cookie: Vec::new() };
+        self.done.push(Instruction::Policed(Box::new(action)));
         self.wanted = self.done.len();
     }
 
@@ -175,7 +176,7 @@ impl Builder {
     /// A copy goes out of the port, or into it.
     pub fn send(&mut self, port: Port, ingress: bool) {
         self.flush(ingress);
-        self.fixed(ActionKind::Mirred(Mirred { port, ingress, mirror: true }));
+        self.done.push(Instruction::Send(Mirred { port, ingress, mirror: true }, Control::Pipe));
         self.wanted = self.done.len();
     }
 
@@ -184,20 +185,20 @@ impl Builder {
     pub fn finish(mut self, control: Control) -> Program {
         if control == Control::Shot {
             self.done.truncate(self.wanted);
-            if let Some(Instruction::Fixed(ActionKind::Mirred(last), control)) = self.done.last_mut() {
+            if let Some(Instruction::Send(last, control)) = self.done.last_mut() {
                 last.mirror = false;
                 *control = Control::Stolen;
-                return Program { instructions: self.done, trim: self.trim };
+                return Program { instructions: self.done.into(), trim: self.trim };
             }
         } else {
             self.flush(true);
         }
-        self.done.push(Instruction::Fixed(ActionKind::Gact { random: None }, control));
-        Program { instructions: self.done, trim: self.trim }
+        self.done.push(Instruction::Fixed(Box::new(ActionKind::Gact { random: None }), control));
+        Program { instructions: self.done.into(), trim: self.trim }
     }
 
     fn fixed(&mut self, kind: ActionKind) {
-        self.done.push(Instruction::Fixed(kind, Control::Pipe));
+        self.done.push(Instruction::Fixed(Box::new(kind), Control::Pipe));
     }
 
     /// Whether the packet's bytes are up to date.
@@ -216,7 +217,10 @@ impl Builder {
         if let Some((protocol, id, prio)) = self.modified.take() {
             self.fixed(ActionKind::Vlan(Vlan::Modify { protocol, id, prio }));
         }
-        self.done.extend(fewest(std::mem::take(&mut self.writes), &mut self.stale));
+        if !self.writes.is_empty() {
+            self.done.reserve_exact(2);
+            fewest(std::mem::take(&mut self.writes), &mut self.stale, &mut self.done);
+        }
         for (protocol, id, prio) in std::mem::take(&mut self.pushes) {
             self.fixed(ActionKind::Vlan(Vlan::Push { protocol, id, prio }));
         }
@@ -249,8 +253,9 @@ impl Builder {
     }
 }
 
-/// The fewest instructions that leave the same bytes as these writes. `stale`: checksums that are not right before, and after.
-fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
+/// The fewest instructions that leave the same bytes as these writes, behind what is `done`. `stale`: checksums that are not right
+/// before, and after.
+fn fewest(mut writes: SmallVec<[Write; 4]>, stale: &mut CsumFlags, done: &mut Vec<Instruction>) {
     // A checksum that a later one computes again is for nothing, unless somebody wrote to what that one depends on.
     let mut later = CsumFlags::empty();
     for write in writes.iter_mut().rev() {
@@ -272,19 +277,17 @@ fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
     let is_ethernet = |key: &PeditKey| key.header == PeditHeader::Ethernet;
     writes.sort_by_key(|w| !matches!(w, Write::Key(key) | Write::Mended(key) if is_ethernet(key)));
 
-    let mut out = Vec::new();
     let mut group = Group::default();
     for write in writes {
         if !group.takes(&write) {
-            out.extend(std::mem::take(&mut group).instructions(stale));
+            std::mem::take(&mut group).instructions(stale, done);
         }
         group.add(write);
     }
-    out.extend(group.instructions(stale));
+    group.instructions(stale, done);
     if drops {
-        out.push(Instruction::Fixed(ActionKind::Csum(CsumFlags::empty()), Control::Pipe));
+        done.push(Instruction::Fixed(Box::new(ActionKind::Csum(CsumFlags::empty())), Control::Pipe));
     }
-    out
 }
 
 /// Writes that need no more than three actions: what is mended, what is not, checksums.
@@ -293,7 +296,7 @@ fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
 /// a table can only compute checksums anew, what is left stale must be written after that.
 #[derive(Default)]
 struct Group {
-    mended: Vec<Write>,
+    mended: SmallVec<[Write; 4]>,
     plain: Vec<PeditKey>,
     csum: CsumFlags,
 }
@@ -319,22 +322,24 @@ impl Group {
         }
     }
 
-    /// In order. `stale`: checksums that earlier writes left stale, and these do.
-    fn instructions(self, stale: &mut CsumFlags) -> Vec<Instruction> {
-        let mut out = Vec::new();
+    /// In order, behind what is done. `stale`: checksums that earlier writes left stale, and these do.
+    fn instructions(self, stale: &mut CsumFlags, out: &mut Vec<Instruction>) {
+        let first = out.len();
         for write in self.mended {
-            match (out.last_mut(), write) {
+            match (out[first..].last_mut(), write) {
                 (Some(Instruction::Translate { fields, .. }), Write::Translate(field, to)) => {
                     fields.retain(|&(f, _)| f != field || !to.is_whole(field));
                     fields.push((field, to));
                 }
                 (_, Write::Translate(field, to)) => {
-                    out.push(Instruction::Translate { fields: vec![(field, to)], stale: *stale });
+                    let mut fields = Vec::with_capacity(2);
+                    fields.push((field, to));
+                    out.push(Instruction::Translate { fields, stale: *stale });
                 }
-                (Some(Instruction::Fixed(ActionKind::Pedit(pedit), _)), Write::Mended(key)) => {
-                    join(&mut pedit.keys, key);
-                }
-                (_, Write::Mended(key) | Write::Key(key)) => out.push(pedit(vec![key], true)),
+                (last, Write::Mended(key) | Write::Key(key)) => match last.and_then(as_pedit) {
+                    Some(pedit) => join(&mut pedit.keys, key),
+                    None => out.push(pedit(vec![key], true)),
+                },
                 (_, Write::Csum(_)) => {}
             }
         }
@@ -344,14 +349,23 @@ impl Group {
         }
         if !self.csum.is_empty() {
             *stale -= self.csum;
-            out.push(Instruction::Fixed(ActionKind::Csum(self.csum), Control::Pipe));
+            out.push(Instruction::Fixed(Box::new(ActionKind::Csum(self.csum)), Control::Pipe));
         }
-        out
     }
 }
 
 fn pedit(keys: Vec<PeditKey>, mend: bool) -> Instruction {
-    Instruction::Fixed(ActionKind::Pedit(Pedit { keys, mend }), Control::Pipe)
+    Instruction::Fixed(Box::new(ActionKind::Pedit(Pedit { keys, mend })), Control::Pipe)
+}
+
+fn as_pedit(instruction: &mut Instruction) -> Option<&mut Pedit> {
+    match instruction {
+        Instruction::Fixed(kind, _) => match &mut **kind {
+            ActionKind::Pedit(pedit) => Some(pedit),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The checksums that a write leaves stale, unless it mends them.
@@ -485,91 +499,6 @@ pub fn words(field: Field, place: Place, header: PeditHeader, value: u128, bits_
         .collect()
 }
 
-/// The actions of a merged filter for these connections, and when to trim.
-pub fn actions(program: &Program, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
-    let mut out = Vec::new();
-    let mut trim = Trim::Never;
-    // Checksums to be computed with those that come next.
-    let mut owed = CsumFlags::empty();
-    // Whether the instruction has been done with the one before.
-    let mut done = false;
-    for (i, instruction) in program.instructions.iter().enumerate() {
-        if program.trim == Some(i) {
-            trim = Trim::Before(out.len());
-        }
-        if std::mem::take(&mut done) {
-            continue;
-        }
-        let mut push = |kind, control| out.push(Action { kind, control, index: 0, cookie: Vec::new() });
-        match instruction {
-            Instruction::Fixed(ActionKind::Csum(flags), control) => {
-                push(ActionKind::Csum(*flags | std::mem::take(&mut owed)), *control);
-            }
-            Instruction::Fixed(kind, control) => push(kind.clone(), *control),
-            Instruction::Policed(action) => out.push(action.clone()),
-            Instruction::Translate { fields, .. } => {
-                let mut keys = Vec::new();
-                let mut csum = CsumFlags::empty();
-                for &(field, to) in fields {
-                    let (value, mask, covered) = match to {
-                        To::Known { value, mask, covered } => (value, mask, covered),
-                        To::Param(param) => {
-                            let proto = connections[param.connection as usize].original.proto;
-                            let covered = if proto == proto::TCP { CsumFlags::TCP } else { CsumFlags::UDP };
-                            (param.value(connections), field.ones(), covered)
-                        }
-                    };
-                    let l4 = if covered.contains(CsumFlags::TCP) { Header::Tcp } else { Header::Udp };
-                    csum |= covered;
-                    let places = field.row().places;
-                    let place = places.iter().find(|p| p.header == l4).or(places.first());
-                    let place = *place.expect("addresses and ports have places");
-                    if place.header == Header::Ipv4 {
-                        csum |= CsumFlags::IPV4;
-                    }
-                    let header = pedit_header(place.header).expect("IP, TCP and UDP have a pedit header");
-                    for key in words(field, place, header, value, mask) {
-                        join(&mut keys, key);
-                    }
-                }
-                // What is written behind it and that no checksum here covers can be written with it.
-                let rest = &program.instructions[i + 1..];
-                let covered = |key: &PeditKey| match mend {
-                    true => !left_stale(key).is_empty(),
-                    false => left_stale(key).intersects(csum),
-                };
-                let (plain, rest) = match rest {
-                    [Instruction::Fixed(ActionKind::Pedit(p), _), rest @ ..] if !p.mend => (&p.keys[..], rest),
-                    _ => (&[][..], rest),
-                };
-                done = !plain.is_empty();
-                let (late, mut early): (Vec<_>, Vec<_>) = plain.iter().partition(|key| covered(key));
-                for key in keys {
-                    join(&mut early, key);
-                }
-                push(ActionKind::Pedit(Pedit { keys: early, mend }), Control::Pipe);
-                let again = match rest {
-                    // What adds to a checksum must find it as it is there.
-                    _ if late.iter().any(|key| key.add && decides_checksum(key)) => None,
-                    [Instruction::Fixed(ActionKind::Csum(flags), _), ..] => Some(*flags),
-                    _ => None,
-                };
-                let stale = late.iter().fold(CsumFlags::empty(), |all, key| all | left_stale(key));
-                match again {
-                    _ if mend => {}
-                    // What is written in between must stay stale where it is not computed anew.
-                    Some(again) if !stale.intersects(csum - again) => owed = csum,
-                    again => push(ActionKind::Csum(csum - again.unwrap_or(CsumFlags::empty())), Control::Pipe),
-                }
-                if !late.is_empty() {
-                    push(ActionKind::Pedit(Pedit { keys: late, mend: false }), Control::Pipe);
-                }
-            }
-        }
-    }
-    (out, trim)
-}
-
 /// A value after a write to a field, for callers that hold a place.
 pub fn write(value: Value, key: &PeditKey, field: Field, place: Place) -> Value {
     match effect(key, field, place) {
@@ -578,5 +507,8 @@ pub fn write(value: Value, key: &PeditKey, field: Field, place: Place) -> Value 
     }
 }
 
+mod emit;
 #[cfg(test)]
 mod tests;
+
+pub use emit::actions;

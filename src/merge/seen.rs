@@ -4,7 +4,7 @@
 //! its life, and little of it changes from hit to hit. So only the changes are kept, one after the other, and for each hit how many
 //! of them came before it.
 
-use super::symbol::{Param, Value};
+use super::symbol::{Param, Source, Value};
 use crate::flower::{Field, Port};
 use smallvec::SmallVec;
 
@@ -29,9 +29,7 @@ impl Change {
         match value.constant().map(u64::try_from) {
             Some(Ok(known)) => Change::Known(field, known),
             _ => match value.source {
-                super::symbol::Source::Param(param) if value == Value::param(param, field) => {
-                    Change::Param(field, param)
-                }
+                Source::Param(param) if value == Value::param(param, field) => Change::Param(field, param),
                 _ => Change::Else(field, Box::new(value)),
             },
         }
@@ -61,21 +59,71 @@ impl Seen {
     /// What a field held at a hit of a path whose packets come in at this port. Of hits that there are not: after the last.
     pub fn view(&self, hit: usize, field: Field, port: Port) -> Value {
         let before = self.before.get(hit).map_or(self.changes.len(), |&n| n.into());
-        self.last(&self.changes[..before], field, port)
+        Seen::last(&self.changes[..before], field, port)
     }
 
-    fn last(&self, changes: &[Change], field: Field, port: Port) -> Value {
+    fn last(changes: &[Change], field: Field, port: Port) -> Value {
         let change = changes.iter().rev().find(|c| c.field() == field);
         change.map_or_else(|| Value::at_first(field, port), Change::value)
     }
 
-    /// One more hit, where these fields hold this, and others what they held before.
-    pub(super) fn hit(&mut self, port: Port, fields: impl Iterator<Item = (Field, Value)>) {
-        for (field, now) in fields {
-            if self.last(&self.changes, field, port) != now {
-                self.changes.push(Change::new(field, now));
+    /// From the next hit on a field holds this.
+    pub(super) fn change(&mut self, port: Port, field: Field, now: Value) {
+        if Seen::last(&self.changes, field, port) != now {
+            if self.changes.is_empty() {
+                self.changes.reserve(8);
             }
+            self.changes.push(Change::new(field, now));
         }
+    }
+
+    /// One more hit.
+    pub(super) fn hit(&mut self) {
         self.before.push(self.changes.len() as u16);
+    }
+
+    /// No hit comes after these.
+    pub(super) fn end(mut self) -> Seen {
+        if self.changes.capacity() - self.changes.len() > 4 {
+            self.changes.shrink_to_fit();
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{conntrack::Direction, merge::symbol::Part};
+
+    #[test]
+    fn each_hit_sees_what_was_there_then() {
+        let port = Port(7);
+        let mark = Param { connection: 0, direction: Direction::Reply, part: Part::Mark };
+        let partly = Value::arrived(Field::IpTos).written(0xfc, 1);
+        let wide = Value::known(1 << 100);
+        let mut seen = Seen::default();
+        seen.hit();
+        seen.change(port, Field::IpTos, partly);
+        seen.change(port, Field::CtMark, Value::param(mark, Field::CtMark));
+        seen.change(port, Field::CtLabels, wide);
+        seen.change(port, Field::IpTtl, Value::arrived(Field::IpTtl));
+        seen.hit();
+        seen.hit();
+        seen.change(port, Field::IpTos, Value::arrived(Field::IpTos));
+        seen.change(port, Field::CtMark, Value::known(0));
+        seen.hit();
+        let seen = seen.end();
+        let view = |hit, field| seen.view(hit, field, port);
+        assert_eq!((seen.hits(), seen.changes.len()), (4, 5));
+        assert_eq!([0, 1, 2, 3].map(|hit| view(hit, Field::IpTos) == partly), [false, true, true, false]);
+        assert_eq!(
+            (view(0, Field::IpTos), view(3, Field::IpTos)),
+            (view(0, Field::IpTos), Value::arrived(Field::IpTos))
+        );
+        assert_eq!([0, 1, 3].map(|hit| view(hit, Field::CtMark).constant()), [Some(0), None, Some(0)]);
+        assert_eq!((view(2, Field::CtMark), view(2, Field::CtLabels)), (Value::param(mark, Field::CtMark), wide));
+        assert_eq!(view(1, Field::IpTtl), Value::arrived(Field::IpTtl));
+        assert_eq!(view(0, Field::Indev).constant(), Some(7));
     }
 }

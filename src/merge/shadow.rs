@@ -120,27 +120,65 @@ impl Shadow {
 
     /// The same, by all that is known of headers and port ranges too.
     pub fn is_impossible(&self, asked: &Match) -> bool {
+        self.is_impossible_where(asked, None)
+    }
+
+    /// The same, where it has been found out what follows from what is asked: then little is left to do for most.
+    pub fn is_impossible_where(&self, asked: &Match, told: Option<&Match>) -> bool {
         if self.is_out(asked) {
             return true;
         }
-        let mut needed = Match::default();
+        let fragments = self.needs.iter().any(|need| need.field() == Some(Field::IpFlags));
+        if let Some(told) = told.filter(|_| !fragments) {
+            let denied = |need: &Needs| match *need {
+                Needs::Bits { field, mask, value } => (told.key.get(field) ^ value) & mask & told.mask.get(field) != 0,
+                _ => false,
+            };
+            if self.needs.iter().any(denied) {
+                return true;
+            }
+            let adds_nothing = |need: &Needs| {
+                need.field().is_none_or(|field| {
+                    structure::tells_nothing(told, field)
+                        || matches!(*need, Needs::Bits { mask, .. } if mask & !told.mask.get(field) == 0)
+                })
+            };
+            if self.needs.iter().all(adds_nothing) {
+                let mut both = *told;
+                return !self.need(&mut both);
+            }
+        }
+        let mut both = *asked;
+        if !self.need(&mut both) {
+            return true;
+        }
+        let fragment = |m: &Match| m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
+        if fragment(&both) && !fragment(asked) {
+            let mut needed = Match::default();
+            return !self.need(&mut needed)
+                || !structure::is_possible(needed)
+                || !structure::is_possible(structure::with_fragments(&both));
+        }
+        // What is needed alone is possible if it is together with more.
+        !structure::is_possible(both)
+    }
+
+    /// Adds what masks and ranges can express of the needs to what is asked, which no bit of them contradicts. False if no packet is like
+    /// that.
+    fn need(&self, asked: &mut Match) -> bool {
         for need in &self.needs {
             match *need {
-                Needs::Bits { field, mask, value } => needed.set(field, value, mask),
+                Needs::Bits { field, mask, value } => asked.set(field, value, mask),
+                // Two of one field do not come from one filter.
                 Needs::Range { field, kept: u16::MAX, flip: 0, range } => {
-                    // Two of one field do not come from one filter.
-                    needed.range_mut(field).get_or_insert(range);
+                    let slot = asked.range_mut(field);
+                    let Some(both) = slot.map_or(Some(range), |r| r.both(range)) else { return false };
+                    *slot = Some(both);
                 }
                 _ => {}
             }
         }
-        let Some(both) = asked.both(&needed) else { return true };
-        let fragment = |m: &Match| m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
-        if fragment(&needed) && !fragment(asked) {
-            return !structure::is_possible(needed) || !structure::is_possible(structure::with_fragments(&both));
-        }
-        // What is needed alone is possible if it is together with more.
-        !structure::is_possible(both)
+        asked.ranges().all(|(field, range)| range.meets(asked.mask.get(field) as u16, asked.key.get(field) as u16))
     }
 
     /// What of the needs concerns parameters, by itself or because one of these terms compares the field with one.

@@ -66,7 +66,7 @@ pub enum Want {
 struct Values {
     /// Which of `set` is a field's, counted from 1; 0 if it holds what it held at first.
     at: [u8; Field::COUNT],
-    set: SmallVec<[Value; 8]>,
+    set: SmallVec<[Value; 12]>,
     port: Port,
 }
 
@@ -124,7 +124,7 @@ pub struct State<'a> {
     /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
     asks: Vec<Needs>,
     /// What was asked for because software must go on seeing the other packets.
-    pub excluded: Vec<(Field, u128)>,
+    pub excluded: SmallVec<[(Field, u128); 4]>,
     /// Where an ethertype of the arrived packet must not be a tag's.
     pub untagged: Vec<(FilterId, Field)>,
     /// What must not be of a packet, for an action to do to it what it did to this one.
@@ -152,7 +152,7 @@ impl<'a> State<'a> {
             network_before: None,
             template: Asked::default(),
             asks: Vec::new(),
-            excluded: Vec::new(),
+            excluded: SmallVec::new(),
             untagged: Vec::new(),
             shadows: Vec::new(),
             program: Builder::default(),
@@ -186,10 +186,13 @@ impl<'a> State<'a> {
     /// Notes what the next hit sees, where that may be something else than what the one before saw.
     pub fn see(&mut self, seen: &mut Seen) {
         let changed = std::mem::take(&mut self.unseen);
-        let changed = if self.skewed == self.skewed_seen { changed } else { u128::MAX };
+        let mut changed = if self.skewed == self.skewed_seen { changed } else { u128::MAX };
         self.skewed_seen = self.skewed;
-        let port = self.port;
-        seen.hit(port, Field::ALL.iter().filter(|f| changed >> **f as u8 & 1 == 1).map(|&f| (f, self.view(f))));
+        while let Some(&field) = Field::ALL.get(changed.trailing_zeros() as usize) {
+            changed &= changed - 1;
+            seen.change(self.port, field, self.view(field));
+        }
+        seen.hit();
     }
 
     /// Asks that `field & mask` be what is wanted, at this point of the walk.

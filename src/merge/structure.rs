@@ -14,63 +14,15 @@
 use crate::flower::{
     Field, Match, Range, ethertype,
     field::{addr_type, enc_options, ip_flags, ip_proto},
-    key::Fields,
 };
 use Field::*;
+use groups::{Group, NETWORK};
 use smallvec::SmallVec;
 
-static TAGS: Fields =
-    Fields::new(&[NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
-static INNER_TAG: Fields = Fields::new(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
-static BEHIND_INNER_TAG: Fields = Fields::new(&[CvlanId, CvlanPrio, CvlanEthType]);
-static ARP: Fields = Fields::new(&[ArpSip, ArpTip, ArpOp, ArpSha, ArpTha]);
-static V4: Fields = Fields::new(&[Ipv4Src, Ipv4Dst]);
-static V6: Fields = Fields::new(&[Ipv6Src, Ipv6Dst]);
-static PORTS: Fields = Fields::new(&[SrcPort, DstPort]);
-static ICMP: Fields = Fields::new(&[IcmpType, IcmpCode]);
-static PPPOE: Fields = Fields::new(&[PppoeSid, PppProto]);
-static CFM: Fields = Fields::new(&[CfmLevel, CfmOpcode]);
-static TUNNEL: Fields = Fields::new(&Field::TUNNEL);
-static OUTER_V4: Fields = Fields::new(&[EncIpv4Src, EncIpv4Dst]);
-static OUTER_V6: Fields = Fields::new(&[EncIpv6Src, EncIpv6Dst]);
-static BEHIND_OPTIONS: Fields = Fields::new(&[EncOpts1, EncOpts2, EncOpts3]);
-static OPTIONS: Fields = Fields::new(&[EncOptsType, EncOpts0, EncOpts1, EncOpts2, EncOpts3]);
+mod groups;
 
 /// Ethertypes of what may be a tag, or have tags behind it that are counted with those in front.
 const TAGGED: [u16; 4] = [ethertype::VLAN, ethertype::QINQ, ethertype::HSR, ethertype::PRP];
-
-/// The entries of the label stack from this one on.
-static LABELS: [Fields; Field::MPLS.len() + 1] = {
-    const ALL: &[Field] = Field::MPLS.as_flattened();
-    [
-        Fields::new(ALL),
-        Fields::new(ALL.split_at(5).1),
-        Fields::new(ALL.split_at(10).1),
-        Fields::new(ALL.split_at(15).1),
-        Fields::new(ALL.split_at(20).1),
-        Fields::new(ALL.split_at(25).1),
-        Fields::new(ALL.split_at(30).1),
-        Fields::new(&[]),
-    ]
-};
-
-/// What lies in the network header or behind it, but for what shows less.
-static NETWORK: Fields = Fields::new(&[
-    IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType,
-]);
-
-/// What is not there without an IP header.
-static OF_IP: Fields = Fields::new(&[
-    Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid, Spi, SrcPort, DstPort,
-    IcmpType, IcmpCode,
-]);
-
-/// What lies in the transport header.
-static BEHIND: Fields = Fields::new(&[SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi]);
-
-static FLAGS: Fields = Fields::new(&[TcpFlags]);
-static SESSION: Fields = Fields::new(&[L2tpv3Sid]);
-static INDEX: Fields = Fields::new(&[Spi]);
 
 /// Fields of which the dissector, or a tunnel, tells no other values than these.
 const VALUES: [(Field, &[u128]); 6] = [
@@ -87,6 +39,8 @@ struct Facts<'a> {
     all: &'a mut Match,
     possible: bool,
     more: bool,
+    /// The groups that are absent, as bits: that is told.
+    gone: u32,
 }
 
 impl Facts<'_> {
@@ -104,9 +58,15 @@ impl Facts<'_> {
         }
     }
 
-    fn absent(&mut self, fields: &Fields) {
-        self.possible &= !self.all.key.any(fields);
-        self.more |= self.all.mask.fill(fields);
+    #[inline]
+    fn absent(&mut self, group: Group) {
+        let bit = 1 << group.number();
+        if self.gone & bit != 0 {
+            return;
+        }
+        self.gone |= bit;
+        self.possible &= !self.all.key.any(group.fields());
+        self.more |= self.all.mask.fill(group.fields());
     }
 
     /// What is behind the tags is this.
@@ -117,7 +77,7 @@ impl Facts<'_> {
             ethertype::IPV4 | ethertype::IPV6 => {
                 self.tell(EthType, common.into(), (ethertype & common).into());
                 self.ip(ethertype);
-                self.absent(&ARP);
+                self.absent(Group::Arp);
             }
             _ if is_last(ethertype) => {
                 self.tell(EthType, 0xffff, ethertype.into());
@@ -125,12 +85,13 @@ impl Facts<'_> {
             }
             _ => return,
         }
-        self.absent(&PPPOE);
+        self.absent(Group::Pppoe);
     }
 
     /// There is no network header but, if it is whole, one of this kind.
     fn ip(&mut self, ethertype: u16) {
-        let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, &V6) } else { (addr_type::IPV6, &V4) };
+        let (kind, others) =
+            if ethertype == ethertype::IPV4 { (addr_type::IPV4, Group::V6) } else { (addr_type::IPV6, Group::V4) };
         // What holds something is there.
         let holds = self.all.key.any(&NETWORK);
         self.tell(AddrType, if holds { 0xffff } else { 0xffff & !kind }, if holds { kind } else { 0 });
@@ -153,20 +114,20 @@ impl Facts<'_> {
                 // They go on with another ethertype.
                 ethertype::BATMAN | ethertype::HSR | ethertype::PRP => {}
                 _ => {
-                    self.absent(&TAGS);
+                    self.absent(Group::Tags);
                     self.network(protocol);
                 }
             }
         }
         if self.is(VlanTpid) == Some(0) {
-            self.absent(&TAGS);
+            self.absent(Group::Tags);
         }
         if self.is(CvlanTpid) == Some(0) {
-            self.absent(&BEHIND_INNER_TAG);
+            self.absent(Group::BehindInnerTag);
             self.tell(NumOfVlans, 0xfe, 0);
         }
         if let Some(behind) = self.ethertype(VlanEthType).filter(|&e| is_last(e)) {
-            self.absent(&INNER_TAG);
+            self.absent(Group::InnerTag);
             self.network(behind);
         }
         if let Some(behind) = self.ethertype(CvlanEthType).filter(|&e| is_last(e)) {
@@ -176,46 +137,46 @@ impl Facts<'_> {
         match self.ethertype(EthType) {
             Some(kind @ (ethertype::IPV4 | ethertype::IPV6)) => {
                 self.ip(kind);
-                self.absent(&ARP);
+                self.absent(Group::Arp);
             }
             Some(ethertype::ARP) => self.tell(AddrType, 0xffff, 0),
             _ => {}
         }
         // It is read with the rest or not at all.
         if self.is(ArpOp) == Some(0) {
-            self.absent(&ARP);
+            self.absent(Group::Arp);
         }
         if let Some(innermost) = self.ethertype(EthType) {
             if innermost != ethertype::CFM {
-                self.absent(&CFM);
+                self.absent(Group::Cfm);
             }
             if !ethertype::is_mpls(innermost) {
-                self.absent(&LABELS[0]);
+                self.absent(Group::Labels(0));
             }
         }
         self.labels();
         self.tunnel();
         match self.is(AddrType) {
-            Some(0) => self.absent(&OF_IP),
-            Some(addr_type::IPV4) => self.absent(&V6),
-            Some(addr_type::IPV6) => self.absent(&V4),
+            Some(0) => self.absent(Group::OfIp),
+            Some(addr_type::IPV4) => self.absent(Group::V6),
+            Some(addr_type::IPV6) => self.absent(Group::V4),
             _ => {}
         }
         // What is behind it.
         if let Some(proto) = self.is(IpProto).map(|p| p as u8) {
             if proto != ip_proto::TCP {
-                self.absent(&FLAGS);
+                self.absent(Group::TcpFlags);
             }
             if proto != ip_proto::L2TP {
-                self.absent(&SESSION);
+                self.absent(Group::Session);
             }
             if !matches!(proto, ip_proto::ESP | ip_proto::AH) {
-                self.absent(&INDEX);
+                self.absent(Group::Spi);
             }
             if !matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6) {
-                self.absent(&ICMP);
+                self.absent(Group::Icmp);
             } else {
-                self.absent(&PORTS);
+                self.absent(Group::Ports);
             }
         }
         let (flags, known) = (self.all.key.get(IpFlags), self.all.mask.get(IpFlags));
@@ -226,7 +187,7 @@ impl Facts<'_> {
             self.tell(IpFlags, ip_flags::FIRST, 0);
         }
         if flags & ip_flags::FRAG != 0 {
-            self.absent(&BEHIND);
+            self.absent(Group::Behind);
         }
     }
 
@@ -246,7 +207,7 @@ impl Facts<'_> {
 
     /// An entry of the label stack is there behind one that is not the bottom, and only there.
     fn labels(&mut self) {
-        if !self.all.mask.any(&LABELS[0]) {
+        if !self.all.mask.any(Group::Labels(0).fields()) {
             return;
         }
         for (depth, entry) in Field::MPLS.iter().enumerate() {
@@ -261,7 +222,7 @@ impl Facts<'_> {
             }
             if self.is(present) == Some(0) || self.is(bottom) == Some(1) {
                 let gone = if self.is(present) == Some(0) { depth } else { depth + 1 };
-                self.absent(&LABELS[gone]);
+                self.absent(Group::Labels(gone as u8));
             }
         }
     }
@@ -269,9 +230,9 @@ impl Facts<'_> {
     /// All that is known of a tunnel is known of one, with addresses of one kind.
     fn tunnel(&mut self) {
         match self.is(EncAddrType) {
-            Some(0) => self.absent(&TUNNEL),
-            Some(addr_type::IPV4) => self.absent(&OUTER_V6),
-            Some(addr_type::IPV6) => self.absent(&OUTER_V4),
+            Some(0) => self.absent(Group::Tunnel),
+            Some(addr_type::IPV4) => self.absent(Group::OuterV6),
+            Some(addr_type::IPV6) => self.absent(Group::OuterV4),
             _ => {}
         }
         let len = match self.is(EncOptsType) {
@@ -283,10 +244,10 @@ impl Facts<'_> {
         if let Some(len) = len {
             self.tell(EncOptsLen, EncOptsLen.ones(), len);
             self.tell(EncOpts0, u128::MAX >> (8 * len), 0);
-            self.absent(&BEHIND_OPTIONS);
+            self.absent(Group::BehindOptions);
         }
         if self.is(EncOptsLen) == Some(0) {
-            self.absent(&OPTIONS);
+            self.absent(Group::Options);
         }
     }
 
@@ -302,8 +263,8 @@ impl Facts<'_> {
 /// The same without what stands in the transport header, which some see in fragments too.
 pub fn with_fragments(asked: &Match) -> Match {
     let mut all = Match { src_range: None, dst_range: None, ..*asked };
-    all.mask.clear(&BEHIND);
-    all.key.clear(&BEHIND);
+    all.mask.clear(Group::Behind.fields());
+    all.key.clear(Group::Behind.fields());
     all
 }
 
@@ -320,7 +281,7 @@ pub fn follows(asked: &Match) -> Option<Match> {
 
 /// Adds all that follows from what is asked for. False if no packet is like that.
 fn tell(all: &mut Match) -> bool {
-    let mut facts = Facts { all, possible: true, more: true };
+    let mut facts = Facts { all, possible: true, more: true, gone: 0 };
     while facts.more && facts.possible {
         facts.more = false;
         facts.rules();
@@ -328,6 +289,18 @@ fn tell(all: &mut Match) -> bool {
     let possible = facts.possible;
     let meets = |(f, range): (Field, Range)| range.meets(all.mask.get(f) as u16, all.key.get(f) as u16);
     possible && all.ranges().all(meets)
+}
+
+/// Whether nothing follows from a field, where all that follows from the rest has been told: no rule looks at it, but that it shows the
+/// network header to be there.
+pub fn tells_nothing(told: &Match, field: Field) -> bool {
+    match field {
+        EthDst | EthSrc | VlanId | VlanPrio | CvlanId | CvlanPrio => true,
+        IpTos | IpTtl | Ipv4Src | Ipv4Dst | Ipv6Src | Ipv6Dst | SrcPort | DstPort | TcpFlags | IcmpType | IcmpCode => {
+            told.mask.get(AddrType) == AddrType.ones() && told.key.get(AddrType) != 0
+        }
+        _ => false,
+    }
 }
 
 /// Whether a packet can be what is asked for. What it says is used up.
@@ -364,7 +337,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
             }
             asked.mask.set(field, mask & !part);
             asked.key.set(field, key & !part);
-            if !follows(asked).is_some_and(|told| told.mask.get(field) & part == part) {
+            if follows(asked).is_none_or(|told| told.mask.get(field) & part != part) {
                 asked.mask.set(field, mask);
                 asked.key.set(field, key);
             }
@@ -471,6 +444,28 @@ mod tests {
             let mut least = asked;
             spare(&mut least, &[]);
             prop_assert_eq!(follows(&least), told, "{:?} {:?}", asked, least);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(1000))]
+        /// What is said to tell nothing tells nothing: all that follows from it and the rest is itself and what follows from the rest.
+        #[test]
+        fn what_tells_nothing_adds_itself(
+            frame in frame(), fields in prop::collection::vec(prop::sample::select(Field::ALL.to_vec()), 1..5),
+            value in any::<u128>(), mask in any::<u128>(), of_packet in any::<bool>(),
+        ) {
+            prop_assume!(crate::packet::dissect::View::arrived(&frame).is_some());
+            let packet = arrived(&frame);
+            let asked = fields.into_iter().fold(Match::default(), |m, field| m.exact(field, packet.get(field)));
+            let told = follows(&asked).expect("the packet is like that");
+            let nothing = |field: Field| tells_nothing(&told, field) && asked.mask.get(field) == 0;
+            for field in Field::ALL.iter().copied().filter(|&field| nothing(field)) {
+                let value = if of_packet { packet.get(field) } else { value };
+                let agrees = (told.key.get(field) ^ value) & mask & told.mask.get(field) == 0;
+                let expected = agrees.then(|| told.with(field, value, mask));
+                prop_assert_eq!(follows(&asked.with(field, value, mask)), expected, "{}", field);
+            }
         }
     }
 

@@ -6,13 +6,13 @@
 //! A template is kept for as long as its path, beside many others, and is held against every packet of its way. So it is packed:
 //! nothing is in it for a field that is not compared, and what paths of one way have in common can be shared between them.
 
-use super::symbol::Param;
+use super::symbol::{Param, Part};
 use crate::{
-    conntrack::Connection,
+    conntrack::{Connection, Direction, tuple::address_bits},
     flower::{Field, Key, Match, Packed, Range},
 };
-use smallvec::SmallVec;
-use std::sync::Arc;
+use smallvec::{SmallVec, smallvec};
+use std::{net::IpAddr, sync::Arc};
 
 /// Bits of an arrived field that must equal a parameter's: `field & mask == (param ^ flip) & mask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +28,11 @@ pub struct Term {
 }
 
 impl Term {
+    /// Asks for what the parameter is of these connections.
+    pub fn fill(&self, m: &mut Match, connections: &[&Connection]) {
+        m.set(self.field, self.param.value(connections) ^ self.flip, self.mask);
+    }
+
     /// Whether it holds of this packet, for these connections.
     pub fn holds(&self, packet: &Key, connections: &[&Connection]) -> bool {
         (packet.get(self.field) ^ self.param.value(connections) ^ self.flip) & self.mask == 0
@@ -40,32 +45,84 @@ pub fn terms_of(terms: &[Term], field: Field, mask: u128) -> SmallVec<[(Term, u1
     of_field.map(|t| (*t, t.mask & mask)).filter(|(_, shared)| *shared != 0).collect()
 }
 
-/// A term as it is kept: most compare a whole field with a whole parameter.
+/// Terms as they are kept. Most are those of a whole tuple, as `ct` pins it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Pinned {
-    field: Field,
-    param: Param,
-    /// Mask and flip, where they are not all ones and none.
-    part: Option<Box<(u128, u128)>>,
+enum Pinned {
+    /// All four of a tuple: of the n-th connection, in a direction, whether it is IPv6.
+    Tuple(u8, Direction, bool),
+    /// A whole field.
+    Whole(Field, Param),
+    /// Any other.
+    Part(Box<Term>),
+}
+
+/// The terms of a tuple.
+fn tuple(connection: u8, direction: Direction, v6: bool) -> [Term; 4] {
+    let [src, dst] = if v6 { [Field::Ipv6Src, Field::Ipv6Dst] } else { [Field::Ipv4Src, Field::Ipv4Dst] };
+    let parts = [(src, Part::Src), (dst, Part::Dst), (Field::SrcPort, Part::SrcPort), (Field::DstPort, Part::DstPort)];
+    parts.map(|(field, part)| Term { field, param: Param { connection, direction, part }, mask: field.ones(), flip: 0 })
 }
 
 impl Pinned {
-    fn new(Term { field, param, mask, flip }: Term) -> Pinned {
-        let whole = (mask, flip) == (field.ones(), 0);
-        Pinned { field, param, part: (!whole).then(|| Box::new((mask, flip))) }
+    fn all(mut terms: &[Term]) -> Arc<[Pinned]> {
+        let mut all: SmallVec<[Pinned; 4]> = SmallVec::new();
+        while let Some((first, rest)) = terms.split_first() {
+            let Term { field, param: Param { connection, direction, .. }, .. } = *first;
+            let v6 = field == Field::Ipv6Src;
+            if terms.starts_with(&tuple(connection, direction, v6)) {
+                all.push(Pinned::Tuple(connection, direction, v6));
+                terms = &terms[4..];
+                continue;
+            }
+            all.push(match (first.mask, first.flip) == (field.ones(), 0) {
+                true => Pinned::Whole(field, first.param),
+                false => Pinned::Part(Box::new(*first)),
+            });
+            terms = rest;
+        }
+        all.into_iter().collect()
     }
 
-    fn term(&self) -> Term {
-        let Pinned { field, param, .. } = *self;
-        let (mask, flip) = self.part.as_deref().copied().unwrap_or((field.ones(), 0));
-        Term { field, param, mask, flip }
+    fn terms(&self) -> SmallVec<[Term; 4]> {
+        match *self {
+            Pinned::Tuple(connection, direction, v6) => tuple(connection, direction, v6).into(),
+            Pinned::Whole(field, param) => smallvec![Term { field, param, mask: field.ones(), flip: 0 }],
+            Pinned::Part(ref term) => smallvec![**term],
+        }
     }
 
+    fn fill(&self, m: &mut Match, connections: &[&Connection]) {
+        match *self {
+            Pinned::Tuple(connection, direction, v6) => {
+                tuple(connection, direction, v6).iter().for_each(|term| term.fill(m, connections));
+            }
+            Pinned::Whole(field, param) => m.set(field, param.value(connections), field.ones()),
+            Pinned::Part(ref term) => term.fill(m, connections),
+        }
+    }
+
+    #[inline]
     fn holds(&self, packet: &Key, connections: &[&Connection]) -> bool {
-        let differ = packet.get(self.field) ^ self.param.value(connections);
-        match self.part.as_deref() {
-            None => differ & self.field.ones() == 0,
-            Some((mask, flip)) => (differ ^ flip) & mask == 0,
+        match *self {
+            Pinned::Tuple(connection, direction, v6) => {
+                let connection = connections[connection as usize];
+                let tuple = if direction == Direction::Original { &connection.original } else { &connection.reply };
+                let ports = packet.get(Field::SrcPort) as u16 == tuple.src_port
+                    && packet.get(Field::DstPort) as u16 == tuple.dst_port;
+                // As wide as the field, whatever the connection's addresses are.
+                let is = |field: Field, address| (packet.get(field) ^ address_bits(address)) & field.ones() == 0;
+                let addresses = match (v6, tuple.src, tuple.dst) {
+                    (false, IpAddr::V4(src), IpAddr::V4(dst)) => {
+                        packet.get(Field::Ipv4Src) as u32 == src.to_bits()
+                            && packet.get(Field::Ipv4Dst) as u32 == dst.to_bits()
+                    }
+                    (false, src, dst) => is(Field::Ipv4Src, src) && is(Field::Ipv4Dst, dst),
+                    (true, src, dst) => is(Field::Ipv6Src, src) && is(Field::Ipv6Dst, dst),
+                };
+                ports && addresses
+            }
+            Pinned::Whole(field, param) => (packet.get(field) ^ param.value(connections)) & field.ones() == 0,
+            Pinned::Part(ref term) => term.holds(packet, connections),
         }
     }
 }
@@ -148,19 +205,25 @@ pub struct Template {
 
 impl Template {
     /// A template of these parts.
-    pub fn new(known: &Match, terms: Vec<Term>, conditions: Vec<Condition>) -> Template {
-        Template { known: Packed::new(known), terms: terms.into_iter().map(Pinned::new).collect(), conditions }
+    pub fn new(known: &Match, terms: &[Term], mut conditions: Vec<Condition>) -> Template {
+        conditions.shrink_to_fit();
+        Template { known: Packed::new(known), terms: Pinned::all(terms), conditions }
     }
 
     /// Bits compared with parameters.
     pub fn terms(&self) -> impl Iterator<Item = Term> {
-        self.terms.iter().map(Pinned::term)
+        self.terms.iter().flat_map(Pinned::terms)
     }
 
     /// The match for these connections; `None` if they do not meet the conditions.
     pub fn fill(&self, connections: &[&Connection]) -> Option<Match> {
-        let terms: SmallVec<[Term; 8]> = self.terms().collect();
-        fill(self.known.unpack(), &terms, &self.conditions, connections)
+        if !self.conditions.iter().all(|c| c.holds(connections)) {
+            return None;
+        }
+        let mut filled = self.known.unpack();
+        self.terms.iter().for_each(|terms| terms.fill(&mut filled, connections));
+        // Where a part of a port is a parameter's, its value may tell a range, or be told by it.
+        filled.settle_ranges().then_some(filled)
     }
 
     /// Whether what [`fill`](Template::fill) gives for these connections matches the packet. Nothing is filled in for that.
@@ -183,30 +246,12 @@ impl Template {
     }
 }
 
-/// A match of constants and of parameters' values; `None` if the connections do not meet the conditions.
-pub(super) fn fill(
-    known: Match,
-    terms: &[Term],
-    conditions: &[Condition],
-    connections: &[&Connection],
-) -> Option<Match> {
-    if !conditions.iter().all(|c| c.holds(connections)) {
-        return None;
-    }
-    let mut filled = known;
-    for term in terms {
-        filled.set(term.field, term.param.value(connections) ^ term.flip, term.mask);
-    }
-    // Where a part of a port is a parameter's, its value may tell a range, or be told by it.
-    filled.settle_ranges().then_some(filled)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        conntrack::{Direction, Tuple, proto},
-        merge::{symbol::Part, tests::cases},
+        conntrack::{Tuple, proto},
+        merge::tests::cases,
     };
     use proptest::prelude::*;
 
@@ -282,16 +327,25 @@ mod tests {
         let known = prop::collection::vec((any::<prop::sample::Index>(), 0u128..3, mask()), 0..3);
         let conditions = prop::collection::vec(condition(), 0..2);
         let range = || prop::option::weighted(0.3, ports());
-        (terms, known, conditions, range(), range()).prop_map(|(terms, known, conditions, src_range, dst_range)| {
+        let whole = prop::option::of((0u8..2, any::<[bool; 2]>()));
+        let all = (terms, known, conditions, range(), range(), whole);
+        all.prop_map(|(terms, known, conditions, src_range, dst_range, whole)| {
             let mut m = Match { src_range, dst_range, ..Match::default() };
+            let whole = whole.map(|(connection, [reply, v6])| {
+                tuple(connection, if reply { Direction::Reply } else { Direction::Original }, v6)
+            });
+            let whole = whole.as_ref().map_or(&[][..], |terms| terms);
+            let is_free = |field: Field| whole.iter().all(|term| term.field != field);
             for (i, value, mask) in known {
                 m.set([Field::IpTos, Field::SrcPort, Field::CtMark, Field::Ipv6Dst][i.index(4)], value, mask);
             }
-            let terms = terms.into_iter().map(|(field, param, mask, flip)| {
+            whole.iter().for_each(|term| m.clear(term.field));
+            let terms = terms.into_iter().filter(|t| is_free(t.0)).map(|(field, param, mask, flip)| {
                 let mask = mask & field.ones() & !m.mask.get(field);
                 Term { field, param, mask, flip: flip & mask }
             });
-            Template::new(&m, terms.filter(|term| term.mask != 0).collect(), conditions)
+            let terms = terms.filter(|term| term.mask != 0).chain(whole.iter().copied()).collect::<Vec<_>>();
+            Template::new(&m, &terms, conditions)
         })
     }
 
@@ -306,7 +360,7 @@ mod tests {
             let filled = [&a, &b].map(|t| t.fill(&connections));
             for template in [&a, &b] {
                 let terms: Vec<Term> = template.terms().collect();
-                let same = Template::new(&template.known.unpack(), terms, template.conditions.clone());
+                let same = Template::new(&template.known.unpack(), &terms, template.conditions.clone());
                 prop_assert_eq!(&same, template);
             }
             // What the parameters tell, what the constants tell besides, and packets next to these.
@@ -338,8 +392,8 @@ mod tests {
         let param = Param { connection: 0, direction: Direction::Original, part: Part::SrcPort };
         let term = Term { field: Field::SrcPort, param, mask: 0xffff, flip: 0 };
         let port = |n| Match::default().exact(Field::DstPort, n);
-        let mut a = Template::new(&port(1), vec![term], vec![]);
-        let b = Template::new(&port(2), vec![term], vec![]);
+        let mut a = Template::new(&port(1), &[term], vec![]);
+        let b = Template::new(&port(2), &[term], vec![]);
         let before = a.clone();
         a.share(&b);
         assert!(Arc::ptr_eq(&a.terms, &b.terms));

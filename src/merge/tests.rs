@@ -387,7 +387,7 @@ fn traps_10_flags_that_a_filter_matches_join_the_exclusion() {
 #[test]
 fn traps_16_jump_starts_again_and_skips() {
     let jump = Action::gact(Control::Jump(2));
-    assert_eq!(sequence(&[jump.clone(), drop(), output()]), Some((vec![0, 2], Control::Stolen)));
+    assert_eq!(sequence(&[jump.clone(), drop(), output()]), Some(([0, 2].into_iter().collect(), Control::Stolen)));
     assert_eq!(sequence(&[jump.clone(), jump.clone(), jump.clone()]), None, "jumps onto itself for ever");
     let on = Action::new(ActionKind::Csum(CsumFlags::IPV4), Control::Jump(0));
     let a = filter(0, 1, ip(), &[on, jump, output()]);
@@ -404,7 +404,11 @@ fn traps_16_jump_starts_again_and_skips() {
         let refusal = Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2))).unwrap_err();
         assert!(matches!(&refusal, Refusal::Action { action, .. } if action == name), "{refusal}");
     }
-    assert_eq!(sequence(&[ct(1, false)]), Some((vec![0], Control::Ok)), "a list that runs out passes");
+    assert_eq!(
+        sequence(&[ct(1, false)]),
+        Some(([0].into_iter().collect(), Control::Ok)),
+        "a list that runs out passes"
+    );
 }
 
 #[test]

@@ -73,10 +73,11 @@ fn writes_to_one_word_are_joined_and_dead_ones_dropped() {
     assert_eq!(
         program.instructions,
         [
-            Instruction::Fixed(ActionKind::Pedit(Pedit { keys, mend: false }), Control::Pipe),
-            Instruction::Fixed(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP), Control::Pipe),
-            Instruction::Fixed(ActionKind::Mirred(redirect), Control::Stolen),
+            Instruction::Fixed(Box::new(ActionKind::Pedit(Pedit { keys, mend: false })), Control::Pipe),
+            Instruction::Fixed(Box::new(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::TCP)), Control::Pipe),
+            Instruction::Send(redirect, Control::Stolen),
         ]
+        .into()
     );
 }
 
@@ -90,7 +91,8 @@ fn ethernet_is_rewritten_with_the_rest_before_the_checksums() {
     builder.rewrite(mac, false);
     builder.send(Port(2), false);
     let program = builder.finish(Control::Shot).instructions;
-    let Instruction::Fixed(ActionKind::Pedit(pedit), _) = &program[0] else { panic!("{program:?}") };
+    let Instruction::Fixed(kind, _) = &program[0] else { panic!("{program:?}") };
+    let ActionKind::Pedit(pedit) = &**kind else { panic!("{program:?}") };
     assert_eq!((&pedit.keys[..], program.len()), (&[mac, port][..], 3));
 }
 

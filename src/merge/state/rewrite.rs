@@ -187,7 +187,7 @@ impl State<'_> {
             return Ok(());
         }
         self.require(filter, field, asked, Want::Known(old))?;
-        self.program.translate(field, To::Known { mask, value: new, covered });
+        self.program.translate(field, To::Known { mask: nat.mask, value: nat.new & nat.mask, covered });
         self.set(field, self.view(field).written(!mask, new));
         Ok(())
     }
@@ -245,7 +245,7 @@ impl State<'_> {
         match (now, header) {
             (0, _) => {}
             (_, Header::Ipv4) => {
-                let to = To::Known { mask: ECN, value: ECN, covered: CsumFlags::empty() };
+                let to = To::Known { mask: ECN as u32, value: ECN as u32, covered: CsumFlags::empty() };
                 self.program.translate(Field::IpTos, to);
                 self.set(Field::IpTos, value.written(!ECN, ECN));
             }

@@ -59,7 +59,8 @@ fn a_checksum_before_its_length_is_rewritten_is_computed() {
     builder.checksum(CsumFlags::UDP);
     builder.send(OUT, false);
     let names = |i: &Instruction| match i {
-        Instruction::Fixed(kind, _) => Action::new(kind.clone(), Control::Pipe).name().to_string(),
+        Instruction::Send(..) => "mirred".into(),
+        Instruction::Fixed(kind, _) => Action::new((**kind).clone(), Control::Pipe).name().to_string(),
         Instruction::Translate { .. } => "translate".into(),
         Instruction::Policed(action) => action.name().to_string(),
     };
@@ -110,7 +111,7 @@ fn a_word_that_is_mended_after_it_was_written_comes_after() {
         builder.rewrite(plain, false);
         builder.rewrite(word(PeditHeader::Ipv4, offset, [0; 4], H2), true);
         builder.send(OUT, false);
-        let mends = |i: &Instruction| matches!(i, Instruction::Fixed(ActionKind::Pedit(p), _) if p.mend);
+        let mends = |i: &Instruction| matches!(i, Instruction::Fixed(kind, _) if matches!(&**kind, ActionKind::Pedit(p) if p.mend));
         let program = builder.finish(Control::Shot);
         assert_eq!(mends(&program.instructions[0]), mended_first, "{offset}");
         assert_eq!(program.instructions.len(), 3);

@@ -232,8 +232,8 @@ proptest! {
                     let (field, _, header, offset, _, value) = NAT[i];
                     let value = std::array::from_fn(|n| value[n] & bits.to_be_bytes()[n]);
                     let covered = if udp { CsumFlags::UDP } else { CsumFlags::TCP };
-                    let known = u32::from_be_bytes(value).into();
-                    builder.translate(field, To::Known { mask: bits.into(), value: known, covered });
+                    let known = u32::from_be_bytes(value);
+                    builder.translate(field, To::Known { mask: bits, value: known, covered });
                     let mask = (!bits).to_be_bytes();
                     let key = PeditKey { header, offset, mask, value, add: false, dynamic: None };
                     ActionKind::Pedit(Pedit { keys: vec![key], mend: true })

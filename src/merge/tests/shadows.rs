@@ -365,3 +365,24 @@ fn a_range_in_front_is_cut_off_by_no_bit_to_spare() {
     // What has the bits 8 and 4 is 12 or more, whatever its other bits are.
     assert_eq!((matches.key.get(Field::DstPort), matches.mask.get(Field::DstPort)), (12, 0x000c));
 }
+
+/// There may be one path for each cut: what is told of one more is its match.
+#[test]
+fn paths_that_differ_by_their_cut_share_the_rest() {
+    let t = tcp([10, 0, 0, 1], 1000, [10, 0, 0, 2], 80);
+    let c = Connection::established(5, t, t.inverse());
+    let first = filter(0, 2, ip(), &[ct(5, false), goto(1)]);
+    let near = filter(0, 1, ip().exact(Field::IpTtl, 1), &[drop()]);
+    let last = filter(1, 1, state(10, 10), &[output()]);
+    let met = [(&c, Direction::Original)];
+    let case = Case::default().hit_with(&first, &[&near], &met).hit(&last);
+    let [a, mut b] = [0x40, 0x20].map(|ttl| case.fold(&packet(t).with(Field::IpTtl, ttl)).expect("merges").0);
+    let before = b.clone();
+    assert!(a.template != b.template && a.course == b.course && !std::sync::Arc::ptr_eq(&a.course, &b.course));
+    b.share(&a);
+    assert_eq!(b, before);
+    assert!(std::sync::Arc::ptr_eq(&a.course, &b.course) && std::sync::Arc::ptr_eq(&a.parents, &b.parents));
+    // A packet of TTL 0x60 is of both.
+    assert!(a.template.may_overlap(&b.template));
+    assert!(std::mem::size_of::<Path>() <= 112, "{}", std::mem::size_of::<Path>());
+}
