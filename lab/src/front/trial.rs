@@ -374,7 +374,7 @@ impl Trial<'_> {
         for (&id, filter) in &self.filters {
             let Some(merged) = table.merged(MergedId(id)) else { continue };
             let (packets, bytes) = since(counts, &filter.id, 0);
-            for parent in &table.path_of(merged).parents {
+            for parent in table.path_of(merged).parents.iter() {
                 let Some(entry) = table.filter(parent.cookie) else { continue };
                 for action in (0..32).filter(|i| parent.ran >> i & 1 == 1) {
                     let sum = given.entry((entry.filter.id, action)).or_default();
