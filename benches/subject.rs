@@ -106,6 +106,12 @@ pub struct Subject {
     pub board: Arc<Board>,
 }
 
+/// A packet as a driver has it: what names its filters and connections to the runtime is looked up.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    packet: Packet,
+}
+
 /// A thread's end of the datapath.
 pub struct Datapath<'a> {
     subject: &'a Subject,
@@ -147,6 +153,11 @@ impl Subject {
         self.lock().connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
     }
 
+    /// A packet whose connections are known.
+    pub fn ready(&self, packet: Packet) -> Ready {
+        Ready { packet }
+    }
+
     /// A thread of the datapath.
     pub fn datapath(&self) -> Datapath<'_> {
         Datapath { subject: self, hits: Vec::new() }
@@ -179,16 +190,16 @@ impl Subject {
 
 impl Datapath<'_> {
     /// Records a packet's hits, and gives the walk up.
-    pub fn abandon(&mut self, packet: &Packet) {
-        black_box(&packet.key);
-        self.record(packet);
+    pub fn abandon(&mut self, ready: &Ready) {
+        black_box(&ready.packet.key);
+        self.record(&ready.packet);
         black_box(&mut self.hits);
     }
 
     /// Records a packet's whole walk and ends it.
-    pub fn finish(&mut self, packet: &Packet) {
-        self.record(packet);
-        let walk = Walk { port: PORT, key: packet.key, hits: std::mem::take(&mut self.hits) };
+    pub fn finish(&mut self, ready: &Ready) {
+        self.record(&ready.packet);
+        let walk = Walk { port: PORT, key: ready.packet.key, hits: std::mem::take(&mut self.hits) };
         self.subject.lock().walk(walk).expect("the queue has no limit");
     }
 
