@@ -8,7 +8,7 @@ use flowmerge::{
     flower::{Action, Control, Cookie, Field, Filter, FilterId, Hook, Match, Port, Range},
     hardware::Memory,
     merger::Merger,
-    table::{Inserted, Table, overlap},
+    table::{Account, Inserted, Table, overlap},
 };
 use std::hint::black_box;
 
@@ -60,9 +60,9 @@ fn benches(c: &mut Criterion) {
         });
         let mut table = Table::default();
         for n in 0..filters {
-            table.insert_filter(Cookie(n.into()), nth(n, masks), Inserted::Observed, None);
+            table.insert_filter(Cookie(n.into()), nth(n, masks), Account::NOBODY, Inserted::Observed, None, 0);
         }
-        table.insert_filter(new, stranger(1000), Inserted::Observed, None);
+        table.insert_filter(new, stranger(1000), Account::NOBODY, Inserted::Observed, None, 0);
         c.bench_function(&format!("in front of a hit behind {what}"), |b| {
             b.iter(|| assert!(table.in_front(black_box(new), None).is_empty()));
         });

@@ -7,7 +7,7 @@ use crate::world::{PORT, Packet};
 use flowmerge::{
     conntrack::{Connection, ConnectionId},
     flower::{Capabilities, Cookie, Filter},
-    hardware::{Entry, Hardware, HardwareError, MergedId, Reading},
+    hardware::{Hardware, HardwareError, MergedId, Offer, Reading},
     merger::{ConnectionEvent, Limits, Merger},
     table::Inserted,
     walk::{Hit, Walk},
@@ -15,7 +15,7 @@ use flowmerge::{
 use std::{
     hint::black_box,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -62,8 +62,8 @@ impl Board {
         self.came.load(Ordering::Acquire)
     }
 
-    fn take(&self, entry: &Entry) {
-        black_box(entry);
+    fn take(&self, offer: &Offer<'_>) {
+        black_box(offer);
         if self.watched.load(Ordering::Relaxed) {
             self.came.store(self.now(), Ordering::Release);
         }
@@ -83,25 +83,25 @@ impl Hardware for Slot {
         Capabilities::all()
     }
 
-    fn install(&mut self, entry: &Entry) -> Result<(), HardwareError> {
-        self.0.take(entry);
+    fn install(&self, offer: &Offer<'_>) -> Result<(), HardwareError> {
+        self.0.take(offer);
         Ok(())
     }
 
-    fn remove(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
+    fn remove(&self, id: MergedId) -> Result<Reading, HardwareError> {
         black_box(id);
         Ok(self.0.reading())
     }
 
-    fn read(&mut self, id: MergedId) -> Result<Reading, HardwareError> {
-        black_box(id);
-        Ok(self.0.reading())
+    fn read(&self, ids: &[MergedId], each: &mut dyn FnMut(MergedId, Result<Reading, HardwareError>)) {
+        let reading = self.0.reading();
+        ids.iter().for_each(|&id| each(id, Ok(reading)));
     }
 }
 
 /// The runtime with a [`Board`].
 pub struct Subject {
-    merger: Mutex<Merger<Slot>>,
+    merger: Merger<Slot>,
     /// Its hardware.
     pub board: Arc<Board>,
 }
@@ -123,34 +123,30 @@ impl Subject {
     pub fn new(filters: Vec<(Cookie, Filter)>) -> Subject {
         let board = Arc::new(Board::default());
         let limits = Limits { queue: usize::MAX, merged: usize::MAX, ..Limits::default() };
-        let merger = Mutex::new(Merger::with_limits(Slot(board.clone()), limits));
+        let merger = Merger::with_limits(Slot(board.clone()), limits);
         let subject = Subject { merger, board };
         filters.into_iter().for_each(|(cookie, filter)| subject.filter(cookie, filter));
         subject
     }
 
-    fn lock(&self) -> MutexGuard<'_, Merger<Slot>> {
-        self.merger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// TC has a filter.
     pub fn filter(&self, cookie: Cookie, filter: Filter) {
-        self.lock().replace(cookie, filter, Inserted::Observed).expect("nothing stands in its way");
+        self.merger.replace(cookie, filter, Inserted::Observed).expect("nothing stands in its way");
     }
 
     /// TC has it no more, and nothing is made of it.
     pub fn destroy(&self, cookie: Cookie) {
-        self.lock().destroy(cookie).expect("the board removes what it is told to");
+        self.merger.destroy(cookie).expect("the board removes what it is told to");
     }
 
     /// Conntrack has a connection.
     pub fn connect(&self, id: ConnectionId, connection: Connection) {
-        self.lock().connection(ConnectionEvent::Is(id, connection)).expect("it is new");
+        self.merger.connection(ConnectionEvent::Is(id, connection)).expect("it is new");
     }
 
     /// Conntrack has it no more.
     pub fn disconnect(&self, id: ConnectionId) {
-        self.lock().connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
+        self.merger.connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
     }
 
     /// A packet whose connections are known.
@@ -168,23 +164,28 @@ impl Subject {
     /// # Panics
     /// If one of the walks is refused: then nothing was measured.
     pub fn work(&self) {
-        let refused = self.lock().drain().walks.into_iter().find_map(|(_, outcome)| outcome.err());
+        let refused = self
+            .merger
+            .drain(self.board.passed.load(Ordering::Relaxed))
+            .walks
+            .into_iter()
+            .find_map(|(_, outcome)| outcome.err());
         assert_eq!(refused, None);
     }
 
     /// Reads all counters, and hands them up.
     pub fn read_all(&self) {
-        self.lock().read_all();
+        self.merger.read_all();
     }
 
     /// The packets that a filter's first action was handed, if there is such a filter.
     pub fn packets(&self, cookie: Cookie) -> Option<u64> {
-        self.lock().table().filter(cookie).map(|entry| entry.counters[0].packets)
+        self.merger.counted(cookie).first().map(|counters| counters.packets)
     }
 
     /// How many merged filters there are.
     pub fn merged(&self) -> usize {
-        self.lock().table().merged_count()
+        self.merger.merged_count()
     }
 }
 
@@ -200,7 +201,7 @@ impl Datapath<'_> {
     pub fn finish(&mut self, ready: &Ready) {
         self.record(&ready.packet);
         let walk = Walk { port: PORT, key: ready.packet.key, hits: std::mem::take(&mut self.hits) };
-        self.subject.lock().walk(walk).expect("the queue has no limit");
+        self.subject.merger.walk(walk).expect("the queue has no limit");
     }
 
     fn record(&mut self, packet: &Packet) {

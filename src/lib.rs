@@ -7,12 +7,15 @@
 #![warn(missing_docs)]
 
 pub mod conntrack;
+pub mod datapath;
 pub mod flower;
+pub mod glance;
 pub mod hardware;
 pub mod merge;
 pub mod merger;
 pub mod netlink;
 pub mod packet;
+pub mod sync;
 pub mod table;
 pub mod trace;
 pub mod walk;

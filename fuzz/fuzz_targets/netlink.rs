@@ -183,7 +183,7 @@ fn execute(filter: Filter) {
         let mut handled = merger.hardware().receive(port, frame, now);
         if handled.is_none() {
             let _ = merger.walk(Walk { port, key: outcome.key, hits });
-            for (_, merged) in merger.drain().walks {
+            for (_, merged) in merger.drain(0).walks {
                 match merged {
                     Err(refusal) => drop(refusal.to_string()),
                     Ok(_) => handled = merger.hardware().receive(port, frame, now),

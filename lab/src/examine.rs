@@ -69,10 +69,10 @@ impl Examiner {
 
     /// The merged filter in hardware that describes this walk and whose packet had the same shape, if nothing shadows the way.
     fn unshadowed(&self, walk: &Walk) -> Option<u64> {
-        let table = self.merging.merger().table();
+        let merger = self.merging.merger();
         let same = |id: &&u64| {
             let record = &self.merging.records[*id];
-            let there = table.merged(MergedId(**id)).is_some();
+            let there = merger.is_merged(MergedId(**id));
             there && is_same_way(&record.walk, walk) && shape(&record.walk.key) == shape(&walk.key)
         };
         let id = self.ways.get(&cookies(walk))?.iter().find(same)?;
@@ -112,8 +112,8 @@ impl Examiner {
     fn installed(&mut self, id: u64) {
         let Some(record) = self.merging.records.get(&id) else { return };
         let mut found = Vec::new();
-        let others = self.merging.merger().merged().filter(|(other, _)| other.0 != id);
-        for other in others.filter_map(|(other, _)| self.merging.records.get(&other.0)) {
+        let others = self.merging.merger().merged().into_iter().filter(|other| other.id.0 != id);
+        for other in others.filter_map(|other| self.merging.records.get(&other.id.0)) {
             if other.walk.port == record.walk.port
                 && structure::meet(&other.filter.matches, &record.filter.matches)
                 && !is_same_way(&other.walk, &record.walk)
@@ -144,7 +144,8 @@ impl Examiner {
             tell_tag: false,
             masks: &Masks::ANY,
         };
-        let path = fold(&scene, self.merging.merger()).map_err(|refused| format!("is refused: {}", refused.refusal))?;
+        let path = fold(&scene, &*self.merging.merger().table())
+            .map_err(|refused| format!("is refused: {}", refused.refusal))?;
         let matches = path.matches(&[]).ok_or("becomes one that matches nothing")?;
         let (actions, _) = path.actions(&[], true);
         if matches == filter.matches && does(&actions) == does(&filter.actions) {
@@ -169,10 +170,10 @@ impl Examiner {
             }
             self.tally.trailing += u64::from(uncut != handled);
         }
-        let table = self.merging.merger().table();
-        let Some(merged) = table.merged(MergedId(id)).filter(|_| actions.iter().any(mends)) else { return };
-        let connections: Vec<_> = merged.connections.iter().filter_map(|&c| table.connection(c)).collect();
-        let (actions, trim) = table.path_of(merged).actions(&connections, false);
+        let merger = self.merging.merger();
+        let Some(merged) = merger.merged_by(MergedId(id)).filter(|_| actions.iter().any(mends)) else { return };
+        let connections: Vec<_> = merged.connections.iter().filter_map(|&c| merger.connection_of(c)).collect();
+        let (actions, trim) = merged.path.actions(&connections.iter().collect::<Vec<_>>(), false);
         let anew = apply(&actions, trim, arrival.frame).map(|applied| applied.sent).unwrap_or_default();
         if anew == handled {
             return;

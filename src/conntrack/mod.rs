@@ -3,8 +3,10 @@
 //! The gate is act_ct's own (`net/sched/act_ct.c`, `tcf_ct_flow_table_process_conn`), less what a flower filter cannot
 //! pin. It is one function, [`Connection::qualifies`], so that recording, merging and reporting cannot disagree.
 
+mod handle;
 pub mod tuple;
 
+pub use handle::ConnectionHandle;
 pub use tuple::{Direction, Tuple, proto};
 
 use crate::flower::{

@@ -30,6 +30,35 @@ const LAYOUT: ([(u16, u8); Field::COUNT], usize) = {
     (at, word as usize + (bit > 0) as usize)
 };
 
+/// Where a field lies: its word, its lowest bit there (0 if it has two words), and how many bits it has.
+static PLACES: [(u8, u8, u8); Field::COUNT] = {
+    let mut at = [(0, 0, 0); Field::COUNT];
+    let mut i = 0;
+    while i < Field::COUNT {
+        let (word, bit) = LAYOUT.0[i];
+        at[i] = (word as u8, bit, Field::ALL[i].row().bits);
+        i += 1;
+    }
+    at
+};
+
+/// The field that has a bit of a word.
+static OWNERS: [[Field; 64]; WORDS] = {
+    let mut owners = [[Field::ALL[0]; 64]; WORDS];
+    let mut i = 0;
+    while i < Field::COUNT {
+        let (word, bit) = LAYOUT.0[i];
+        let mut n = 0;
+        while n < Field::ALL[i].row().bits as usize {
+            let at = bit as usize + n;
+            owners[word as usize + at / 64][at % 64] = Field::ALL[i];
+            n += 1;
+        }
+        i += 1;
+    }
+    owners
+};
+
 /// Words in a key.
 pub const WORDS: usize = LAYOUT.1;
 
@@ -41,26 +70,39 @@ impl Key {
     /// All fields 0.
     pub const ZERO: Key = Key([0; WORDS]);
 
-    /// The field's value.
-    pub fn get(&self, field: Field) -> u128 {
-        let (word, bit) = LAYOUT.0[field as usize];
+    /// A key of these words, as they are packed.
+    pub(super) fn of_words(words: [u64; WORDS]) -> Key {
+        Key(words)
+    }
+
+    /// The field's value in words that are packed as a key's.
+    #[inline]
+    pub(super) fn pick(field: Field, words: impl Fn(usize) -> u64) -> u128 {
+        let (word, bit, bits) = PLACES[field as usize];
         let word = word as usize;
-        if field.row().bits > 64 {
-            (self.0[word] as u128) << 64 | self.0[word + 1] as u128
+        if bits > 64 {
+            (words(word) as u128) << 64 | words(word + 1) as u128
         } else {
-            (self.0[word] >> bit) as u128 & field.ones()
+            (words(word) >> bit & u64::MAX >> (64 - bits)).into()
         }
     }
 
+    /// The field's value.
+    #[inline]
+    pub fn get(&self, field: Field) -> u128 {
+        Key::pick(field, |word| self.0[word])
+    }
+
     /// Sets the field; bits beyond its width are ignored.
+    #[inline]
     pub fn set(&mut self, field: Field, value: u128) {
-        let (word, bit) = LAYOUT.0[field as usize];
+        let (word, bit, bits) = PLACES[field as usize];
         let word = word as usize;
-        if field.row().bits > 64 {
+        if bits > 64 {
             self.0[word] = (value >> 64) as u64;
             self.0[word + 1] = value as u64;
         } else {
-            let ones = (field.ones() as u64) << bit;
+            let ones = (u64::MAX >> (64 - bits)) << bit;
             self.0[word] = self.0[word] & !ones | ((value as u64) << bit) & ones;
         }
     }
@@ -94,14 +136,100 @@ impl Key {
         &self.0
     }
 
+    /// The key with these words, in the packing of [`words`](Key::words).
+    pub fn from_words(words: [u64; WORDS]) -> Key {
+        Key(words)
+    }
+
     /// The fields that are not 0.
     pub fn fields(&self) -> impl Iterator<Item = (Field, u128)> + '_ {
-        Field::ALL.iter().map(|&f| (f, self.get(f))).filter(|&(_, v)| v != 0)
+        let (mut word, mut left) = (0, self.0[0]);
+        std::iter::from_fn(move || {
+            while left == 0 {
+                word += 1;
+                left = *self.0.get(word)?;
+            }
+            let field = OWNERS[word][left.trailing_zeros() as usize];
+            let (first, bit, bits) = PLACES[field as usize];
+            if bits > 64 {
+                word = first as usize + 1;
+                left = 0;
+            } else {
+                left &= !((u64::MAX >> (64 - bits)) << bit);
+            }
+            Some((field, self.get(field)))
+        })
+    }
+
+    /// Whether one of these fields is not 0.
+    #[inline]
+    pub fn any(&self, fields: &Fields) -> bool {
+        fields.words().any(|(word, bits)| self.0[word] & bits != 0)
+    }
+
+    /// Sets all bits of these fields. Whether one of them was not set before.
+    #[inline]
+    pub fn fill(&mut self, fields: &Fields) -> bool {
+        fields.words().fold(false, |new, (word, bits)| {
+            let new = new | (bits & !self.0[word] != 0);
+            self.0[word] |= bits;
+            new
+        })
+    }
+
+    /// Sets these fields to 0.
+    pub fn clear(&mut self, fields: &Fields) {
+        fields.words().for_each(|(word, bits)| self.0[word] &= !bits);
     }
 
     /// Whether every field is 0.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|&w| w == 0)
+    }
+}
+
+/// Some fields, by the words of a key that have them: for what is said of all of them at once.
+pub struct Fields {
+    words: [(u8, u64); Fields::MOST],
+    count: usize,
+}
+
+impl Fields {
+    /// Most words of a key that they can be in.
+    const MOST: usize = 20;
+
+    /// These fields.
+    pub const fn new(fields: &[Field]) -> Fields {
+        let mut all = Fields { words: [(0, 0); Fields::MOST], count: 0 };
+        let mut i = 0;
+        while i < fields.len() {
+            let (word, bit) = LAYOUT.0[fields[i] as usize];
+            let bits = fields[i].row().bits;
+            if bits > 64 {
+                all = all.with(word as u8, u64::MAX).with(word as u8 + 1, u64::MAX);
+            } else {
+                all = all.with(word as u8, (u64::MAX >> (64 - bits)) << bit);
+            }
+            i += 1;
+        }
+        all
+    }
+
+    const fn with(mut self, word: u8, bits: u64) -> Fields {
+        let mut i = 0;
+        while i < self.count && self.words[i].0 != word {
+            i += 1;
+        }
+        self.words[i] = (word, self.words[i].1 | bits);
+        if i == self.count {
+            self.count += 1;
+        }
+        self
+    }
+
+    #[inline]
+    fn words(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.words[..self.count].iter().map(|&(word, bits)| (word as usize, bits))
     }
 }
 
@@ -134,6 +262,31 @@ mod tests {
             }
             let one = Key::ZERO.with(f, u128::MAX);
             assert_eq!(one.fields().collect::<Vec<_>>(), [(f, f.ones())]);
+            let low = Key::ZERO.with(f, 1);
+            assert_eq!(low.fields().collect::<Vec<_>>(), [(f, 1)]);
+        }
+    }
+
+    #[test]
+    fn fields_at_once_are_the_fields_one_by_one() {
+        for some in
+            [&Field::TUNNEL[..], Field::MPLS.as_flattened(), &[Field::Ipv6Dst], &[Field::VlanId, Field::Spi], &[]]
+        {
+            let all = Fields::new(some);
+            let mut one_by_one = Key::ZERO;
+            some.iter().for_each(|&f| one_by_one.set(f, u128::MAX));
+            let mut at_once = Key::ZERO;
+            assert_eq!((at_once.fill(&all), at_once.fill(&all)), (!some.is_empty(), false));
+            assert_eq!(at_once, one_by_one);
+            assert!(at_once.fields().eq(Field::ALL.iter().filter(|f| some.contains(f)).map(|f| (*f, f.ones()))));
+            for &f in Field::ALL {
+                assert_eq!(Key::ZERO.with(f, 1).any(&all), some.contains(&f), "{f}");
+            }
+            let mut others = Key::ZERO;
+            Field::ALL.iter().for_each(|&f| others.set(f, u128::MAX));
+            others.clear(&all);
+            assert!(others.fields().all(|(f, value)| !some.contains(&f) && value == f.ones()));
+            assert!(!others.any(&all));
         }
     }
 }

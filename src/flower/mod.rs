@@ -8,6 +8,7 @@ pub mod filter;
 pub mod key;
 pub mod masks;
 pub mod matches;
+pub mod packed;
 pub mod print;
 pub mod tunnel;
 
@@ -18,4 +19,5 @@ pub use filter::{Cookie, Filter, FilterId, Hook, Kind, Port};
 pub use key::Key;
 pub use masks::Masks;
 pub use matches::{Match, Range};
+pub use packed::Packed;
 pub use tunnel::Tunnel;

@@ -12,7 +12,11 @@ pub use crate::{
 };
 pub use memory::{Handled, Memory};
 
-use crate::flower::{Action, Match, Port};
+use crate::{
+    conntrack::Connection,
+    flower::{Action, Match, Port},
+    merge::Path,
+};
 use std::fmt;
 
 /// The name of a merged filter while it is installed, chosen by whoever installs it.
@@ -32,6 +36,34 @@ pub struct Entry {
     pub actions: Vec<Action>,
     /// Where software would cut off what follows the IP datagram. Hardware that cannot may ignore it.
     pub trim: Trim,
+}
+
+/// A merged filter as it is offered: its path and its connections. Hardware with templates of matches and actions takes it as
+/// that; other hardware asks for the [`entry`](Offer::entry).
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// Its name.
+    pub id: MergedId,
+    /// The path: what all merged filters of it share.
+    pub path: &'a Path,
+    /// The connections that the path is filled in with.
+    pub connections: &'a [&'a Connection],
+    /// Whether the hardware can mend checksums ([`Abilities::MEND`]).
+    pub mend: bool,
+}
+
+impl Offer<'_> {
+    /// What it matches of the frames that arrive at the path's port.
+    pub fn matches(&self) -> Match {
+        // Nothing is offered whose conditions its connections do not meet.
+        self.path.matches(self.connections).unwrap_or_default()
+    }
+
+    /// It as one filter.
+    pub fn entry(&self) -> Entry {
+        let (actions, trim) = self.path.actions(self.connections, self.mend);
+        Entry { id: self.id, port: self.path.port, matches: self.matches(), actions, trim }
+    }
 }
 
 /// What an entry has counted since it was installed.
@@ -87,9 +119,17 @@ pub enum HardwareError {
         /// The merged filter.
         id: MergedId,
     },
-    /// The device failed; a removal that failed leaves the entry installed, an install that failed does not.
+    /// The device failed, maybe for a moment; a removal that failed leaves the entry installed, an install that failed does not.
     #[error("{id}: the device failed: {reason}")]
     Failed {
+        /// The merged filter.
+        id: MergedId,
+        /// In the device's words.
+        reason: String,
+    },
+    /// The device failed amid an install, so that the entry may be installed or not. It is removed, to be sure.
+    #[error("{id}: the device failed, and may have installed it: {reason}")]
+    Unsure {
         /// The merged filter.
         id: MergedId,
         /// In the device's words.
@@ -98,27 +138,37 @@ pub enum HardwareError {
 }
 
 /// A table in hardware, as a driver gives it.
-pub trait Hardware {
+///
+/// It is called from any thread that calls the merger, and from several at once; never with a lock of the library's held, so that it may
+/// be slow. It must not call the merger itself.
+pub trait Hardware: Send + Sync {
     /// What the table can match and do. Does not change.
     fn capabilities(&self) -> Capabilities;
 
     /// Installs a merged filter; from the return on it may match.
     ///
     /// # Errors
-    /// Then it is not installed.
-    fn install(&mut self, entry: &Entry) -> Result<(), HardwareError>;
+    /// Then it is not installed, but for [`HardwareError::Unsure`].
+    fn install(&self, offer: &Offer<'_>) -> Result<(), HardwareError>;
 
     /// Removes a merged filter and takes its last reading: nothing is counted after that.
     ///
     /// # Errors
     /// Then it may still be installed, but for [`HardwareError::Missing`].
-    fn remove(&mut self, id: MergedId) -> Result<Reading, HardwareError>;
+    fn remove(&self, id: MergedId) -> Result<Reading, HardwareError>;
 
-    /// Reads a merged filter's counters.
-    ///
-    /// # Errors
-    /// If it is not installed, or the device fails.
-    fn read(&mut self, id: MergedId) -> Result<Reading, HardwareError>;
+    /// Puts a merged filter in the place of another, when the table is full: what came of the removal, and of the install, which is
+    /// not tried if the removal failed.
+    fn replace(&self, old: MergedId, offer: &Offer<'_>) -> (Result<Reading, HardwareError>, Result<(), HardwareError>) {
+        match self.remove(old) {
+            Ok(reading) => (Ok(reading), self.install(offer)),
+            Err(HardwareError::Missing { id }) => (Err(HardwareError::Missing { id }), self.install(offer)),
+            Err(error) => (Err(error.clone()), Err(error)),
+        }
+    }
+
+    /// Reads the counters of many merged filters, each an error if it is not installed or the device fails.
+    fn read(&self, ids: &[MergedId], each: &mut dyn FnMut(MergedId, Result<Reading, HardwareError>));
 }
 
 impl HardwareError {
@@ -129,13 +179,33 @@ impl HardwareError {
             | HardwareError::Exists { id }
             | HardwareError::Unsupported { id, .. }
             | HardwareError::Missing { id }
-            | HardwareError::Failed { id, .. } => *id,
+            | HardwareError::Failed { id, .. }
+            | HardwareError::Unsure { id, .. } => *id,
         }
+    }
+}
+
+impl MergedId {
+    /// The name of a slot's entry: `1, 2, ...` over all shards in the low half, how often the slot was used before in the high one.
+    pub(crate) fn new(generation: u32, slot: u32, shard: u8, shards: u8) -> MergedId {
+        let number = u64::from(slot) * u64::from(shards) + u64::from(shard) + 1;
+        MergedId(u64::from(generation) << 32 | number)
+    }
+
+    /// Generation, slot and shard; `None` for a name that none has.
+    pub(crate) fn parts(self, shards: u8) -> Option<(u32, u32, u8)> {
+        let number = (self.0 as u32).checked_sub(1)?;
+        let shards = u32::from(shards);
+        Some(((self.0 >> 32) as u32, number / shards, (number % shards) as u8))
     }
 }
 
 impl fmt::Display for MergedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "merged filter {}", self.0)
+        // The second, third ... of a number is told apart.
+        match (self.0 as u32, self.0 >> 32) {
+            (number, 0) => write!(f, "merged filter {number}"),
+            (number, before) => write!(f, "merged filter {number}/{}", before + 1),
+        }
     }
 }

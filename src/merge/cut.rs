@@ -7,11 +7,12 @@
 //! whole is one bit.
 
 use super::{
+    asked::Asked,
     bits,
     need::Needs,
     refusal::Refusal,
     shadow::{Order, Shadow},
-    template::{Condition, Template},
+    template::Condition,
 };
 use crate::{
     conntrack::Connection,
@@ -59,7 +60,7 @@ fn cuts(shadow: &Shadow, asked: &Match, packet: &Key, masks: &Masks) -> Vec<Cut>
 /// same must be said.
 pub fn keep_out(
     shadows: &[Shadow],
-    template: &mut Template,
+    template: &mut Asked,
     packet: &Key,
     connections: &[&Connection],
     masks: &Masks,

@@ -5,10 +5,11 @@ mod ct;
 pub use ct::changes;
 
 use super::{
+    asked::Asked,
     cut,
-    path::{Parent, Path, Seen},
-    reach,
+    path::{Course, Parent, Path},
     refusal::{Otherwise, Refusal, Scope},
+    seen::Seen,
     shadow::{Order, Shadow},
     state::{State, Want},
     structure,
@@ -22,6 +23,8 @@ use crate::{
         action::{Mirred, Police},
     },
 };
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// Most actions that TC lets a filter have (`TCA_ACT_MAX_PRIO`).
 const MAX_ACTIONS: usize = 32;
@@ -122,7 +125,7 @@ pub struct Refused {
     /// Which packets of the way are refused for the same reason, as long as its filters and their shadows stay: what was asked of
     /// this one until then. `None`: nothing follows for others.
     pub others: Option<Template>,
-    /// The ports that its filters send to, or into, as for [`Path::targets`].
+    /// The ports that its filters send to, or into, as for [`Course::targets`](super::path::Course::targets).
     pub targets: Vec<Port>,
 }
 
@@ -141,15 +144,17 @@ pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
     match fold.walk(scene) {
         Ok(end) => Ok(Path {
             port: scene.port,
-            template: fold.state.template,
-            program: fold.state.program.finish(end),
-            parents: fold.parents,
-            seen: fold.seen,
-            targets: fold.targets,
+            template: fold.state.template.template(),
+            parents: fold.parents.as_slice().into(),
+            course: Arc::new(Course {
+                program: fold.state.program.finish(end),
+                seen: fold.seen,
+                targets: fold.targets,
+            }),
         }),
         Err(refusal) => {
             let others = fold.others(&refusal);
-            Err(Box::new(Refused { refusal, others, targets: fold.targets }))
+            Err(Box::new(Refused { refusal, others, targets: fold.targets.into_vec() }))
         }
     }
 }
@@ -179,9 +184,9 @@ struct Fold<'a> {
     ports: &'a dyn Ports,
     current: Option<Current>,
     shadows: Vec<Shadow>,
-    parents: Vec<Parent>,
-    seen: Vec<Seen>,
-    targets: Vec<Port>,
+    parents: SmallVec<[Parent; 8]>,
+    seen: Seen,
+    targets: SmallVec<[Port; 2]>,
     /// `None` after a terminal.
     at: Option<Place>,
     /// Redirects to ingress so far.
@@ -201,9 +206,9 @@ impl<'a> Fold<'a> {
             ports,
             current: None,
             shadows: Vec::new(),
-            parents: Vec::new(),
-            seen: Vec::new(),
-            targets: Vec::new(),
+            parents: SmallVec::new(),
+            seen: Seen::default(),
+            targets: SmallVec::new(),
             at: Some(Place { chain: 0, port: scene.port }),
             entered: 0,
             longer: 0,
@@ -250,6 +255,9 @@ impl<'a> Fold<'a> {
         // What cannot be settled this packet does not have.
         self.state.settle_asks();
         self.state.template.settle_ranges();
+        if self.state.template.fits(scene.key, &scene.connections) {
+            return None;
+        }
         let Some(filled) = self.state.template.fill(&scene.connections) else {
             return Some(Otherwise::Connection);
         };
@@ -287,16 +295,16 @@ impl<'a> Fold<'a> {
             let bits = (asked.key.get(field) ^ arrived.get(field)) & asked.mask.get(field);
             if bits != 0 {
                 let bit = 1 << bits.trailing_zeros();
-                let mut template = Template::default();
+                let mut template = Asked::default();
                 template.require(field, bit, arrived.get(field) & bit);
-                return Some(template);
+                return Some(template.template());
             }
         }
         for (_, field) in std::mem::take(&mut self.state.untagged) {
             self.state.template.require(field, field.ones(), arrived.get(field));
         }
         self.state.settle_asks();
-        Some(std::mem::take(&mut self.state.template))
+        Some(std::mem::take(&mut self.state.template).template())
     }
 
     fn hit(&mut self, step: &Step<'a>) -> Result<(), Refusal> {
@@ -317,7 +325,7 @@ impl<'a> Fold<'a> {
         if let Some(what) = step.filter.undecoded.first() {
             return Err(Refusal::Undecoded { filter, what: what.clone() });
         }
-        self.seen.push(reach::seen(&self.state));
+        self.state.see(&mut self.seen);
         for (other, order) in &step.in_front {
             self.shadows.extend(Shadow::new(&self.state, filter, other, *order));
         }

@@ -20,6 +20,7 @@
 //! Exclusions (DESIGN, "The promise", 3): fragments, and for TCP everything but ACK set with SYN, FIN and RST clear, are asked
 //! for at the first `ct` of each connection, so that conntrack goes on seeing what opens and closes.
 
+pub mod asked;
 mod bits;
 mod cut;
 pub mod fold;
@@ -28,6 +29,7 @@ pub mod path;
 pub mod program;
 pub mod reach;
 pub mod refusal;
+pub mod seen;
 pub mod shadow;
 pub mod state;
 pub mod structure;
@@ -35,7 +37,7 @@ pub mod symbol;
 pub mod template;
 
 pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, sequence};
-pub use path::{Parent, Path};
+pub use path::{Course, Parent, Path};
 pub use reach::may_reach;
 pub use refusal::{Otherwise, Refusal, Scope};
 pub use shadow::Order;

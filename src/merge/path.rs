@@ -1,15 +1,21 @@
 //! A path: what walks share, folded. A merged filter is a path and its connections.
+//!
+//! There may be as many paths as merged filters. What most of them have in common with others is kept behind [`Arc`]s: paths of one
+//! way that differ by their cut alone share all but that ([`Path::share`]), and a caller may share more, as the parts can be compared
+//! and hashed.
 
 use super::{
     program::{self, Program},
-    symbol::Value,
+    seen::Seen,
     template::Template,
 };
 use crate::{
     conntrack::Connection,
-    flower::{Action, Cookie, Field, Match, Port},
+    flower::{Action, Cookie, Field, Key, Match, Port, ethertype},
     packet::apply::Trim,
 };
+use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A filter of the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +31,16 @@ pub struct Parent {
     pub longer: i64,
 }
 
-/// What the fields held at a hit: those that were not as the packet brought them.
-pub type Seen = Box<[(Field, Value)]>;
+/// What happens to a path's packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    /// What is done to them.
+    pub program: Program,
+    /// What each of the filters saw.
+    pub seen: Seen,
+    /// The ports that the filters send to, or into, up or down: when one changes, the path no longer holds.
+    pub targets: SmallVec<[Port; 2]>,
+}
 
 /// A way and its cut, ready to be filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +49,10 @@ pub struct Path {
     pub port: Port,
     /// What they are.
     pub template: Template,
-    /// What is done to them.
-    pub program: Program,
     /// The filters, in the order of the hits.
-    pub parents: Vec<Parent>,
-    /// What each of them saw.
-    pub seen: Vec<Seen>,
-    /// The ports that its filters send to, or into, up or down: when one changes, the path no longer holds.
-    pub targets: Vec<Port>,
+    pub parents: Arc<[Parent]>,
+    /// What happens to them.
+    pub course: Arc<Course>,
 }
 
 impl Path {
@@ -51,9 +61,33 @@ impl Path {
         self.template.fill(connections)
     }
 
+    /// Whether what [`matches`](Path::matches) gives for these connections matches the packet, without making it.
+    pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        self.template.fits(packet, connections)
+    }
+
+    /// Bytes of Ethernet header and outer tag, which TC does not count of a frame that arrives, where the path tells the tag.
+    pub fn overhead(&self) -> u64 {
+        let known = self.template.known.unpack();
+        let tagged =
+            known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
+        if tagged { 18 } else { 14 }
+    }
+
+    /// Takes the parts that are the same from another path, so that they are kept once.
+    pub fn share(&mut self, other: &Path) {
+        self.template.share(&other.template);
+        if self.parents == other.parents {
+            self.parents = Arc::clone(&other.parents);
+        }
+        if self.course == other.course {
+            self.course = Arc::clone(&other.course);
+        }
+    }
+
     /// The actions for these connections, and when to trim. `mend`: checksums can be mended; else they are computed anew
     /// after each translation.
     pub fn actions(&self, connections: &[&Connection], mend: bool) -> (Vec<Action>, Trim) {
-        program::actions(&self.program, connections, mend)
+        program::actions(&self.course.program, connections, mend)
     }
 }

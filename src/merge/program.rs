@@ -264,6 +264,9 @@ fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
             _ => {}
         }
     }
+    // One is left of those that compute nothing, if nothing else is computed: what is cut off is dropped all the same.
+    let computed = |w: &Write| matches!(w, Write::Csum(flags) if !flags.is_empty());
+    let drops = !writes.iter().any(computed) && writes.contains(&Write::Csum(CsumFlags::empty()));
     writes.retain(|w| *w != Write::Csum(CsumFlags::empty()));
     // No checksum covers the Ethernet header, so its rewrites can all come first.
     let is_ethernet = |key: &PeditKey| key.header == PeditHeader::Ethernet;
@@ -278,6 +281,9 @@ fn fewest(mut writes: Vec<Write>, stale: &mut CsumFlags) -> Vec<Instruction> {
         group.add(write);
     }
     out.extend(group.instructions(stale));
+    if drops {
+        out.push(Instruction::Fixed(ActionKind::Csum(CsumFlags::empty()), Control::Pipe));
+    }
     out
 }
 

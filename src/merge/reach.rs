@@ -6,29 +6,26 @@
 //! for a condition, as if it had been folded with the new filter there.
 
 use super::{
-    path::{Path, Seen},
+    asked::Asked,
+    path::Path,
     shadow::{Order, Shadow},
-    state::State,
-    symbol::Value,
     template::Is,
 };
-use crate::flower::{Field, Filter};
-
-/// What the fields hold, save those that hold what they held when the packet came in.
-pub(super) fn seen(state: &State) -> Seen {
-    Field::ALL.iter().map(|&f| (f, state.view(f))).filter(|&(f, now)| now != at_first(f)).collect()
-}
-
-/// What a field holds at first (but `indev`, which is known and therefore always told).
-fn at_first(field: Field) -> Value {
-    if field.is_conntrack() { Value::known(0) } else { Value::arrived(field) }
-}
+use crate::flower::Filter;
 
 /// Whether `filter`, were TC to try it before the path's hit of this number, could take packets of the path: those of connections
 /// for which all of these hold. `None`: no packets. For hits that the path does not have: none.
 pub fn may_reach(path: &Path, hit: usize, filter: &Filter) -> Option<Vec<Is>> {
-    let seen = path.seen.get(hit)?;
-    let view = |field| seen.iter().find(|(f, _)| *f == field).map_or_else(|| at_first(field), |&(_, now)| now);
+    let seen = &path.course.seen;
+    if hit >= seen.hits() {
+        return None;
+    }
+    let view = |field| seen.view(hit, field, path.port);
     let shadow = Shadow::seen(&view, filter.id, filter, Order::Before)?;
-    (!shadow.is_impossible(&path.template.known)).then(|| shadow.of_parameters(&path.template))
+    let asked = Asked {
+        known: path.template.known.unpack(),
+        terms: path.template.terms().collect(),
+        conditions: path.template.conditions.to_vec(),
+    };
+    (!shadow.is_impossible(&asked.known)).then(|| shadow.of_parameters(&asked))
 }

@@ -223,6 +223,20 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// What stands in the hardware for packets like this one is on its way out.
+    #[error("what the hardware has for packets that end at {filter} is being removed")]
+    Leaving {
+        /// The way's last filter.
+        filter: FilterId,
+    },
+    /// The caller's policy keeps a connection in software.
+    #[error("{filter}: the connection stays in software: {why}")]
+    Policy {
+        /// The filter.
+        filter: FilterId,
+        /// In the policy's words.
+        why: &'static str,
+    },
 }
 
 /// What about a packet is not what its own walk asks for.
@@ -296,6 +310,8 @@ impl Refusal {
             Refusal::EgressFilters { .. } => "egress-filters",
             Refusal::Forks { .. } => "forks",
             Refusal::TooMany { .. } => "too-many",
+            Refusal::Leaving { .. } => "leaving",
+            Refusal::Policy { .. } => "policy",
         }
     }
 
@@ -335,7 +351,9 @@ impl Refusal {
             | Refusal::NotQualified { .. }
             | Refusal::ChangesConnection { .. }
             | Refusal::Changed { .. }
-            | Refusal::TooMany { .. } => Scope::Moment,
+            | Refusal::TooMany { .. }
+            | Refusal::Leaving { .. }
+            | Refusal::Policy { .. } => Scope::Moment,
         }
     }
 }
@@ -383,6 +401,8 @@ mod tests {
             (EgressFilters { filter, port: Port(7) }, "egress-filters", Scope::Packet),
             (Forks { filter, port: Port(7) }, "forks", Scope::Packet),
             (TooMany { filter, limit: 64 }, "too-many", Scope::Moment),
+            (Leaving { filter }, "leaving", Scope::Moment),
+            (Policy { filter, why }, "policy", Scope::Moment),
         ];
         let mut seen = std::collections::HashSet::new();
         for (refusal, reason, scope) in all {

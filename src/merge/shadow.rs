@@ -6,11 +6,12 @@
 //! tuple, or by the cut.
 
 use super::{
+    asked::Asked,
     need::Needs,
     state::State,
     structure,
     symbol::{Source, Value},
-    template::{Is, Template},
+    template::{self, Is},
 };
 use crate::flower::{Field, Filter, FilterId, Kind, Match, ethertype, field::ip_flags};
 
@@ -119,6 +120,9 @@ impl Shadow {
 
     /// The same, by all that is known of headers and port ranges too.
     pub fn is_impossible(&self, asked: &Match) -> bool {
+        if self.is_out(asked) {
+            return true;
+        }
         let mut needed = Match::default();
         for need in &self.needs {
             match *need {
@@ -130,27 +134,28 @@ impl Shadow {
                 _ => {}
             }
         }
+        let Some(both) = asked.both(&needed) else { return true };
         let fragment = |m: &Match| m.key.get(Field::IpFlags) & ip_flags::FRAG != 0;
-        let possible = |both: Match| match fragment(&needed) && !fragment(asked) {
-            true => structure::follows(&structure::with_fragments(&both)),
-            false => structure::follows(&both),
-        };
-        self.is_out(asked) || structure::follows(&needed).is_none() || asked.both(&needed).and_then(possible).is_none()
+        if fragment(&needed) && !fragment(asked) {
+            return !structure::is_possible(needed) || !structure::is_possible(structure::with_fragments(&both));
+        }
+        // What is needed alone is possible if it is together with more.
+        !structure::is_possible(both)
     }
 
-    /// What of the needs concerns parameters, by itself or because the template compares the field with one.
-    pub fn of_parameters(&self, template: &Template) -> Vec<Is> {
+    /// What of the needs concerns parameters, by itself or because one of these terms compares the field with one.
+    pub fn of_parameters(&self, asked: &Asked) -> Vec<Is> {
         let mut all = Vec::new();
         for need in &self.needs {
             match *need {
                 Needs::Param(is) => all.push(is),
                 Needs::Bits { field, mask, value } => {
-                    for (term, mask) in template.terms_of(field, mask) {
+                    for (term, mask) in template::terms_of(&asked.terms, field, mask) {
                         all.push(Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
                     }
                 }
                 Needs::Range { field, kept, flip, range } => {
-                    if let Some((param, differ)) = template.param_of(field) {
+                    if let Some((param, differ)) = asked.param_of(field) {
                         all.push(Is::Within { param, kept, flip: flip ^ differ as u16 & kept, range });
                     }
                 }

@@ -4,14 +4,16 @@
 //! its place).
 
 use super::{
+    asked::Asked,
     bits,
     need::Needs,
     program::Builder,
     refusal::Refusal,
+    seen::Seen,
     shadow::Shadow,
     structure,
     symbol::{Param, Source, Value},
-    template::{Condition, Is, Template},
+    template::{Condition, Is},
 };
 use crate::flower::{
     Field, FilterId, Key, Port, Range,
@@ -19,6 +21,7 @@ use crate::flower::{
     ethertype,
     tunnel::Tunnel,
 };
+use smallvec::SmallVec;
 
 mod labels;
 mod rewrite;
@@ -59,18 +62,55 @@ pub enum Want {
     Param(Param),
 }
 
+/// What fields hold. Few hold anything but what the packet brought.
+struct Values {
+    /// Which of `set` is a field's, counted from 1; 0 if it holds what it held at first.
+    at: [u8; Field::COUNT],
+    set: SmallVec<[Value; 8]>,
+    port: Port,
+}
+
+const _: () = assert!(Field::COUNT <= 128, "a bit for every field, and less than 256 places");
+
+impl Values {
+    fn new(port: Port) -> Values {
+        Values { at: [0; Field::COUNT], set: SmallVec::new(), port }
+    }
+
+    fn get(&self, field: Field) -> Value {
+        match self.at[field as usize] {
+            0 => Value::at_first(field, self.port),
+            at => self.set[usize::from(at) - 1],
+        }
+    }
+
+    fn set(&mut self, field: Field, value: Value) {
+        match self.at[field as usize] {
+            0 => {
+                self.set.push(value);
+                self.at[field as usize] = self.set.len() as u8;
+            }
+            at => self.set[usize::from(at) - 1] = value,
+        }
+    }
+}
+
 /// The state of the fold.
 pub struct State<'a> {
     arrived: &'a Key,
-    values: [Value; Field::COUNT],
+    values: Values,
     /// Checksums that `pedit` left stale: conntrack takes such packets for invalid.
     pub stale: CsumFlags,
     /// How many tags that the packet arrived with were popped.
     arrived_pops: i64,
     /// For each pushed tag: the tag fields before, and whether headers behind the tags were hidden before.
     pushed: Vec<([Value; TAGS.len()], bool)>,
-    /// Whether the dissector misses what is behind the tags.
+    /// Whether the dissector misses what is behind the tags, and whether it did at the last hit.
     skewed: bool,
+    skewed_seen: bool,
+    /// The fields, as bits, that may hold something else than at the last hit.
+    unseen: u128,
+    port: Port,
     /// What the labels that were pushed hide, the outermost last.
     hidden: Vec<labels::Hidden>,
     /// How many labels more the packet has than it arrived with.
@@ -80,7 +120,7 @@ pub struct State<'a> {
     /// The outer ethertype, and the one behind it, before the network header could no longer be found by them.
     network_before: Option<[Value; 2]>,
     /// What all this asks of the arrived packet.
-    pub template: Template,
+    pub template: Asked,
     /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
     asks: Vec<Needs>,
     /// What was asked for because software must go on seeing the other packets.
@@ -96,23 +136,21 @@ pub struct State<'a> {
 impl<'a> State<'a> {
     /// The packet as it arrived.
     pub fn new(port: Port, arrived: &'a Key) -> State<'a> {
-        let mut values: [Value; Field::COUNT] = std::array::from_fn(|i| Value::arrived(Field::ALL[i]));
-        for &field in Field::ALL.iter().filter(|f| f.is_conntrack()) {
-            values[field as usize] = Value::known(0);
-        }
-        values[Field::Indev as usize] = Value::known(port.0 as u128);
         State {
             arrived,
-            values,
+            values: Values::new(port),
             stale: CsumFlags::empty(),
             arrived_pops: 0,
             pushed: Vec::new(),
             skewed: false,
+            skewed_seen: false,
+            unseen: 0,
+            port,
             hidden: Vec::new(),
             labels_more: 0,
             bare: false,
             network_before: None,
-            template: Template::default(),
+            template: Asked::default(),
             asks: Vec::new(),
             excluded: Vec::new(),
             untagged: Vec::new(),
@@ -128,19 +166,30 @@ impl<'a> State<'a> {
 
     /// What the field holds now, as flower would see it.
     pub fn view(&self, field: Field) -> Value {
-        if !self.skewed {
-            return self.values[field as usize];
+        match self.skewed && (lies_behind_tags(field) || TAGS[6..].contains(&field) || field == Field::NumOfVlans) {
+            true => Value::hidden(TWO_TAGS, field),
+            false => self.held(field),
         }
-        if lies_behind_tags(field) || TAGS[6..].contains(&field) || field == Field::NumOfVlans {
-            Value::hidden(TWO_TAGS, field)
-        } else {
-            self.values[field as usize]
-        }
+    }
+
+    /// What the field holds now, also where flower would not see it.
+    fn held(&self, field: Field) -> Value {
+        self.values.get(field)
     }
 
     /// Sets what the field holds.
     pub fn set(&mut self, field: Field, value: Value) {
-        self.values[field as usize] = value;
+        self.values.set(field, value);
+        self.unseen |= 1 << field as u8;
+    }
+
+    /// Notes what the next hit sees, where that may be something else than what the one before saw.
+    pub fn see(&mut self, seen: &mut Seen) {
+        let changed = std::mem::take(&mut self.unseen);
+        let changed = if self.skewed == self.skewed_seen { changed } else { u128::MAX };
+        self.skewed_seen = self.skewed;
+        let port = self.port;
+        seen.hit(port, Field::ALL.iter().filter(|f| changed >> **f as u8 & 1 == 1).map(|&f| (f, self.view(f))));
     }
 
     /// Asks that `field & mask` be what is wanted, at this point of the walk.

@@ -14,25 +14,63 @@
 use crate::flower::{
     Field, Match, Range, ethertype,
     field::{addr_type, enc_options, ip_flags, ip_proto},
+    key::Fields,
 };
 use Field::*;
+use smallvec::SmallVec;
 
-const TAGS: [Field; 9] =
-    [NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType];
-const ARP: [Field; 5] = [ArpSip, ArpTip, ArpOp, ArpSha, ArpTha];
-const V4: [Field; 2] = [Ipv4Src, Ipv4Dst];
-const V6: [Field; 2] = [Ipv6Src, Ipv6Dst];
-const PORTS: [Field; 2] = [SrcPort, DstPort];
-const ICMP: [Field; 2] = [IcmpType, IcmpCode];
-const PPPOE: [Field; 2] = [PppoeSid, PppProto];
-const CFM: [Field; 2] = [CfmLevel, CfmOpcode];
+static TAGS: Fields =
+    Fields::new(&[NumOfVlans, VlanTpid, VlanId, VlanPrio, VlanEthType, CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
+static INNER_TAG: Fields = Fields::new(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
+static BEHIND_INNER_TAG: Fields = Fields::new(&[CvlanId, CvlanPrio, CvlanEthType]);
+static ARP: Fields = Fields::new(&[ArpSip, ArpTip, ArpOp, ArpSha, ArpTha]);
+static V4: Fields = Fields::new(&[Ipv4Src, Ipv4Dst]);
+static V6: Fields = Fields::new(&[Ipv6Src, Ipv6Dst]);
+static PORTS: Fields = Fields::new(&[SrcPort, DstPort]);
+static ICMP: Fields = Fields::new(&[IcmpType, IcmpCode]);
+static PPPOE: Fields = Fields::new(&[PppoeSid, PppProto]);
+static CFM: Fields = Fields::new(&[CfmLevel, CfmOpcode]);
+static TUNNEL: Fields = Fields::new(&Field::TUNNEL);
+static OUTER_V4: Fields = Fields::new(&[EncIpv4Src, EncIpv4Dst]);
+static OUTER_V6: Fields = Fields::new(&[EncIpv6Src, EncIpv6Dst]);
+static BEHIND_OPTIONS: Fields = Fields::new(&[EncOpts1, EncOpts2, EncOpts3]);
+static OPTIONS: Fields = Fields::new(&[EncOptsType, EncOpts0, EncOpts1, EncOpts2, EncOpts3]);
 
-/// What lies in the network header or behind it.
-const NETWORK: [Field; 12] =
-    [IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType];
+/// Ethertypes of what may be a tag, or have tags behind it that are counted with those in front.
+const TAGGED: [u16; 4] = [ethertype::VLAN, ethertype::QINQ, ethertype::HSR, ethertype::PRP];
+
+/// The entries of the label stack from this one on.
+static LABELS: [Fields; Field::MPLS.len() + 1] = {
+    const ALL: &[Field] = Field::MPLS.as_flattened();
+    [
+        Fields::new(ALL),
+        Fields::new(ALL.split_at(5).1),
+        Fields::new(ALL.split_at(10).1),
+        Fields::new(ALL.split_at(15).1),
+        Fields::new(ALL.split_at(20).1),
+        Fields::new(ALL.split_at(25).1),
+        Fields::new(ALL.split_at(30).1),
+        Fields::new(&[]),
+    ]
+};
+
+/// What lies in the network header or behind it, but for what shows less.
+static NETWORK: Fields = Fields::new(&[
+    IpProto, IpTos, IpTtl, IpFlags, Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, SrcPort, DstPort, TcpFlags, IcmpType,
+]);
+
+/// What is not there without an IP header.
+static OF_IP: Fields = Fields::new(&[
+    Ipv4Src, Ipv4Dst, Ipv6Src, Ipv6Dst, IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid, Spi, SrcPort, DstPort,
+    IcmpType, IcmpCode,
+]);
 
 /// What lies in the transport header.
-const BEHIND: [Field; 7] = [SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi];
+static BEHIND: Fields = Fields::new(&[SrcPort, DstPort, TcpFlags, IcmpType, IcmpCode, L2tpv3Sid, Spi]);
+
+static FLAGS: Fields = Fields::new(&[TcpFlags]);
+static SESSION: Fields = Fields::new(&[L2tpv3Sid]);
+static INDEX: Fields = Fields::new(&[Spi]);
 
 /// Fields of which the dissector, or a tunnel, tells no other values than these.
 const VALUES: [(Field, &[u128]); 6] = [
@@ -45,13 +83,13 @@ const VALUES: [(Field, &[u128]); 6] = [
 ];
 
 /// What is known of a packet, and whether it has come to contradict itself.
-struct Facts {
-    all: Match,
+struct Facts<'a> {
+    all: &'a mut Match,
     possible: bool,
     more: bool,
 }
 
-impl Facts {
+impl Facts<'_> {
     /// The field's value, if all of it is known.
     fn is(&self, field: Field) -> Option<u128> {
         (self.all.mask.get(field) == field.ones()).then(|| self.all.key.get(field))
@@ -66,10 +104,9 @@ impl Facts {
         }
     }
 
-    fn absent(&mut self, fields: &[Field]) {
-        for &field in fields {
-            self.tell(field, field.ones(), 0);
-        }
+    fn absent(&mut self, fields: &Fields) {
+        self.possible &= !self.all.key.any(fields);
+        self.more |= self.all.mask.fill(fields);
     }
 
     /// What is behind the tags is this.
@@ -93,12 +130,12 @@ impl Facts {
 
     /// There is no network header but, if it is whole, one of this kind.
     fn ip(&mut self, ethertype: u16) {
-        let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, V6) } else { (addr_type::IPV6, V4) };
+        let (kind, others) = if ethertype == ethertype::IPV4 { (addr_type::IPV4, &V6) } else { (addr_type::IPV6, &V4) };
         // What holds something is there.
-        let holds = NETWORK.iter().any(|&field| self.all.key.get(field) != 0);
+        let holds = self.all.key.any(&NETWORK);
         self.tell(AddrType, if holds { 0xffff } else { 0xffff & !kind }, if holds { kind } else { 0 });
         self.possible &= self.is(AddrType).is_none_or(|k| k == 0 || k == kind);
-        self.absent(&others);
+        self.absent(others);
     }
 
     fn rules(&mut self) {
@@ -109,7 +146,7 @@ impl Facts {
                 ethertype::VLAN | ethertype::QINQ => {
                     self.tell(VlanTpid, 0xffff, protocol.into());
                     self.possible &= self.is(NumOfVlans) != Some(0);
-                    if self.ethertype(VlanEthType).is_some_and(is_last) {
+                    if !TAGGED.into_iter().any(|ethertype| self.may_be(VlanEthType, ethertype)) {
                         self.tell(NumOfVlans, 0xff, 1);
                     }
                 }
@@ -125,11 +162,11 @@ impl Facts {
             self.absent(&TAGS);
         }
         if self.is(CvlanTpid) == Some(0) {
-            self.absent(&[CvlanId, CvlanPrio, CvlanEthType]);
+            self.absent(&BEHIND_INNER_TAG);
             self.tell(NumOfVlans, 0xfe, 0);
         }
         if let Some(behind) = self.ethertype(VlanEthType).filter(|&e| is_last(e)) {
-            self.absent(&[CvlanTpid, CvlanId, CvlanPrio, CvlanEthType]);
+            self.absent(&INNER_TAG);
             self.network(behind);
         }
         if let Some(behind) = self.ethertype(CvlanEthType).filter(|&e| is_last(e)) {
@@ -153,17 +190,13 @@ impl Facts {
                 self.absent(&CFM);
             }
             if !ethertype::is_mpls(innermost) {
-                self.absent(Field::MPLS.as_flattened());
+                self.absent(&LABELS[0]);
             }
         }
         self.labels();
         self.tunnel();
         match self.is(AddrType) {
-            Some(0) => {
-                self.absent(&[V4, V6].concat());
-                self.absent(&[IpProto, IpTos, IpTtl, IpFlags, TcpFlags, L2tpv3Sid, Spi]);
-                self.absent(&[PORTS, ICMP].concat());
-            }
+            Some(0) => self.absent(&OF_IP),
             Some(addr_type::IPV4) => self.absent(&V6),
             Some(addr_type::IPV6) => self.absent(&V4),
             _ => {}
@@ -171,13 +204,13 @@ impl Facts {
         // What is behind it.
         if let Some(proto) = self.is(IpProto).map(|p| p as u8) {
             if proto != ip_proto::TCP {
-                self.absent(&[TcpFlags]);
+                self.absent(&FLAGS);
             }
             if proto != ip_proto::L2TP {
-                self.absent(&[L2tpv3Sid]);
+                self.absent(&SESSION);
             }
             if !matches!(proto, ip_proto::ESP | ip_proto::AH) {
-                self.absent(&[Spi]);
+                self.absent(&INDEX);
             }
             if !matches!(proto, ip_proto::ICMP | ip_proto::ICMPV6) {
                 self.absent(&ICMP);
@@ -213,6 +246,9 @@ impl Facts {
 
     /// An entry of the label stack is there behind one that is not the bottom, and only there.
     fn labels(&mut self) {
+        if !self.all.mask.any(&LABELS[0]) {
+            return;
+        }
         for (depth, entry) in Field::MPLS.iter().enumerate() {
             let [present, _, _, bottom, _] = *entry;
             if entry.iter().any(|&field| self.all.key.get(field) != 0) {
@@ -225,7 +261,7 @@ impl Facts {
             }
             if self.is(present) == Some(0) || self.is(bottom) == Some(1) {
                 let gone = if self.is(present) == Some(0) { depth } else { depth + 1 };
-                self.absent(Field::MPLS[gone..].as_flattened());
+                self.absent(&LABELS[gone]);
             }
         }
     }
@@ -233,15 +269,29 @@ impl Facts {
     /// All that is known of a tunnel is known of one, with addresses of one kind.
     fn tunnel(&mut self) {
         match self.is(EncAddrType) {
-            Some(0) => self.absent(&Field::TUNNEL),
-            Some(addr_type::IPV4) => self.absent(&[EncIpv6Src, EncIpv6Dst]),
-            Some(addr_type::IPV6) => self.absent(&[EncIpv4Src, EncIpv4Dst]),
+            Some(0) => self.absent(&TUNNEL),
+            Some(addr_type::IPV4) => self.absent(&OUTER_V6),
+            Some(addr_type::IPV6) => self.absent(&OUTER_V4),
             _ => {}
         }
-        if self.is(EncOptsLen) == Some(0) {
-            self.absent(&[EncOptsType]);
-            self.absent(&Field::OPTIONS);
+        let len = match self.is(EncOptsType) {
+            Some(enc_options::VXLAN) => Some(4),
+            Some(enc_options::ERSPAN) => Some(12),
+            Some(enc_options::GTP) => Some(2),
+            _ => None,
+        };
+        if let Some(len) = len {
+            self.tell(EncOptsLen, EncOptsLen.ones(), len);
+            self.tell(EncOpts0, u128::MAX >> (8 * len), 0);
+            self.absent(&BEHIND_OPTIONS);
         }
+        if self.is(EncOptsLen) == Some(0) {
+            self.absent(&OPTIONS);
+        }
+    }
+
+    fn may_be(&self, field: Field, ethertype: u16) -> bool {
+        (self.all.key.get(field) ^ u128::from(ethertype)) & self.all.mask.get(field) == 0
     }
 
     fn ethertype(&self, field: Field) -> Option<u16> {
@@ -252,24 +302,37 @@ impl Facts {
 /// The same without what stands in the transport header, which some see in fragments too.
 pub fn with_fragments(asked: &Match) -> Match {
     let mut all = Match { src_range: None, dst_range: None, ..*asked };
-    BEHIND.into_iter().for_each(|field| all.clear(field));
+    all.mask.clear(&BEHIND);
+    all.key.clear(&BEHIND);
     all
 }
 
-/// Whether no tag follows, whatever the header holds.
+/// Whether no other ethertype follows, whatever the header holds. 0 may be that there is no header.
 fn is_last(ethertype: u16) -> bool {
-    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) || ethertype::is_mpls(ethertype)
+    ethertype != 0 && !ethertype::carries(ethertype) || ethertype::is_mpls(ethertype)
 }
 
 /// What is asked for and all that follows from it for a packet as it arrives; `None` if no packet is like that.
 pub fn follows(asked: &Match) -> Option<Match> {
-    let mut facts = Facts { all: *asked, possible: true, more: true };
+    let mut all = *asked;
+    tell(&mut all).then_some(all)
+}
+
+/// Adds all that follows from what is asked for. False if no packet is like that.
+fn tell(all: &mut Match) -> bool {
+    let mut facts = Facts { all, possible: true, more: true };
     while facts.more && facts.possible {
         facts.more = false;
         facts.rules();
     }
-    let meets = |(f, range): (Field, Range)| range.meets(facts.all.mask.get(f) as u16, facts.all.key.get(f) as u16);
-    (facts.possible && facts.all.ranges().all(meets)).then_some(facts.all)
+    let possible = facts.possible;
+    let meets = |(f, range): (Field, Range)| range.meets(all.mask.get(f) as u16, all.key.get(f) as u16);
+    possible && all.ranges().all(meets)
+}
+
+/// Whether a packet can be what is asked for. What it says is used up.
+pub fn is_possible(mut asked: Match) -> bool {
+    tell(&mut asked)
 }
 
 /// Whether a packet can match both, by their bits and port ranges and by what headers say of each other.
@@ -280,31 +343,34 @@ pub fn meet(a: &Match, b: &Match) -> bool {
 /// Drops what follows from the rest of the match. Left is what flower has to be asked for another field to be looked at,
 /// and `kept`: what the merge excludes on purpose, also where hardware might see more of a packet than flower does.
 pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
-    let needed = |asked: &Match, field: Field| {
-        let named = |f: Field| f.row().prerequisite == Some(field);
-        asked.mask.fields().any(|(f, _)| named(f)) || asked.ranges().any(|(f, _)| named(f))
-    };
-    let fields: Vec<_> = asked.mask.fields().map(|(field, _)| field).collect();
-    for field in fields.into_iter().rev() {
+    let mut fields: SmallVec<[Field; 24]> = asked.mask.fields().map(|(field, _)| field).collect();
+    for i in (0..fields.len()).rev() {
+        let field = fields[i];
         // What follows is that something is absent, or one of these.
         let may_follow =
             asked.key.get(field) == 0 || matches!(field, EthType | VlanTpid | NumOfVlans | AddrType | IpFlags | Mpls1);
-        if !may_follow || needed(asked, field) {
+        let named = |f: Field| f.row().prerequisite == Some(field);
+        if !may_follow || fields.iter().any(|&f| named(f)) || asked.ranges().any(|(f, _)| named(f)) {
             continue;
         }
         let kept = kept.iter().filter(|k| k.0 == field).fold(0, |all, k| all | k.1);
         // Flags follow from one another: bit by bit.
         let parts: &[u128] = if field == IpFlags { &[ip_flags::FRAG, ip_flags::FIRST] } else { &[u128::MAX] };
         for part in parts {
-            let mask = asked.mask.get(field);
+            let (mask, key) = (asked.mask.get(field), asked.key.get(field));
             let part = mask & part & !kept;
-            let mut rest = *asked;
-            rest.mask.set(field, mask & !part);
-            rest.key.set(field, asked.key.get(field) & !part);
-            let told = follows(&rest);
-            if part != 0 && told.is_some_and(|t| t.mask.get(field) & part == part) {
-                *asked = rest;
+            if part == 0 {
+                continue;
             }
+            asked.mask.set(field, mask & !part);
+            asked.key.set(field, key & !part);
+            if !follows(asked).is_some_and(|told| told.mask.get(field) & part == part) {
+                asked.mask.set(field, mask);
+                asked.key.set(field, key);
+            }
+        }
+        if asked.mask.get(field) == 0 {
+            fields.remove(i);
         }
     }
 }
@@ -313,7 +379,7 @@ pub fn spare(asked: &mut Match, kept: &[(Field, u128)]) {
 mod tests {
     use super::*;
     use crate::{
-        flower::tunnel::{GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
+        flower::tunnel::{Erspan, GeneveOption, Tunnel, TunnelFlags, TunnelOptions},
         merge::tests::cases,
         packet::dissect::arrived,
     };
@@ -364,9 +430,12 @@ mod tests {
             0 => IpAddr::from([10, 0, 0, n]),
             _ => IpAddr::from(u128::from(n).to_be_bytes()),
         };
-        let options = match option % 3 {
+        let options = match option % 6 {
             0 => TunnelOptions::None,
             1 => TunnelOptions::Vxlan { gbp: option.into() },
+            2 => TunnelOptions::Gtp { pdu_type: option, qfi: option },
+            3 => TunnelOptions::Erspan(Erspan::Hardware { dir: option & 1, hwid: option & 0x3f }),
+            4 => TunnelOptions::Erspan(Erspan::Index(option.into())),
             _ => TunnelOptions::Geneve(vec![GeneveOption { class: 1, kind: 2, data: vec![option; 20] }]),
         };
         let flags = TunnelFlags::empty();
@@ -420,6 +489,8 @@ mod tests {
             ((Protocol, 0x8100), vec![(VlanTpid, 0x88a8), (NumOfVlans, 0)]),
             ((VlanEthType, v4), vec![(CvlanId, 1), (EthType, v6), (AddrType, 3), (Ipv6Dst, 1)]),
             ((VlanEthType, arp), vec![(EthType, v4), (CvlanTpid, 0x8100), (IpTtl, 1)]),
+            ((VlanEthType, 0x8902), vec![(CvlanTpid, 0x8100), (EthType, v4), (IpFlags, 1), (MplsLabel, 1)]),
+            ((CvlanEthType, 0x88b5), vec![(EthType, v4), (AddrType, 3), (PppoeSid, 1), (CfmLevel, 1)]),
             ((CvlanEthType, v6), vec![(EthType, v4), (AddrType, 2), (Ipv4Src, 1)]),
             ((EthType, v4), vec![(AddrType, 3), (Ipv6Src, 1), (ArpTip, 1), (MplsLabel, 1)]),
             ((EthType, v6), vec![(AddrType, 2), (Ipv4Src, 1), (ArpOp, 1), (MplsTtl, 1)]),
@@ -442,6 +513,9 @@ mod tests {
             ((EncAddrType, 2), vec![(EncIpv6Src, 1)]),
             ((EncAddrType, 3), vec![(EncIpv4Dst, 1)]),
             ((EncOptsLen, 0), vec![(EncOpts0, 1), (EncOptsType, 0x800)]),
+            ((EncOptsType, 0x1000), vec![(EncOptsLen, 8), (EncOpts0, 1 << 95), (EncOpts1, 1)]),
+            ((EncOptsType, 0x4000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 31), (EncOpts2, 1)]),
+            ((EncOptsType, 0x8000), vec![(EncOptsLen, 4), (EncOpts0, 1 << 111), (EncOpts1, 1)]),
             ((IpFlags, 3), vec![(SrcPort, 1), (DstPort, 1), (TcpFlags, 2), (IcmpType, 1), (IcmpCode, 1)]),
         ];
         for (one, others) in pairs {
@@ -452,8 +526,14 @@ mod tests {
                 assert_eq!(follows(&first.exact(field, value)), None, "{one:?} and {field} {value:#x}");
             }
         }
-        let tagged = Match::default().exact(Protocol, 0x88a8).exact(VlanEthType, v6);
-        assert_eq!(follows(&tagged.exact(NumOfVlans, 2)), None);
+        // No second tag is counted behind these, nor behind what has not the highest bit of a tag's ethertype.
+        let tagged =
+            |bits| Match::default().exact(Protocol, 0x88a8).exact(NumOfVlans, 2).with(VlanEthType, bits, 0x8000);
+        for last in [v6, 0x4305, 0x88cc] {
+            assert_eq!(follows(&tagged(last & 0x8000).exact(VlanEthType, last)), None);
+        }
+        assert_eq!(follows(&tagged(0)), None);
+        assert!(follows(&tagged(0x8000)).is_some());
         // These go on with another ethertype.
         for protocol in [0x4305, 0x892f, 0x88fb] {
             assert!(follows(&Match::default().exact(Protocol, protocol).exact(VlanId, 5)).is_some());

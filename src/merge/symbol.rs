@@ -6,7 +6,7 @@
 
 use crate::{
     conntrack::{Connection, Direction, tuple::address_bits},
-    flower::Field,
+    flower::{Field, Port},
 };
 
 /// Which part of a connection a parameter is. Those of the tuple are of the packet's direction, before and (`New...`) after
@@ -50,17 +50,16 @@ impl Param {
     /// The parameter's value for these connections.
     pub fn value(self, connections: &[&Connection]) -> u128 {
         let connection = connections[self.connection as usize];
-        let tuple = connection.tuple(self.direction);
-        let new = connection.translated(self.direction);
+        let (tuple, new) = (|| connection.tuple(self.direction), || connection.translated(self.direction));
         match self.part {
-            Part::Src => address_bits(tuple.src),
-            Part::Dst => address_bits(tuple.dst),
-            Part::SrcPort => tuple.src_port as u128,
-            Part::DstPort => tuple.dst_port as u128,
-            Part::NewSrc => address_bits(new.src),
-            Part::NewDst => address_bits(new.dst),
-            Part::NewSrcPort => new.src_port as u128,
-            Part::NewDstPort => new.dst_port as u128,
+            Part::Src => address_bits(tuple().src),
+            Part::Dst => address_bits(tuple().dst),
+            Part::SrcPort => tuple().src_port as u128,
+            Part::DstPort => tuple().dst_port as u128,
+            Part::NewSrc => address_bits(new().src),
+            Part::NewDst => address_bits(new().dst),
+            Part::NewSrcPort => new().src_port as u128,
+            Part::NewDstPort => new().dst_port as u128,
             Part::Mark => connection.mark as u128,
             Part::Labels => connection.labels,
         }
@@ -68,7 +67,7 @@ impl Param {
 }
 
 /// Where the kept bits of a value come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The same bits of a field of the arrived packet.
     Arrived(Field),
@@ -81,7 +80,7 @@ pub enum Source {
 }
 
 /// A field's value at some point of the walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Value {
     /// Where kept bits come from.
     pub source: Source,
@@ -97,6 +96,15 @@ impl Value {
     /// A field of the arrived packet, as it is.
     pub fn arrived(field: Field) -> Value {
         Value { source: Source::Arrived(field), kept: field.ones(), flip: 0 }
+    }
+
+    /// What a field holds as the packet comes in at this port.
+    pub fn at_first(field: Field, port: Port) -> Value {
+        match field {
+            Field::Indev => Value::known(port.0.into()),
+            _ if field.is_conntrack() => Value::known(0),
+            _ => Value::arrived(field),
+        }
     }
 
     /// A constant.

@@ -2,16 +2,20 @@
 //!
 //! Bits of the arrived packet are compared with constants (`known`) or with parameters (`terms`). What the walk asks of
 //! parameters alone is a condition: a connection that does not meet it is not on this path.
+//!
+//! A template is kept for as long as its path, beside many others, and is held against every packet of its way. So it is packed:
+//! nothing is in it for a field that is not compared, and what paths of one way have in common can be shared between them.
 
 use super::symbol::Param;
 use crate::{
     conntrack::Connection,
-    flower::{Field, Key, Masks, Match, Range, field::addr_type},
+    flower::{Field, Key, Match, Packed, Range},
 };
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// Bits of an arrived field that must equal a parameter's: `field & mask == (param ^ flip) & mask`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Term {
     /// The arrived field.
     pub field: Field,
@@ -23,8 +27,51 @@ pub struct Term {
     pub flip: u128,
 }
 
+impl Term {
+    /// Whether it holds of this packet, for these connections.
+    pub fn holds(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        (packet.get(self.field) ^ self.param.value(connections) ^ self.flip) & self.mask == 0
+    }
+}
+
+/// The terms of a field that compare some of these bits, and which.
+pub fn terms_of(terms: &[Term], field: Field, mask: u128) -> SmallVec<[(Term, u128); 2]> {
+    let of_field = terms.iter().filter(|t| t.field == field);
+    of_field.map(|t| (*t, t.mask & mask)).filter(|(_, shared)| *shared != 0).collect()
+}
+
+/// A term as it is kept: most compare a whole field with a whole parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pinned {
+    field: Field,
+    param: Param,
+    /// Mask and flip, where they are not all ones and none.
+    part: Option<Box<(u128, u128)>>,
+}
+
+impl Pinned {
+    fn new(Term { field, param, mask, flip }: Term) -> Pinned {
+        let whole = (mask, flip) == (field.ones(), 0);
+        Pinned { field, param, part: (!whole).then(|| Box::new((mask, flip))) }
+    }
+
+    fn term(&self) -> Term {
+        let Pinned { field, param, .. } = *self;
+        let (mask, flip) = self.part.as_deref().copied().unwrap_or((field.ones(), 0));
+        Term { field, param, mask, flip }
+    }
+
+    fn holds(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        let differ = packet.get(self.field) ^ self.param.value(connections);
+        match self.part.as_deref() {
+            None => differ & self.field.ones() == 0,
+            Some((mask, flip)) => (differ ^ flip) & mask == 0,
+        }
+    }
+}
+
 /// Something that a parameter is or is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Is {
     /// `param & mask == value`.
     Bits {
@@ -59,7 +106,7 @@ impl Is {
 }
 
 /// What a path asks of its connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// This.
     Holds(Is),
@@ -79,7 +126,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    fn holds(&self, connections: &[&Connection]) -> bool {
+    pub(super) fn holds(&self, connections: &[&Connection]) -> bool {
         match self {
             Condition::Holds(is) => is.holds(connections),
             Condition::Same { a, b, mask, flip } => (a.value(connections) ^ b.value(connections) ^ flip) & mask == 0,
@@ -89,127 +136,69 @@ impl Condition {
 }
 
 /// The match of a path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Template {
     /// Bits compared with constants, and port ranges.
-    pub known: Match,
+    pub known: Packed,
     /// Bits compared with parameters. No bit is in two terms, nor in a term and in `known`.
-    pub terms: Vec<Term>,
+    terms: Arc<[Pinned]>,
     /// What is asked of the connections.
     pub conditions: Vec<Condition>,
 }
 
 impl Template {
-    /// Asks for `field & mask == value`. False if that contradicts what is asked already.
-    pub fn require(&mut self, field: Field, mask: u128, value: u128) -> bool {
-        let known = self.known.mask.get(field) & mask;
-        if (self.known.key.get(field) ^ value) & known != 0 {
-            return false;
-        }
-        let mut free = mask & !known;
-        for (term, mask) in self.terms_of(field, free) {
-            free &= !mask;
-            let value = (value ^ term.flip) & mask;
-            self.conditions.push(Condition::Holds(Is::Bits { param: term.param, mask, value }));
-        }
-        self.known.set(field, value, free);
-        true
+    /// A template of these parts.
+    pub fn new(known: &Match, terms: Vec<Term>, conditions: Vec<Condition>) -> Template {
+        Template { known: Packed::new(known), terms: terms.into_iter().map(Pinned::new).collect(), conditions }
     }
 
-    /// Asks for `field & mask == (param ^ flip) & mask`.
-    pub fn require_param(&mut self, field: Field, mask: u128, param: Param, flip: u128) {
-        let known = self.known.mask.get(field) & mask;
-        if known != 0 {
-            let value = (self.known.key.get(field) ^ flip) & known;
-            self.conditions.push(Condition::Holds(Is::Bits { param, mask: known, value }));
-        }
-        let asked = mask & !known;
-        let mut free = asked;
-        for (term, mask) in self.terms_of(field, asked) {
-            free &= !mask;
-            if term.param != param || (term.flip ^ flip) & mask != 0 {
-                let flip = (term.flip ^ flip) & mask;
-                self.conditions.push(Condition::Same { a: term.param, b: param, mask, flip });
-            }
-        }
-        if free != 0 {
-            self.terms.push(Term { field, param, mask: free, flip: flip & free });
-        }
-    }
-
-    /// Asks, besides, for what a table with these masks must compare along, as this packet has it.
-    pub fn complete(&mut self, masks: &Masks, packet: &Key) {
-        if *masks == Masks::ANY {
-            return;
-        }
-        while let Some(field) = masks.missing(&self.asked())
-            && self.require(field, field.ones(), packet.get(field))
-        {}
-        // Flower compares the kind of addresses only with an address: one bit of it is enough.
-        let asked = self.asked().mask;
-        let [src, dst] = match packet.get(Field::AddrType) {
-            addr_type::IPV6 => [Field::Ipv6Src, Field::Ipv6Dst],
-            _ => [Field::Ipv4Src, Field::Ipv4Dst],
-        };
-        if masks.layered && asked.get(Field::AddrType) != 0 && asked.get(src) == 0 && asked.get(dst) == 0 {
-            self.require(src, 1, packet.get(src) & 1);
-        }
-    }
-
-    /// All bits asked for; the value of those that parameters tell is not known.
-    fn asked(&self) -> Match {
-        let mut asked = self.known;
-        for term in &self.terms {
-            asked.set(term.field, 0, term.mask);
-        }
-        asked
-    }
-
-    /// The terms of a field that compare some of these bits, and which.
-    pub fn terms_of(&self, field: Field, mask: u128) -> SmallVec<[(Term, u128); 4]> {
-        let of_field = self.terms.iter().filter(|t| t.field == field);
-        of_field.map(|t| (*t, t.mask & mask)).filter(|(_, shared)| *shared != 0).collect()
-    }
-
-    /// Asks for a port in a range. False if nothing is left of the ranges asked for.
-    pub fn require_range(&mut self, field: Field, range: Range) -> bool {
-        let slot = self.known.range_mut(field);
-        let both = slot.map_or(Some(range), |r| r.both(range));
-        *slot = both.or(*slot);
-        both.is_some()
-    }
-
-    /// The parameter that the whole field is compared with, if it is one, and the bits in which they differ.
-    pub fn param_of(&self, field: Field) -> Option<(Param, u128)> {
-        self.terms.iter().find(|t| t.field == field && t.mask == field.ones()).map(|t| (t.param, t.flip))
-    }
-
-    /// Settles port ranges with what else is asked of the ports: a range of a port that a parameter tells becomes a condition. False
-    /// if no port of a range has the bits asked for.
-    pub fn settle_ranges(&mut self) -> bool {
-        let ranges: Vec<_> = self.known.ranges().collect();
-        for (field, range) in ranges {
-            if let Some((param, flip)) = self.param_of(field) {
-                let is = Is::Within { param, kept: u16::MAX, flip: flip as u16, range };
-                self.conditions.push(Condition::Holds(is));
-                *self.known.range_mut(field) = None;
-            }
-        }
-        self.known.settle_ranges()
+    /// Bits compared with parameters.
+    pub fn terms(&self) -> impl Iterator<Item = Term> {
+        self.terms.iter().map(Pinned::term)
     }
 
     /// The match for these connections; `None` if they do not meet the conditions.
     pub fn fill(&self, connections: &[&Connection]) -> Option<Match> {
-        if !self.conditions.iter().all(|c| c.holds(connections)) {
-            return None;
-        }
-        let mut filled = self.known;
-        for term in &self.terms {
-            filled.set(term.field, term.param.value(connections) ^ term.flip, term.mask);
-        }
-        // Where a part of a port is a parameter's, its value may tell a range, or be told by it.
-        filled.settle_ranges().then_some(filled)
+        let terms: SmallVec<[Term; 8]> = self.terms().collect();
+        fill(self.known.unpack(), &terms, &self.conditions, connections)
     }
+
+    /// Whether what [`fill`](Template::fill) gives for these connections matches the packet. Nothing is filled in for that.
+    pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
+        self.conditions.iter().all(|c| c.holds(connections))
+            && self.known.fits(packet)
+            && self.terms.iter().all(|term| term.holds(packet, connections))
+    }
+
+    /// Whether a packet could match both, by their constants and ranges: parameters may be anything.
+    pub fn may_overlap(&self, other: &Template) -> bool {
+        self.known.overlaps(&other.known)
+    }
+
+    /// Takes the parts that are the same from another template, so that they are kept once.
+    pub fn share(&mut self, other: &Template) {
+        if self.terms == other.terms {
+            self.terms = Arc::clone(&other.terms);
+        }
+    }
+}
+
+/// A match of constants and of parameters' values; `None` if the connections do not meet the conditions.
+pub(super) fn fill(
+    known: Match,
+    terms: &[Term],
+    conditions: &[Condition],
+    connections: &[&Connection],
+) -> Option<Match> {
+    if !conditions.iter().all(|c| c.holds(connections)) {
+        return None;
+    }
+    let mut filled = known;
+    for term in terms {
+        filled.set(term.field, term.param.value(connections) ^ term.flip, term.mask);
+    }
+    // Where a part of a port is a parameter's, its value may tell a range, or be told by it.
+    filled.settle_ranges().then_some(filled)
 }
 
 #[cfg(test)]
@@ -221,147 +210,142 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    /// One thing that is asked, as it is defined.
-    #[derive(Clone, Copy, Debug)]
-    enum Ask {
-        Known(Field, u128, u128),
-        Param(Field, u128, Param, u128),
-        Range(Field, Range),
-        Is(Is),
-    }
+    const PINNED: [(Field, [Part; 2]); 6] = [
+        (Field::Ipv4Src, [Part::Src, Part::NewDst]),
+        (Field::Ipv6Dst, [Part::Dst, Part::NewSrc]),
+        (Field::SrcPort, [Part::SrcPort, Part::NewDstPort]),
+        (Field::DstPort, [Part::DstPort, Part::NewSrcPort]),
+        (Field::CtMark, [Part::Mark, Part::Mark]),
+        (Field::CtLabels, [Part::Labels, Part::Labels]),
+    ];
 
-    impl Ask {
-        fn of(self, template: &mut Template) -> bool {
-            match self {
-                Ask::Known(field, mask, value) => template.require(field, mask, value & mask),
-                Ask::Param(field, mask, param, flip) => {
-                    template.require_param(field, mask, param, flip & mask);
-                    true
-                }
-                Ask::Range(field, range) => template.require_range(field, range),
-                Ask::Is(is) => {
-                    template.conditions.push(Condition::Holds(is));
-                    true
-                }
-            }
-        }
-        fn holds(self, packet: &Key, connections: &[&Connection]) -> bool {
-            match self {
-                Ask::Known(field, mask, value) => (packet.get(field) ^ value) & mask == 0,
-                Ask::Param(field, mask, param, flip) => {
-                    (packet.get(field) ^ param.value(connections) ^ flip) & mask == 0
-                }
-                Ask::Range(field, range) => range.contains(packet.get(field) as u16),
-                Ask::Is(Is::Bits { param, mask, value }) => param.value(connections) & mask == value,
-                Ask::Is(Is::Within { param, kept, flip, range }) => {
-                    range.contains(param.value(connections) as u16 & kept ^ flip)
-                }
-            }
-        }
-    }
-
-    fn port() -> impl Strategy<Value = Field> {
-        prop::sample::select(vec![Field::SrcPort, Field::DstPort])
-    }
-
-    fn param() -> impl Strategy<Value = Param> {
-        let parts = vec![Part::SrcPort, Part::DstPort, Part::NewSrcPort, Part::NewDstPort];
-        (0u8..2, any::<bool>(), prop::sample::select(parts)).prop_map(|(connection, reply, part)| {
+    fn param(part: Part) -> impl Strategy<Value = Param> {
+        (0u8..2, any::<bool>()).prop_map(move |(connection, reply)| {
             let direction = if reply { Direction::Reply } else { Direction::Original };
             Param { connection, direction, part }
         })
     }
 
     fn mask() -> impl Strategy<Value = u128> {
-        prop_oneof![Just(0xffffu128), 0u128..8, Just(0xfffe)]
+        prop_oneof![3 => Just(u128::MAX), 1 => Just(1u128), 1 => Just(!1), 1 => Just(3 << 63)]
     }
 
-    fn range() -> impl Strategy<Value = Range> {
-        (0u16..8, 0u16..8).prop_map(|(a, b)| Range { min: a.min(b), max: a.max(b) })
+    fn ports() -> impl Strategy<Value = Range> {
+        (0u16..4, 0u16..4).prop_map(|(min, more)| Range { min, max: min + more })
     }
 
-    fn ask() -> impl Strategy<Value = Ask> {
+    fn is() -> impl Strategy<Value = Is> {
+        let bits = (any::<prop::sample::Index>(), any::<[bool; 2]>(), mask(), 0u128..3);
+        let bits = bits.prop_map(|(i, [new, reply], mask, value)| {
+            let part = i.get(&PINNED).1[usize::from(new)];
+            let direction = if reply { Direction::Reply } else { Direction::Original };
+            Is::Bits { param: Param { connection: 0, direction, part }, mask, value: value & mask }
+        });
+        let within = (param(Part::SrcPort), 0u16..4, 0u16..4, ports());
+        let within = within.prop_map(|(param, kept, flip, range)| Is::Within { param, kept, flip, range });
+        prop_oneof![bits, within]
+    }
+
+    fn condition() -> impl Strategy<Value = Condition> {
+        let same = (param(Part::Src), param(Part::NewSrc), mask(), 0u128..2);
         prop_oneof![
-            (port(), mask(), 0u128..8).prop_map(|(f, m, v)| Ask::Known(f, m, v)),
-            (port(), mask(), param(), prop_oneof![Just(0u128), 0u128..8])
-                .prop_map(|(f, m, p, x)| Ask::Param(f, m, p, x)),
-            (port(), range()).prop_map(|(f, r)| Ask::Range(f, r)),
-            (param(), mask(), 0u128..8).prop_map(|(param, mask, v)| Ask::Is(Is::Bits { param, mask, value: v & mask })),
-            (param(), 0u16..8, 0u16..8, range()).prop_map(|(param, kept, flip, range)| Ask::Is(Is::Within {
-                param,
-                kept,
-                flip,
-                range
-            })),
+            is().prop_map(Condition::Holds),
+            same.prop_map(|(a, b, mask, flip)| Condition::Same { a, b, mask, flip }),
+            prop::collection::vec(is(), 1..3).prop_map(Condition::NotAll),
         ]
     }
 
     fn connection() -> impl Strategy<Value = Connection> {
-        [0u16..4, 0..4, 0..4, 0..4].prop_map(|[a, b, c, d]| {
-            let tuple = |src_port, dst_port| Tuple {
-                src: [10, 0, 0, 1].into(),
-                dst: [10, 0, 0, 2].into(),
-                proto: proto::UDP,
-                src_port,
-                dst_port,
-            };
-            Connection::new(0, tuple(a, b), tuple(c, d))
+        (any::<bool>(), any::<[bool; 2]>(), [0u16..4, 0..4, 0..4, 0..4], 0u32..3, 0u128..3).prop_map(
+            |(v6, addresses, [a, b, c, d], mark, labels)| {
+                let address = |other: bool| match v6 {
+                    true => (1u128 << 64 | u128::from(other)).to_be_bytes().into(),
+                    false => [10, 0, 0, u8::from(other)].into(),
+                };
+                let [src, dst] = addresses.map(address);
+                let tuple = |src, dst, src_port, dst_port| Tuple { src, dst, proto: proto::UDP, src_port, dst_port };
+                let connection = Connection::new(0, tuple(src, dst, a, b), tuple(dst, src, c, d));
+                Connection { mark, labels, ..connection }
+            },
+        )
+    }
+
+    /// No bit is compared twice, as the fold sees to it.
+    fn template() -> impl Strategy<Value = Template> {
+        let term = |(field, parts): (Field, [Part; 2])| {
+            let param = prop::sample::select(parts.to_vec()).prop_flat_map(param);
+            (param, mask(), prop_oneof![2 => Just(0u128), 1 => 0u128..2])
+                .prop_map(move |(param, mask, flip)| (field, param, mask, flip))
+        };
+        let terms = prop::sample::subsequence(PINNED.to_vec(), 0..4)
+            .prop_flat_map(move |fields| fields.into_iter().map(term).collect::<Vec<_>>());
+        let known = prop::collection::vec((any::<prop::sample::Index>(), 0u128..3, mask()), 0..3);
+        let conditions = prop::collection::vec(condition(), 0..2);
+        let range = || prop::option::weighted(0.3, ports());
+        (terms, known, conditions, range(), range()).prop_map(|(terms, known, conditions, src_range, dst_range)| {
+            let mut m = Match { src_range, dst_range, ..Match::default() };
+            for (i, value, mask) in known {
+                m.set([Field::IpTos, Field::SrcPort, Field::CtMark, Field::Ipv6Dst][i.index(4)], value, mask);
+            }
+            let terms = terms.into_iter().map(|(field, param, mask, flip)| {
+                let mask = mask & field.ones() & !m.mask.get(field);
+                Term { field, param, mask, flip: flip & mask }
+            });
+            Template::new(&m, terms.filter(|term| term.mask != 0).collect(), conditions)
         })
     }
 
     proptest! {
-        #![proptest_config(cases(1000))]
+        #![proptest_config(cases(2000))]
         #[test]
-        fn a_template_asks_for_all_that_was_asked_and_nothing_else(
-            asks in prop::collection::vec(ask(), 1..5),
-            connections in [connection(), connection()],
-            settled in any::<bool>(),
+        fn a_template_fits_what_its_match_fits(
+            a in template(), b in template(), connections in [connection(), connection()],
+            other in [0u16..6, 0..6], flip in (any::<prop::sample::Index>(), 0u128..2),
         ) {
             let connections = [&connections[0], &connections[1]];
-            let mut template = Template::default();
-            let mut possible = asks.iter().all(|ask| ask.of(&mut template));
-            if settled {
-                possible &= template.settle_ranges();
+            let filled = [&a, &b].map(|t| t.fill(&connections));
+            for template in [&a, &b] {
+                let terms: Vec<Term> = template.terms().collect();
+                let same = Template::new(&template.known.unpack(), terms, template.conditions.clone());
+                prop_assert_eq!(&same, template);
             }
-            let filled = template.fill(&connections).filter(|_| possible);
-            for (src, dst) in (0..8u128).flat_map(|s| (0..8u128).map(move |d| (s, d))) {
-                let packet = Key::ZERO.with(Field::SrcPort, src).with(Field::DstPort, dst);
-                let want = asks.iter().all(|ask| ask.holds(&packet, &connections));
-                let got = filled.is_some_and(|m| m.fits(&packet));
-                prop_assert_eq!(got, want, "{} {} {:?}", src, dst, template);
+            // What the parameters tell, what the constants tell besides, and packets next to these.
+            let told = |mut key: Key, m: &Match| {
+                m.terms().for_each(|(field, value, mask)| key.set(field, key.get(field) & !mask | value));
+                key
+            };
+            let ports = Key::ZERO.with(Field::SrcPort, other[0].into()).with(Field::DstPort, other[1].into());
+            let first = filled[0].iter().fold(ports, told);
+            let both = filled.iter().flatten().fold(ports, told);
+            for packet in [ports, first, both] {
+                let near = *flip.0.get(&PINNED);
+                for packet in [packet, packet.with(near.0, packet.get(near.0) ^ flip.1)] {
+                    let fit = [&a, &b].map(|t| t.fits(&packet, &connections));
+                    for (i, fits) in fit.into_iter().enumerate() {
+                        let want = filled[i].is_some_and(|m| m.fits(&packet));
+                        prop_assert_eq!(fits, want, "{:?} {:?}", [&a, &b][i], packet);
+                    }
+                    prop_assert!(fit != [true; 2] || a.may_overlap(&b), "{:?} {:?} {:?}", a, b, packet);
+                }
             }
+            prop_assert_eq!(a.may_overlap(&b), b.may_overlap(&a));
+            prop_assert_eq!(a.may_overlap(&b), a.known.unpack().both(&b.known.unpack()).is_some());
         }
     }
 
     #[test]
-    fn no_bit_is_asked_for_twice() {
-        let param = |part| Param { connection: 0, direction: Direction::Original, part };
-        let mut template = Template::default();
-        template.require_param(Field::DstPort, 0x0ff0, param(Part::DstPort), 0);
-        assert!(template.require(Field::DstPort, 0x00ff, 0x0012));
-        assert_eq!(template.known, Match::default().with(Field::DstPort, 2, 0xf));
-        template.require_param(Field::DstPort, 0xffff, param(Part::NewDstPort), 0x1013);
-        let masks: Vec<_> = template.terms.iter().map(|t| (t.param.part, t.mask, t.flip)).collect();
-        assert_eq!(masks, [(Part::DstPort, 0x0ff0, 0), (Part::NewDstPort, 0xf000, 0x1000)]);
-        let (a, b) = (param(Part::DstPort), param(Part::NewDstPort));
-        let conditions = [
-            Condition::Holds(Is::Bits { param: a, mask: 0x00f0, value: 0x0010 }),
-            Condition::Holds(Is::Bits { param: b, mask: 0x000f, value: 0x0001 }),
-            Condition::Same { a, b, mask: 0x0ff0, flip: 0x0010 },
-        ];
-        assert_eq!(template.conditions, conditions);
-    }
-
-    #[test]
-    fn not_all_keeps_out_only_what_all_say() {
-        let is = |n| Is::Bits {
-            param: Param { connection: 0, direction: Direction::Original, part: Part::Mark },
-            mask: n,
-            value: n,
-        };
-        let not_all = Template { conditions: vec![Condition::NotAll(vec![is(1), is(2)])], ..Template::default() };
-        let t = Tuple { src: [1; 4].into(), dst: [2; 4].into(), proto: proto::UDP, src_port: 1, dst_port: 2 };
-        let fits = |mark| not_all.fill(&[&Connection { mark, ..Connection::new(0, t, t.inverse()) }]).is_some();
-        assert_eq!([0, 1, 2, 3].map(fits), [true, true, true, false]);
+    fn templates_share_what_is_the_same() {
+        let param = Param { connection: 0, direction: Direction::Original, part: Part::SrcPort };
+        let term = Term { field: Field::SrcPort, param, mask: 0xffff, flip: 0 };
+        let port = |n| Match::default().exact(Field::DstPort, n);
+        let mut a = Template::new(&port(1), vec![term], vec![]);
+        let b = Template::new(&port(2), vec![term], vec![]);
+        let before = a.clone();
+        a.share(&b);
+        assert!(Arc::ptr_eq(&a.terms, &b.terms));
+        assert_eq!(a, before);
+        a.share(&Template::default());
+        assert_eq!(a, before);
+        assert!(!a.may_overlap(&b) && a.may_overlap(&Template::default()));
     }
 }

@@ -17,10 +17,10 @@ use super::Merger;
 use crate::{
     flower::{Cookie, Counts, Field, Filter, Hook, Port},
     hardware::{Hardware, HardwareError},
-    merge::{self, Order, Otherwise, Parent, Refusal, Scene, Step},
-    table::{Connections, WayKey},
+    merge::{self, Order, Otherwise, Refusal, Scene, Step},
+    table::{Table, WayKey, life::State},
 };
-use smallvec::SmallVec;
+use smallvec::smallvec;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A `skip_sw` filter that TC has and the hardware has not.
@@ -67,47 +67,37 @@ impl Alone {
 impl<H> Merger<H> {
     /// The `skip_sw` filters that are not in hardware, where and why. They are tried again when the filter in front of them goes,
     /// and else with each [`drain`](Merger::drain).
-    pub fn displaced(&self) -> impl Iterator<Item = Displaced> + '_ {
-        self.alone.waiting.iter().map(|(&(cookie, side), why)| Displaced { cookie, side, why: why.clone() })
-    }
-
-    /// A merged filter with these parents was taken out: if it was a `skip_sw` filter's, that is tried again.
-    pub(super) fn alone_no_more(&mut self, parents: &[Parent]) {
-        if let [parent] = parents
-            && self.table.filter(parent.cookie).is_some_and(|e| e.filter.skip_sw)
-        {
-            self.alone.due(parent.cookie);
-        }
-    }
-
-    /// The `skip_sw` filters of a hook are tried where they are not.
-    pub(super) fn alone_at(&mut self, hook: Hook) {
-        let alone = |c: &Cookie| self.table.filter(*c).is_some_and(|e| e.filter.skip_sw);
-        self.alone.due.extend(self.table.chains.members(hook).filter(alone));
+    pub fn displaced(&self) -> Vec<Displaced> {
+        let turn = self.control.lock();
+        turn.waiting.iter().map(|(&(cookie, side), why)| Displaced { cookie, side, why: why.clone() }).collect()
     }
 }
 
 impl<H: Hardware> Merger<H> {
     /// Tries what is due.
-    pub(super) fn settle(&mut self) {
-        while let Some(cookie) = self.alone.due.pop_first() {
-            let filter = self.table.filter(cookie).filter(|e| e.filter.skip_sw).map(|e| e.filter.clone());
-            let sides = filter.as_ref().map(|f| self.sides_of(f.id.hook)).unwrap_or_default();
+    pub(super) fn settle(&self, turn: &mut Alone, now: u64) {
+        while let Some(cookie) = turn.due.pop_first() {
+            let (filter, sides) = {
+                let table = self.table.read();
+                let filter = table.filter(cookie).filter(|e| e.filter.skip_sw).map(|e| e.filter.clone());
+                let sides = filter.as_ref().map(|f| table.sides_of(f.id.hook)).unwrap_or_default();
+                (filter, sides)
+            };
             let all = (cookie, Hook::Ingress(Port(0)))..=(cookie, Hook::Block(u32::MAX));
-            let was: Vec<Hook> = self.alone.waiting.range(all).map(|(k, _)| k.1).collect();
+            let was: Vec<Hook> = turn.waiting.range(all).map(|(k, _)| k.1).collect();
             for &side in was.iter().filter(|side| !sides.contains(side)) {
-                self.alone.waiting.remove(&(cookie, side));
+                turn.waiting.remove(&(cookie, side));
             }
             let Some(filter) = filter else { continue };
             for side in sides {
-                match self.install_at(cookie, &filter, side) {
+                match self.install_at(turn, cookie, &filter, side, now) {
                     Ok(()) => {
-                        self.alone.waiting.remove(&(cookie, side));
+                        turn.waiting.remove(&(cookie, side));
                     }
                     Err(why) => {
-                        self.alone.waiting.insert((cookie, side), why.clone());
+                        turn.waiting.insert((cookie, side), why.clone());
                         if !was.contains(&side) {
-                            self.alone.displaced.push(Displaced { cookie, side, why });
+                            turn.displaced.push(Displaced { cookie, side, why });
                         }
                     }
                 }
@@ -116,13 +106,27 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Installs a new `skip_sw` filter at all ports of its hook, or at none.
-    pub(super) fn install_alone(&mut self, cookie: Cookie, failed: &mut Vec<HardwareError>) -> Result<(), Refusal> {
-        let Some(filter) = self.table.filter(cookie).map(|e| e.filter.clone()) else {
-            return Ok(());
+    pub(super) fn install_alone(
+        &self,
+        turn: &mut Alone,
+        cookie: Cookie,
+        now: u64,
+        failed: &mut Vec<HardwareError>,
+    ) -> Result<(), Refusal> {
+        let (filter, sides) = {
+            let table = self.table.read();
+            let Some(filter) = table.filter(cookie).map(|e| e.filter.clone()) else {
+                return Ok(());
+            };
+            let sides = table.sides_of(filter.id.hook);
+            (filter, sides)
         };
-        for side in self.sides_of(filter.id.hook) {
-            if let Err(refusal) = self.install_at(cookie, &filter, side) {
-                self.remove(self.table.derived_from_filter(cookie), failed);
+        for side in sides {
+            if let Err(refusal) = self.install_at(turn, cookie, &filter, side, now) {
+                let mut table = self.table.write();
+                table.forget_ways(cookie);
+                self.sweep_out(table, now, turn, failed);
+                turn.due.remove(&cookie);
                 return Err(refusal);
             }
         }
@@ -130,26 +134,38 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Whether a `skip_sw` filter is in hardware at a port.
-    fn is_alone(&self, cookie: Cookie, port: Port) -> bool {
-        let mut paths = self.table.paths_through(cookie);
-        paths.any(|p| self.table.path(p).port == port && self.table.merged_of_path(p).next().is_some())
+    fn is_alone(&self, table: &Table, cookie: Cookie, port: Port) -> bool {
+        let mut here = table.paths_through(cookie).filter(|&p| table.entry(p).is_some_and(|e| e.path.port == port));
+        here.any(|path| {
+            let shard = self.shard(self.shard_of_path(path));
+            let first = shard.first_of(path).and_then(|id| shard.merged(id));
+            first.is_some_and(|m| m.state == State::Installed)
+        })
     }
 
     /// Installs a `skip_sw` filter at one side of a port, if it is not there.
-    fn install_at(&mut self, cookie: Cookie, filter: &Filter, side: Hook) -> Result<(), Refusal> {
+    fn install_at(
+        &self,
+        turn: &mut Alone,
+        cookie: Cookie,
+        filter: &Filter,
+        side: Hook,
+        now: u64,
+    ) -> Result<(), Refusal> {
         let id = filter.id;
+        let mut table = self.table.write();
         let port = match side {
-            Hook::Ingress(port) if self.is_alone(cookie, port) => return Ok(()),
+            Hook::Ingress(port) if self.is_alone(&table, cookie, port) => return Ok(()),
             Hook::Ingress(port) => port,
             Hook::Egress(_) => return Err(Refusal::AtEgress { filter: id }),
             Hook::Block(_) => return Err(Refusal::Broken { filter: id }),
         };
         // A packet that is to have a filter in front of this one would be taken by the hardware first.
-        let in_front = self.table.in_front(cookie, None);
+        let in_front = table.in_front(cookie, None);
         if let Some((other, order, shadow)) =
-            in_front.iter().find_map(|&(c, order)| Some((c, order, self.table.filter(c)?.filter.id)))
+            in_front.iter().find_map(|&(c, order)| Some((c, order, table.filter(c)?.filter.id)))
         {
-            self.alone.kept_out.entry(other).or_default().insert(cookie);
+            turn.kept_out.entry(other).or_default().insert(cookie);
             return Err(match order {
                 Order::Before => Refusal::Behind { filter: id, shadow },
                 Order::Unknown => Refusal::Unordered { filter: id, other: shadow },
@@ -160,9 +176,10 @@ impl<H: Hardware> Merger<H> {
             key.set(field, range.min.into());
         }
         let step = Step { cookie, filter, in_front: Vec::new(), met: Vec::new() };
-        let tell_tag = self.counts == Counts::Frame;
-        let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag, masks: &self.masks };
-        let path = merge::fold(&scene, self)?;
+        let tell_tag = self.capabilities.counts == Counts::Frame;
+        let masks = &self.capabilities.masks;
+        let scene = Scene { port, key: &key, steps: vec![step], connections: Vec::new(), tell_tag, masks };
+        let path = merge::fold(&scene, &*table)?;
         let matches = path.matches(&[]).ok_or(Refusal::Changed { filter: id, what: Otherwise::Connection })?;
         // What depends on more of the packet than the filter matches would be in hardware for some of its packets only.
         let more = |f: &Field| matches.mask.get(*f) & !filter.matches.mask.get(*f) != 0;
@@ -170,9 +187,19 @@ impl<H: Hardware> Merger<H> {
             let why = "a skip_sw filter has no software that takes the packets for which it is something else";
             return Err(Refusal::Hidden { filter: id, field, why });
         }
-        let way = self.table.way(WayKey { port, steps: vec![(cookie, SmallVec::new())] });
-        let path = self.table.add_path(way, path);
-        let installed = self.install(id, port, path, Connections::new(), matches);
-        installed.map(|_| ()).inspect_err(|_| self.table.drop_path(path))
+        self.fits_hardware(id, &path, &[])?;
+        let way = table.way(WayKey { port, hits: smallvec![(cookie, 0)], found: smallvec![] });
+        let path = table.add_path(way, path, true);
+        let reserved = self.reserve(&table, id, path, now);
+        drop(table);
+        let installed = reserved.and_then(|pending| self.install_one(pending, now));
+        installed.map(|_| ()).inspect_err(|_| {
+            let mut failed = Vec::new();
+            let mut table = self.table.write();
+            table.drop_path(path);
+            let doomed = table.take_doomed();
+            drop(table);
+            self.carry_out(&doomed, now, &mut failed);
+        })
     }
 }

@@ -37,7 +37,7 @@ impl<H: Hardware> Merger<H> {
         let id = MergedId(self.ids);
         let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| self.table.connection(c)).collect();
         let path_now = self.table.path(path);
-        let rights = !self.mend && path_now.program.must_mend();
+        let rights = !self.mend && path_now.course.program.must_mend();
         let (actions, trim) = path_now.actions(&known, self.mend);
         drop(known);
         let entry = Entry { id, port, matches, actions, trim };
@@ -67,7 +67,7 @@ impl<H: Hardware> Merger<H> {
                 self.count(id, reading);
             }
             let path = self.table.merged(id).map(|m| self.table.path_of(m));
-            let kept = path.map(|p| (p.port, p.parents.clone(), overhead(p)));
+            let kept = path.map(|p| (p.port, p.parents.to_vec(), overhead(p)));
             let (Some((port, parents, overhead)), Some(merged)) = (kept, self.table.remove_merged(id)) else {
                 continue;
             };
@@ -134,7 +134,7 @@ fn bytes(counts: Counts, overhead: u64, packets: u64, bytes: u64) -> u64 {
 
 /// Bytes of Ethernet header and outer tag, which TC does not count, where the path tells the tag.
 fn overhead(path: &Path) -> u64 {
-    let known = &path.template.known;
-    let tagged = known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
+    let (known, protocol) = path.template.known.get(Field::Protocol);
+    let tagged = known == 0xffff && ethertype::is_vlan(protocol as u16);
     if tagged { 18 } else { 14 }
 }

@@ -1,155 +1,612 @@
-//! The work on one walk: its way, the gate, a known path or a new one, and the install.
+//! The work on walks: from way and connections to a known path, or to a new one, and the install.
+//!
+//! A walk on a known path needs the table for reading, and the shard of its connection; so several threads do it at once. Only what is
+//! new, or out of the ordinary, takes the table for itself ([`Merger::fold`]). The hardware is called behind that, for a batch of walks.
 
-use super::{Merge, Merger, Outcome};
+use super::{Locked, Merge, Merger, Outcome, Waiting};
 use crate::{
-    conntrack::{Connection, ConnectionId},
-    flower::{Cookie, Counts, FilterId},
-    hardware::Hardware,
-    merge::{self, Met, Order, Otherwise, Path, Refusal, Scene, Step, template::Template},
-    table::{Connections, CtKey, Table, WayKey},
+    conntrack::{Connection, ConnectionHandle, ConnectionId, Direction},
+    flower::{Cookie, Counts, FilterId, Key, Port},
+    hardware::{Hardware, HardwareError, MergedId, Offer},
+    merge::{self, Met, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    table::{
+        CtKey, Links, PathId, Table, WayId, WayKey,
+        life::{Event, State},
+        overlap,
+    },
     walk::Walk,
 };
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
+
+/// Walks that are worked on between two moments in which others get at the table.
+const BATCH: usize = 32;
+
+/// What a `ct` of a walk found: the connection, or the caller's name for one that nobody knows.
+pub(super) type FoundBy = Option<(Result<ConnectionHandle, u64>, Direction)>;
+
+/// A walk as the work takes it.
+pub(super) struct View<'a> {
+    pub port: Port,
+    pub key: &'a Key,
+    /// The filters hit, and how many findings each has.
+    pub hits: SmallVec<[(Cookie, u8); 6]>,
+    /// What each `ct` found, hit by hit.
+    pub found: SmallVec<[FoundBy; 3]>,
+    /// When the walk was finished, in entered filters.
+    pub epoch: u64,
+}
+
+type Known<'a> = SmallVec<[&'a Connection; 2]>;
+type Handles = SmallVec<[ConnectionHandle; 2]>;
+
+/// A merged filter that is about to be installed.
+pub(super) struct Pending {
+    pub id: MergedId,
+    /// The way's last filter, to name in a refusal.
+    pub filter: FilterId,
+    pub path: Arc<Path>,
+    pub handles: Handles,
+    pub connections: SmallVec<[Connection; 1]>,
+    /// TCP connections that conntrack has to be liberal about first.
+    liberal: bool,
+}
+
+/// What is to be done about a walk.
+enum Plan {
+    Done(Outcome),
+    Install(Pending),
+    /// It is new, or out of the ordinary.
+    Fold,
+    /// An install that this thread is to do comes first.
+    Later,
+}
 
 impl<H: Hardware> Merger<H> {
-    pub(super) fn merge(&mut self, walk: &Walk) -> Outcome {
-        let connections = distinct(walk);
-        let (key, last) = self.way_key(walk, &connections)?;
-        let way = self.table.way(key);
-        self.gate(walk)?;
-        let fills = |table: &Table, template: &Template| {
-            let known: SmallVec<[&Connection; 2]> = connections.iter().filter_map(|&c| table.connection(c)).collect();
-            template.fill(&known).filter(|m| m.fits(&walk.key))
-        };
-        let filled = |table: &Table, path: &Path| fills(table, &path.template);
-        let table = &self.table;
-        let found = table.paths(way).find_map(|(id, path)| Some((id, filled(table, path)?)));
-        let (path, matches) = match found {
-            Some(found) => found,
-            None => {
-                if let Some(refusal) = self.table.refusal(way, |others| fills(&self.table, others).is_some()) {
-                    return Err(refusal.clone());
-                }
-                if table.merged_of_way(way, &connections) >= self.limits.merged_per_way {
-                    self.turned.merged_per_way += 1;
-                    return Err(Refusal::TooMany { filter: last, limit: self.limits.merged_per_way });
-                }
-                let fronts = self.fronts(walk);
-                let folded = merge::fold(&self.scene(walk, &connections, &fronts), self);
-                let path = match folded {
-                    Ok(path) => path,
-                    Err(refused) => {
-                        let refusal = refused.refusal.clone();
-                        self.table.refuse(way, *refused);
-                        return Err(refusal);
-                    }
-                };
-                let matches =
-                    filled(&self.table, &path).ok_or(Refusal::Changed { filter: last, what: Otherwise::Connection })?;
-                (self.table.add_path(way, path), matches)
+    /// Merges the walks that wait.
+    pub(super) fn work(&self, now: u64) -> Vec<(super::Ticket, Outcome)> {
+        self.clock.fetch_max(now, Relaxed);
+        let mut done = Vec::new();
+        loop {
+            let batch: SmallVec<[Waiting; BATCH]> = {
+                let mut queue = self.queue.lock();
+                let most = queue.len().min(BATCH);
+                queue.drain(..most).collect()
+            };
+            if batch.is_empty() {
+                return done;
             }
-        };
-        if let Some(id) = self.table.merged_of(path, &connections) {
-            return Ok(Merge { id, installed: false });
+            let views: SmallVec<[View<'_>; BATCH]> = batch.iter().map(|w| self.view(&w.walk, w.epoch)).collect();
+            let outcomes = self.merge_all(&views, now);
+            done.extend(batch.iter().map(|w| w.ticket).zip(outcomes));
         }
-        self.install(last, walk.port, path, connections, matches)
     }
 
-    /// The walk's way, if its filters and connections are all there, and its last filter.
-    fn way_key(&self, walk: &Walk, connections: &Connections) -> Result<(WayKey, FilterId), Refusal> {
-        let mut steps = Vec::with_capacity(walk.hits.len());
+    /// What became of these walks, in order.
+    fn merge_all(&self, views: &[View<'_>], now: u64) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(views.len());
+        let mut at = 0;
+        while at < views.len() {
+            // As many as are on known paths, with one look at the table; what is installed for them is there before the next.
+            let mut installs: SmallVec<[(usize, Pending); BATCH]> = SmallVec::new();
+            let mut fold = None;
+            let table = self.table.read();
+            for view in &views[at..] {
+                match self.plan(&table, view, !installs.is_empty(), now) {
+                    Plan::Done(outcome) => outcomes.push(outcome),
+                    Plan::Install(pending) => {
+                        installs.push((outcomes.len(), pending));
+                        outcomes.push(Err(Refusal::NoHits));
+                    }
+                    Plan::Later => break,
+                    Plan::Fold => {
+                        fold = Some(view);
+                        break;
+                    }
+                }
+            }
+            drop(table);
+            for (of, pending) in installs {
+                outcomes[of] = self.install_one(pending, now);
+            }
+            if let Some(view) = fold {
+                let folded = self.fold(view, now);
+                outcomes.push(match folded {
+                    Ok(Plan::Install(pending)) => self.install_one(pending, now),
+                    Ok(Plan::Done(outcome)) => outcome,
+                    Ok(Plan::Fold | Plan::Later) => Err(Refusal::NoHits),
+                    Err(refusal) => Err(refusal),
+                });
+            }
+            at = outcomes.len();
+        }
+        for (view, outcome) in views.iter().zip(&outcomes) {
+            if let Err(refusal) = outcome {
+                self.tell_refused(view, refusal);
+            }
+        }
+        outcomes
+    }
+
+    /// A walk of which all is known.
+    fn plan(&self, table: &Table, view: &View<'_>, busy: bool, now: u64) -> Plan {
+        let Some(handles) = view.handles() else { return Plan::Fold };
+        let mut locked = self.lock(&handles);
+        let Some(key) = view.way_key(&handles, &locked) else { return Plan::Fold };
+        let Some(way) = table.find_way(&key) else { return Plan::Fold };
+        if table.is_younger(way, view.epoch) || view.hits.len() > self.settings.limits.hits {
+            return Plan::Fold;
+        }
+        let found = {
+            let mut known = Known::new();
+            for &handle in &handles {
+                match locked.connection(handle) {
+                    Some(entry) if entry.is_ready() => known.push(&entry.connection),
+                    _ => return Plan::Fold,
+                }
+            }
+            table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known))
+        };
+        let Some((path, entry)) = found else { return Plan::Fold };
+        let Some(filter) = table.last_filter(way) else { return Plan::Fold };
+        if handles.is_empty() {
+            let index = self.shard_of_path(path);
+            locked.0.push((index, self.shard(index)));
+        }
+        match self.there_already(&locked, path, &handles) {
+            Some((_, State::Installing)) if busy => return Plan::Later,
+            Some((id, state)) => return Plan::Done(Self::told(id, state, filter)),
+            None => {}
+        }
+        if table.is_held_off(path) {
+            return Plan::Done(Err(leaving(filter)));
+        }
+        let (connections, liberal) = locked.values(&handles);
+        match self.enter_merged(&mut locked, filter, path, &handles, now) {
+            Ok(id) => {
+                Plan::Install(Pending { id, filter, path: Arc::clone(&entry.path), handles, connections, liberal })
+            }
+            Err(refusal) => Plan::Done(Err(refusal)),
+        }
+    }
+
+    /// What there is of a path and connections, or what is on its way out and keeps more from being made of them.
+    fn there_already(
+        &self,
+        locked: &Locked<'_>,
+        path: PathId,
+        handles: &[ConnectionHandle],
+    ) -> Option<(MergedId, State)> {
+        let Some(&first) = handles.first() else {
+            let shard = locked.of(self.shard_of_path(path))?;
+            let id = shard.first_of(path)?;
+            return Some((id, shard.merged(id)?.state));
+        };
+        let shard = locked.of(first.shard())?;
+        for &id in &shard.connection(first)?.merged {
+            // One that begins with another connection is in that one's shard, and matches other packets.
+            let Some(merged) = shard.merged(id) else { continue };
+            let same = merged.path == path && merged.connections.all() == handles;
+            if same || matches!(merged.state, State::Removing | State::Recalled) {
+                return Some((id, merged.state));
+            }
+        }
+        None
+    }
+
+    /// What becomes of a walk for which there is a merged filter in this state.
+    fn told(id: MergedId, state: State, filter: FilterId) -> Outcome {
+        match state {
+            State::Installed | State::Installing => Ok(Merge { id, installed: false }),
+            State::Waiting => Err(Refusal::Hardware { filter, why: format!("{id} waits to be offered again") }),
+            _ => Err(leaving(filter)),
+        }
+    }
+
+    /// Makes room for a merged filter among the others, and links it to what it comes from.
+    fn enter_merged(
+        &self,
+        locked: &mut Locked<'_>,
+        filter: FilterId,
+        path: PathId,
+        handles: &[ConnectionHandle],
+        now: u64,
+    ) -> Result<MergedId, Refusal> {
+        if self.merged.fetch_add(1, Relaxed) >= self.settings.limits.merged {
+            self.merged.fetch_sub(1, Relaxed);
+            self.tallies.merged.one();
+            let why = format!("{} merged filters are the limit", self.settings.limits.merged);
+            return Err(Refusal::Hardware { filter, why });
+        }
+        let home = handles.first().map_or_else(|| self.shard_of_path(path), |first| first.shard());
+        let id = locked.of_mut(home).map(|shard| shard.reserve(path, Links::of(handles), now));
+        // The shard is locked, since there is nothing yet of this path and these connections.
+        let id = id.ok_or(Refusal::Changed { filter, what: Otherwise::Connection })?;
+        for &handle in handles {
+            if let Some(entry) = locked.of_mut(handle.shard()).and_then(|shard| shard.connection_mut(handle)) {
+                entry.merged.push(id);
+            }
+        }
+        Ok(id)
+    }
+
+    /// The same for a path without connections.
+    pub(super) fn reserve(&self, table: &Table, filter: FilterId, path: PathId, now: u64) -> Result<Pending, Refusal> {
+        let entry = table.entry(path).ok_or(Refusal::NoHits)?;
+        let index = self.shard_of_path(path);
+        let mut locked = Locked(smallvec![(index, self.shard(index))]);
+        let id = self.enter_merged(&mut locked, filter, path, &[], now)?;
+        let path = Arc::clone(&entry.path);
+        Ok(Pending { id, filter, path, handles: Handles::new(), connections: SmallVec::new(), liberal: false })
+    }
+
+    pub(super) fn shard_of_path(&self, path: PathId) -> u8 {
+        (path.0 % u32::from(self.count())) as u8
+    }
+
+    /// A walk that is new, or out of the ordinary: with the table for itself.
+    fn fold(&self, view: &View<'_>, now: u64) -> Result<Plan, Refusal> {
+        let mut table = self.table.write();
+        let last = self.check(&table, view)?;
+        let handles = view.handles().unwrap_or_default();
+        let mut locked = self.lock(&handles);
+        self.gate(&table, view, &mut locked)?;
+        let Some(key) = view.way_key(&handles, &locked) else {
+            return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
+        };
+        let way = table.way(key);
+        let path = self.path_of(&mut table, view, way, last, &handles, &locked)?;
+        if handles.is_empty() {
+            let index = self.shard_of_path(path);
+            locked.0.push((index, self.shard(index)));
+        }
+        if let Some((id, state)) = self.there_already(&locked, path, &handles) {
+            return Ok(Plan::Done(Self::told(id, state, last)));
+        }
+        if table.is_held_off(path) {
+            return Err(leaving(last));
+        }
+        let (connections, liberal) = locked.values(&handles);
+        let id = self.enter_merged(&mut locked, last, path, &handles, now)?;
+        let path = table.entry(path).map(|e| Arc::clone(&e.path)).ok_or(Refusal::NoHits)?;
+        Ok(Plan::Install(Pending { id, filter: last, path, handles, connections, liberal }))
+    }
+
+    /// The way's path for a walk, a known one or a new one.
+    fn path_of(
+        &self,
+        table: &mut Table,
+        view: &View<'_>,
+        way: WayId,
+        last: FilterId,
+        handles: &[ConnectionHandle],
+        locked: &Locked<'_>,
+    ) -> Result<PathId, Refusal> {
+        let known: Known<'_> = handles.iter().filter_map(|&h| Some(&locked.connection(h)?.connection)).collect();
+        if let Some((path, _)) = table.paths(way).find(|(_, entry)| entry.path.fits(view.key, &known)) {
+            return Ok(path);
+        }
+        if let Some(refusal) = table.refusal(way, |others| others.fits(view.key, &known)) {
+            return Err(refusal.clone());
+        }
+        if self.merged_of_way(table, way, locked, handles) >= self.settings.limits.merged_per_way {
+            self.tallies.merged_per_way.one();
+            return Err(Refusal::TooMany { filter: last, limit: self.settings.limits.merged_per_way });
+        }
+        let folded = self.folded(table, view, handles, locked).and_then(|path| {
+            self.fits_hardware(last, &path, &known).map_err(|refusal| {
+                // Others like it fit no better.
+                let targets = path.course.targets.to_vec();
+                Box::new(Refused { refusal, others: Some(path.template.clone()), targets })
+            })?;
+            Ok(path)
+        });
+        let path = folded.map_err(|refused| {
+            let refusal = refused.refusal.clone();
+            table.refuse(way, *refused);
+            refusal
+        })?;
+        if !path.fits(view.key, &known) {
+            return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
+        }
+        tracing::debug!(filter = %last, parents = path.parents.len(), "new path");
+        Ok(table.add_path(way, path, false))
+    }
+
+    /// The walk's last filter, if its filters and connections are all there.
+    fn check(&self, table: &Table, view: &View<'_>) -> Result<FilterId, Refusal> {
         let mut last = Err(Refusal::NoHits);
-        for (hit, h) in walk.hits.iter().enumerate() {
-            let cookie = h.filter;
-            let filter = self.table.filter(cookie).ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
-            if hit == self.limits.hits {
-                return Err(Refusal::TooLong { filter, hits: walk.hits.len(), limit: hit });
+        let mut found = view.found.iter();
+        for (hit, &(cookie, findings)) in view.hits.iter().enumerate() {
+            let entry = table.filter(cookie).filter(|e| e.born <= view.epoch);
+            let filter = entry.ok_or(Refusal::UnknownFilter { hit, cookie })?.filter.id;
+            if hit == self.settings.limits.hits {
+                return Err(Refusal::TooLong { filter, hits: view.hits.len(), limit: hit });
             }
             last = Ok(filter);
-            let mut found = SmallVec::new();
-            for f in &h.found {
-                let Some(f) = f else {
-                    found.push(None);
-                    continue;
+            for found in found.by_ref().take(findings.into()).flatten() {
+                let connection = match found.0 {
+                    Ok(handle) if self.shard(handle.shard()).connection(handle).is_some() => continue,
+                    Ok(handle) => handle.bits(),
+                    Err(id) => id,
                 };
-                let unknown = Refusal::UnknownConnection { filter, connection: f.connection.0 };
-                let connection = self.table.connection(f.connection).ok_or(unknown)?;
-                found.push(Some(CtKey {
-                    index: index(connections, f.connection),
-                    direction: f.direction,
-                    ipv6: connection.original.src.is_ipv6(),
-                    proto: connection.original.proto,
-                    changes: merge::changes(connection, f.direction),
-                }));
+                return Err(Refusal::UnknownConnection { filter, connection });
             }
-            steps.push((cookie, found));
         }
-        Ok((WayKey { port: walk.port, steps }, last?))
+        last
     }
 
-    /// Each connection must qualify before anything is folded.
-    fn gate(&self, walk: &Walk) -> Result<(), Refusal> {
-        for hit in &walk.hits {
-            let Some(filter) = self.table.filter(hit.filter).map(|e| e.filter.id) else {
-                continue;
-            };
-            for found in hit.found.iter().flatten() {
-                if let Some(connection) = self.table.connection(found.connection) {
-                    connection.qualifies().map_err(|why| Refusal::NotQualified { filter, why })?;
+    /// Each connection must qualify, and be worth it, before anything is folded.
+    fn gate(&self, table: &Table, view: &View<'_>, locked: &mut Locked<'_>) -> Result<(), Refusal> {
+        let mut found = view.found.iter();
+        for &(cookie, findings) in &view.hits {
+            let Some(filter) = table.filter(cookie).map(|e| e.filter.id) else { continue };
+            for (handle, _) in found.by_ref().take(findings.into()).flatten() {
+                let Ok(handle) = handle else { continue };
+                let Some(entry) = locked.of_mut(handle.shard()).and_then(|s| s.connection_mut(*handle)) else {
+                    continue;
+                };
+                entry.gate.map_err(|why| Refusal::NotQualified { filter, why })?;
+                entry.seen = entry.seen.saturating_add(1);
+                if let Some(why) = entry.not_worth() {
+                    return Err(Refusal::Policy { filter, why });
+                }
+                if entry.closing {
+                    return Err(leaving(filter));
                 }
             }
         }
         Ok(())
     }
 
-    /// What stands in front of each hit.
-    fn fronts(&mut self, walk: &Walk) -> Vec<Vec<(Cookie, Order)>> {
-        let mut before = None;
-        let in_front = walk.hits.iter().map(|hit| {
-            let front = self.table.in_front(hit.filter, before);
-            before = Some(hit.filter);
-            front
-        });
-        in_front.collect()
+    /// How many merged filters a way has for these connections.
+    fn merged_of_way(&self, table: &Table, way: WayId, locked: &Locked<'_>, handles: &[ConnectionHandle]) -> usize {
+        let Some(&first) = handles.first() else {
+            let made = |path: &PathId| self.shard(self.shard_of_path(*path)).first_of(*path).is_some();
+            return table.paths(way).filter(|(path, _)| made(path)).count();
+        };
+        let Some(shard) = locked.of(first.shard()) else { return 0 };
+        let merged = shard.connection(first).into_iter().flat_map(|e| &e.merged);
+        let merged = merged.filter_map(|&id| shard.merged(id)).filter(|m| m.connections.all() == handles);
+        merged.filter(|m| table.way_of(m.path) == Some(way)).count()
     }
 
-    fn scene<'a>(&'a self, walk: &'a Walk, connections: &Connections, fronts: &[Vec<(Cookie, Order)>]) -> Scene<'a> {
-        let mut steps = Vec::new();
-        for (hit, front) in walk.hits.iter().zip(fronts) {
-            let Some(entry) = self.table.filter(hit.filter) else {
-                continue;
-            };
-            let in_front =
-                front.iter().filter_map(|&(c, order)| Some((&self.table.filter(c)?.filter, order))).collect();
-            let met = hit.found.iter().map(|f| {
-                let f = (*f)?;
-                let connection = self.table.connection(f.connection)?;
-                Some(Met { index: index(connections, f.connection), direction: f.direction, connection })
+    fn folded(
+        &self,
+        table: &mut Table,
+        view: &View<'_>,
+        handles: &[ConnectionHandle],
+        locked: &Locked<'_>,
+    ) -> Result<Path, Box<Refused>> {
+        let fronts = fronts(table, view);
+        let mut steps = Vec::with_capacity(view.hits.len());
+        let mut found = view.found.iter();
+        for (&(cookie, findings), front) in view.hits.iter().zip(&fronts) {
+            let met = found.by_ref().take(findings.into()).map(|f| {
+                let (handle, direction) = (*f)?;
+                let handle = handle.ok()?;
+                let connection = &locked.connection(handle)?.connection;
+                Some(Met { index: index(handles, handle), direction, connection })
             });
-            steps.push(Step { cookie: hit.filter, filter: &entry.filter, in_front, met: met.collect() });
+            let met = met.collect();
+            let Some(entry) = table.filter(cookie) else { continue };
+            let in_front = front.iter().filter_map(|&(c, order)| Some((&table.filter(c)?.filter, order))).collect();
+            steps.push(Step { cookie, filter: &entry.filter, in_front, met });
         }
-        Scene {
-            port: walk.port,
-            key: &walk.key,
+        let scene = Scene {
+            port: view.port,
+            key: view.key,
             steps,
-            connections: connections.iter().filter_map(|&c| self.table.connection(c)).collect(),
-            tell_tag: self.counts == Counts::Frame,
-            masks: &self.masks,
+            connections: handles.iter().filter_map(|&h| Some(&locked.connection(h)?.connection)).collect(),
+            tell_tag: self.capabilities.counts == Counts::Frame,
+            masks: &self.capabilities.masks,
+        };
+        merge::fold(&scene, &*table)
+    }
+
+    /// Whether the hardware can hold what a path comes to.
+    pub(super) fn fits_hardware(&self, filter: FilterId, path: &Path, known: &[&Connection]) -> Result<(), Refusal> {
+        let refused = |why: String| Refusal::Hardware { filter, why };
+        if !self.mends() && path.course.program.must_mend() {
+            let why =
+                "it can only compute checksums anew, and would right one that pedit left stale before ct translated";
+            return Err(refused(why.into()));
         }
+        let offer = Offer { id: MergedId(0), path, connections: known, mend: self.mends() };
+        let entry = offer.entry();
+        let matches = self.capabilities.check_match(&entry.matches);
+        let lacking = matches.and_then(|()| self.capabilities.check_actions(&entry.actions));
+        lacking.map_err(|lacking| refused(lacking.to_string()))
+    }
+
+    /// Offers a merged filter to the hardware.
+    pub(super) fn install_one(&self, pending: Pending, now: u64) -> Outcome {
+        let refused = |why: String| Refusal::Hardware { filter: pending.filter, why };
+        let id = pending.id;
+        let known: Known<'_> = pending.connections.iter().collect();
+        let offer = Offer { id, path: &pending.path, connections: &known, mend: self.mends() };
+        if self.stuck_count.load(Relaxed) > 0 {
+            let matches = offer.matches();
+            let stuck = self.stuck.lock();
+            let same = stuck.iter().find(|s| s.port == pending.path.port && overlap(&s.matches, &matches));
+            if let Some(why) = same.map(|s| format!("{} should be gone, is not, and matches the same packets", s.id)) {
+                drop(stuck);
+                self.came_of(id, Event::Declined, now);
+                return Err(refused(why));
+            }
+        }
+        if pending.liberal
+            && let Err(why) = self.make_liberal(&pending)
+        {
+            self.came_of(id, Event::Declined, now);
+            return Err(refused(format!("conntrack is not liberal about the connection's windows: {why}")));
+        }
+        let done = match self.hardware.install(&offer) {
+            Err(HardwareError::Full { .. }) => self.displace(&offer, &pending, now),
+            done => done,
+        };
+        let event = match &done {
+            Ok(()) => Event::Accepted,
+            Err(HardwareError::Failed { .. }) => Event::Busy,
+            Err(HardwareError::Unsure { .. }) => Event::Unsure,
+            Err(_) => Event::Declined,
+        };
+        let installed = self.came_of(id, event, now);
+        match done {
+            Ok(()) if installed => {
+                self.tallies.installed.one();
+                tracing::trace!(%id, filter = %pending.filter, "installed");
+                Ok(Merge { id, installed: true })
+            }
+            Ok(()) => Err(leaving(pending.filter)),
+            Err(error) => {
+                self.tallies.faults.one();
+                tracing::debug!(%id, %error, "not installed");
+                Err(refused(error.to_string()))
+            }
+        }
+    }
+
+    /// What came of an offer. Whether the merged filter is in hardware, and stays.
+    fn came_of(&self, id: MergedId, event: Event, now: u64) -> bool {
+        let index = self.shard_of_merged(id);
+        let mut shard = self.shard(index);
+        let Some(merged) = shard.merged_mut(id) else { return false };
+        let recalled = merged.state == State::Recalled;
+        merged.attempts = if event == Event::Busy { merged.attempts.saturating_add(1) } else { 0 };
+        let given_up = event == Event::Busy && merged.attempts >= self.settings.attempts;
+        merged.step(if given_up { Event::Declined } else { event });
+        let (state, attempts) = (merged.state, merged.attempts);
+        match state {
+            State::Installed => return true,
+            State::Waiting => self.retries.lock().push(now.saturating_add(self.settings.wait(attempts)), id),
+            State::Removing => {
+                drop(shard);
+                // Whoever recalled it is told of a failure by what is stuck then.
+                self.remove_now(&[id], now, &mut Vec::new());
+                return false;
+            }
+            _ => {
+                if given_up {
+                    self.tallies.given_up.one();
+                }
+                let elsewhere = self.freed(&mut shard, id);
+                drop(shard);
+                self.forget_elsewhere(&elsewhere);
+            }
+        }
+        if recalled {
+            self.home(index).left.notify_all();
+        }
+        false
+    }
+
+    fn make_liberal(&self, pending: &Pending) -> Result<(), String> {
+        for (&handle, connection) in pending.handles.iter().zip(&pending.connections) {
+            let id = match self.shard(handle.shard()).connection(handle) {
+                Some(entry) if entry.wants_liberal() => entry.id,
+                _ => continue,
+            };
+            self.settings.conntrack.make_liberal(id, connection)?;
+            if let Some(entry) = self.shard(handle.shard()).connection_mut(handle) {
+                entry.liberal = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers what waited, and whose state says that this thread does.
+    pub(super) fn offer_again(&self, ids: &[MergedId], now: u64) {
+        for &id in ids {
+            if let Some(pending) = self.pending(id) {
+                // What comes of it, its state tells.
+                let _ = self.install_one(pending, now);
+            } else {
+                self.came_of(id, Event::Declined, now);
+            }
+        }
+    }
+
+    fn pending(&self, id: MergedId) -> Option<Pending> {
+        let table = self.table.read();
+        let (path, links) = {
+            let shard = self.shard(self.shard_of_merged(id));
+            let merged = shard.merged(id)?;
+            (merged.path, merged.connections.clone())
+        };
+        let handles: Handles = links.all().into();
+        let locked = self.lock(&handles);
+        let (connections, liberal) = locked.values(&handles);
+        let filter = table.last_filter(table.way_of(path)?)?;
+        let path = Arc::clone(&table.entry(path)?.path);
+        (connections.len() == handles.len()).then_some(Pending { id, filter, path, handles, connections, liberal })
+    }
+
+    fn view<'a>(&self, walk: &'a Walk, epoch: u64) -> View<'a> {
+        let mut view = View { port: walk.port, key: &walk.key, hits: SmallVec::new(), found: SmallVec::new(), epoch };
+        for hit in &walk.hits {
+            view.hits.push((hit.filter, hit.found.len().min(u8::MAX.into()) as u8));
+            for found in &hit.found {
+                let by = |id: ConnectionId| self.handle(id).ok_or(id.0);
+                view.found.push(found.map(|f| (by(f.connection), f.direction)));
+            }
+        }
+        view
     }
 }
 
-/// The connections of a walk, each once, in the order in which it meets them.
-fn distinct(walk: &Walk) -> Connections {
-    let mut out = Connections::new();
-    for found in walk.hits.iter().flat_map(|h| &h.found).flatten() {
-        if !out.contains(&found.connection) {
-            out.push(found.connection);
+impl View<'_> {
+    /// The connections of the walk, each once, in the order in which it meets them; `None` if one is not known.
+    fn handles(&self) -> Option<Handles> {
+        let mut out = Handles::new();
+        for (handle, _) in self.found.iter().flatten() {
+            let handle = (*handle).ok()?;
+            if !out.contains(&handle) {
+                out.push(handle);
+            }
         }
+        Some(out)
     }
-    out
+
+    /// The walk's way; `None` if a connection is not there any more.
+    fn way_key(&self, handles: &[ConnectionHandle], locked: &Locked<'_>) -> Option<WayKey> {
+        let mut found = SmallVec::with_capacity(self.found.len());
+        for f in &self.found {
+            found.push(match f {
+                None => None,
+                Some((handle, direction)) => {
+                    let handle = (*handle).ok()?;
+                    let connection = &locked.connection(handle)?.connection;
+                    Some(CtKey {
+                        index: index(handles, handle),
+                        direction: *direction,
+                        ipv6: connection.original.src.is_ipv6(),
+                        proto: connection.original.proto,
+                        changes: merge::changes(connection, *direction),
+                    })
+                }
+            });
+        }
+        Some(WayKey { port: self.port, hits: self.hits.clone(), found })
+    }
 }
 
-fn index(connections: &Connections, id: ConnectionId) -> u8 {
-    connections.iter().position(|&c| c == id).unwrap_or_default() as u8
+/// What stands in front of each hit.
+fn fronts(table: &mut Table, view: &View<'_>) -> Vec<Vec<(Cookie, Order)>> {
+    let mut before = None;
+    let in_front = view.hits.iter().map(|&(cookie, _)| {
+        let front = table.in_front(cookie, before);
+        before = Some(cookie);
+        front
+    });
+    in_front.collect()
+}
+
+fn index(handles: &[ConnectionHandle], handle: ConnectionHandle) -> u8 {
+    handles.iter().position(|&h| h == handle).unwrap_or_default() as u8
+}
+
+/// What is in the way is on its way out.
+fn leaving(filter: FilterId) -> Refusal {
+    Refusal::Leaving { filter }
 }

@@ -3,36 +3,46 @@
 //!
 //! ```text
 //! filter ──< way ──< path ──< merged filter >── connection
+//! └──────── Table ───────┘ └────────── Shard ───────────┘
 //! ```
 //!
 //! A *way* is the list of filters with what each `ct` found (direction, protocol, which parts `nat` changes); its paths differ
 //! by their cut. A cascade follows the links to the right: a filter takes its ways with it, a way its paths, a path its merged
-//! filters; a connection takes its merged filters. Nothing here talks to the hardware: what must go is handed out, and what
-//! is gone is told.
+//! filters; a connection takes its merged filters. Nothing here talks to the hardware: what must go is handed out ([`Doom`]), and
+//! what is gone is told.
+//!
+//! Filters, ways and paths change seldom and are read with every walk: they are the [`Table`]. Connections and merged filters change
+//! all the time, and are spread over [`Shard`]s.
 
 pub mod chain;
+mod ledger;
+pub mod life;
 mod overlap;
+pub mod shard;
+pub mod slots;
 mod stale;
 
 pub use chain::{Chains, Inserted, Neighbour};
+pub use ledger::{Account, Counted, Ledger};
 pub use overlap::overlap;
-pub use stale::Shadowed;
+pub use shard::{ConnectionEntry, Links, Merged, Shard};
 
 use crate::{
-    conntrack::{Connection, ConnectionId, Direction},
-    flower::{Action, Cookie, Counters, Filter, FilterId, Match, Port},
-    hardware::{MergedId, Reading},
-    merge::{Parent, Path, Refusal, Refused, template::Template},
+    conntrack::Direction,
+    flower::{Action, Cookie, Filter, FilterId, Hook, Port},
+    merge::{
+        Parent, Path, Ports, Refusal, Refused,
+        template::{Is, Template},
+    },
+    sync::Arc,
 };
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, hash::BuildHasher};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
-
-/// The connections of a merged filter, in the order in which the way meets them.
-pub type Connections = SmallVec<[ConnectionId; 2]>;
+type Set<K> = HashSet<K, foldhash::fast::RandomState>;
 
 /// What a `ct` action of a way found, as far as all its walks share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,8 +64,10 @@ pub struct CtKey {
 pub struct WayKey {
     /// Where their packets come in.
     pub port: Port,
-    /// The filters, and what each `ct` that ran found.
-    pub steps: Vec<(Cookie, SmallVec<[Option<CtKey>; 2]>)>,
+    /// The filters, in the order of the hits, and how many findings each has.
+    pub hits: SmallVec<[(Cookie, u8); 6]>,
+    /// What each `ct` that ran found, hit by hit.
+    pub found: SmallVec<[Option<CtKey>; 3]>,
 }
 
 /// A filter and what hangs on it.
@@ -63,15 +75,19 @@ pub struct WayKey {
 pub struct FilterEntry {
     /// The filter.
     pub filter: Filter,
-    /// What its actions were given by merged filters.
-    pub counters: Vec<Counters>,
+    /// Where its counters are.
+    pub account: Account,
+    /// When it was entered, in entered filters: a walk that was finished before does not mean it.
+    pub born: u64,
     ways: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Way {
     key: WayKey,
-    paths: Vec<usize>,
+    /// The youngest of its filters.
+    born: u64,
+    paths: Vec<u32>,
     /// What was found out about packets that are not merged.
     refused: Vec<Refused>,
 }
@@ -79,43 +95,38 @@ struct Way {
 /// Most refusals that a way remembers; the oldest makes room.
 const REFUSED: usize = 64;
 
+/// A path and what hangs on it.
 #[derive(Clone, Debug)]
-struct PathEntry {
-    path: Path,
+pub struct PathEntry {
+    /// The path.
+    pub path: Arc<Path>,
+    /// The accounts of its parents.
+    accounts: Box<[Account]>,
+    /// Bytes of each of its frames that TC does not count.
+    pub overhead: u64,
     /// How many of its conditions keep out shadows that came later.
     later: usize,
     way: usize,
-    merged: Map<Connections, MergedId>,
+    /// It is a `skip_sw` filter's.
+    pub alone: bool,
+    /// It holds no more: nothing is made of it, and what was made is being removed.
+    dead: bool,
 }
 
-#[derive(Clone, Debug)]
-struct ConnectionEntry {
-    connection: Connection,
-    merged: HashSet<MergedId, foldhash::fast::RandomState>,
+impl PathEntry {
+    /// The parents with their accounts.
+    pub fn parents(&self) -> impl Iterator<Item = (Account, &Parent)> {
+        self.accounts.iter().copied().zip(self.path.parents.iter())
+    }
 }
 
-/// A merged filter that is in hardware.
-#[derive(Clone, Debug)]
-pub struct Merged {
-    /// Its match, as installed.
-    pub matches: Match,
-    /// Its actions, as installed.
-    pub actions: Vec<Action>,
-    /// The connections it was filled in with.
-    pub connections: Connections,
-    /// What it has counted in all, as TC would have.
-    pub counters: Counters,
-    path: usize,
-    last: Reading,
-}
-
-/// What a merged filter has counted since it was last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// All its packets.
-    pub all: Counters,
-    /// Those that its policer passed on.
-    pub passed: Counters,
+/// Merged filters that must go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    /// All of this path.
+    pub path: PathId,
+    /// If there are any: only those for whose connections all of this holds, and the path stays.
+    pub only: Vec<Is>,
 }
 
 /// The table.
@@ -123,30 +134,40 @@ pub struct Counted {
 pub struct Table {
     filters: Map<Cookie, FilterEntry>,
     cookies: Map<FilterId, Cookie>,
-    /// What filters had been given that were replaced and are not destroyed yet.
-    retired: Map<Cookie, Vec<Counters>>,
+    /// The accounts of filters that were replaced and are not destroyed yet.
+    retired: Map<Cookie, Account>,
     /// Order of classification.
     pub chains: Chains,
-    connections: Map<ConnectionId, ConnectionEntry>,
+    /// The shared blocks at each side of a port.
+    pub blocks: Map<Hook, Set<u32>>,
+    /// The ports that are down.
+    pub down: Set<Port>,
     ways: Slab<Way>,
-    way_of: Map<WayKey, usize>,
+    way_of: HashTable<usize>,
+    hasher: foldhash::fast::RandomState,
     /// Ways that remember a refusal because of a filter in front of theirs.
-    refused_for: Map<FilterId, HashSet<usize, foldhash::fast::RandomState>>,
+    refused_for: Map<FilterId, Set<usize>>,
     /// Ways that remember a refusal and would send to a port, or into it.
     refused_at: Map<Port, BTreeSet<usize>>,
     paths: Slab<PathEntry>,
     /// The paths whose filters send to a port, or into it.
-    senders: Map<Port, BTreeSet<usize>>,
-    merged: Map<MergedId, Merged>,
+    senders: Map<Port, BTreeSet<u32>>,
+    /// What must go since it was last asked.
+    doomed: Vec<Doom>,
+    /// The paths that hold no more and whose merged filters are being removed.
+    dying: Vec<PathId>,
 }
 
 /// A path of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathId(usize);
+pub struct PathId(pub(crate) u32);
 
 /// A way of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WayId(usize);
+
+/// Most dying paths that a new one is compared with; with more of them at its port it waits.
+const COMPARED: usize = 32;
 
 impl Table {
     /// The filter with this cookie.
@@ -164,30 +185,26 @@ impl Table {
         self.cookies.get(&id).copied()
     }
 
-    /// Puts a filter in. What derived from one of this cookie, or from the one it replaces, must be gone. Gives the other filters
+    /// Puts a filter in, its counters in this account. No other must have its cookie or its identity. Gives the other filters
     /// whose place among each other that changes ([`Chains::insert`]).
     pub fn insert_filter(
         &mut self,
         cookie: Cookie,
         filter: Filter,
+        account: Account,
         inserted: Inserted,
         instead: Option<Cookie>,
+        born: u64,
     ) -> Vec<Cookie> {
         let reordered = self.chains.insert(cookie, &filter, inserted, instead);
-        let counters = vec![Counters::default(); filter.actions.len()];
-        self.retired.remove(&cookie);
         self.cookies.insert(filter.id, cookie);
-        self.filters.insert(cookie, FilterEntry { filter, counters, ways: BTreeSet::new() });
+        self.filters.insert(cookie, FilterEntry { filter, account, born, ways: BTreeSet::new() });
         reordered
     }
 
-    /// Takes a filter out, with its ways. Their merged filters must be gone. `keep_place` leaves its place in the order of
-    /// classification to a successor.
+    /// Takes a filter out, with its ways. `keep_place` leaves its place in the order of classification to a successor.
     pub fn remove_filter(&mut self, cookie: Cookie, keep_place: bool) -> Option<FilterEntry> {
-        let ways = self.filters.get_mut(&cookie).map(|e| std::mem::take(&mut e.ways))?;
-        for way in ways {
-            self.remove_way(way);
-        }
+        self.forget_ways(cookie);
         let entry = self.filters.remove(&cookie)?;
         self.forgive(entry.filter.id);
         if self.cookie(entry.filter.id) == Some(cookie) {
@@ -199,55 +216,61 @@ impl Table {
         Some(entry)
     }
 
-    /// Keeps what a filter had been given that another replaced, until TC destroys it.
-    pub fn retire(&mut self, cookie: Cookie, counters: Vec<Counters>) {
-        self.retired.insert(cookie, counters);
+    /// Keeps the account of a filter that another replaced, until TC destroys it. One that it had been kept under this cookie before.
+    pub fn retire(&mut self, cookie: Cookie, account: Account) -> Option<Account> {
+        self.retired.insert(cookie, account)
     }
 
-    /// A filter that was put in again has what it had been given before.
-    pub fn restore(&mut self, cookie: Cookie, counters: Vec<Counters>) {
-        if let Some(entry) = self.filters.get_mut(&cookie) {
-            entry.counters = counters;
-        }
-    }
-
-    /// What a retired filter had been given, once.
-    pub fn take_retired(&mut self, cookie: Cookie) -> Option<Vec<Counters>> {
+    /// The account of a retired filter, once.
+    pub fn take_retired(&mut self, cookie: Cookie) -> Option<Account> {
         self.retired.remove(&cookie)
     }
 
-    /// What a retired filter had been given.
-    pub fn retired(&self, cookie: Cookie) -> Option<&Vec<Counters>> {
-        self.retired.get(&cookie)
+    /// The account of a filter, also of a retired one.
+    pub fn account(&self, cookie: Cookie) -> Option<Account> {
+        self.filters.get(&cookie).map(|e| e.account).or_else(|| self.retired.get(&cookie).copied())
     }
 
     fn remove_way(&mut self, way: usize) {
         let Some(Way { key, paths, .. }) = self.ways.try_remove(way) else {
             return;
         };
-        self.way_of.remove(&key);
-        for path in paths {
-            self.remove_path(path);
+        let hash = self.hasher.hash_one(&key);
+        if let Ok(entry) = self.way_of.find_entry(hash, |&w| w == way) {
+            entry.remove();
         }
-        for (cookie, _) in &key.steps {
+        for path in paths {
+            self.kill(PathId(path));
+        }
+        for (cookie, _) in &key.hits {
             if let Some(entry) = self.filters.get_mut(cookie) {
                 entry.ways.remove(&way);
             }
         }
     }
 
+    /// The way of these filters and findings, if there is one.
+    pub fn find_way(&self, key: &WayKey) -> Option<WayId> {
+        let hash = self.hasher.hash_one(key);
+        self.way_of.find(hash, |&w| self.ways[w].key == *key).map(|&w| WayId(w))
+    }
+
     /// The way of these filters and findings, made if it is new. All its filters must exist.
     pub fn way(&mut self, key: WayKey) -> WayId {
-        if let Some(&way) = self.way_of.get(&key) {
-            return WayId(way);
+        if let Some(way) = self.find_way(&key) {
+            return way;
         }
-        let way = self.ways.insert(Way { key: key.clone(), paths: Vec::new(), refused: Vec::new() });
-        for (cookie, _) in &key.steps {
+        let hash = self.hasher.hash_one(&key);
+        let born = key.hits.iter().filter_map(|(cookie, _)| self.filters.get(cookie)).map(|e| e.born).max();
+        let born = born.unwrap_or_default();
+        let way = self.ways.insert(Way { key: key.clone(), born, paths: Vec::new(), refused: Vec::new() });
+        for (cookie, _) in &key.hits {
             if let Some(entry) = self.filters.get_mut(cookie) {
                 entry.ways.insert(way);
             }
         }
-        self.way_of.insert(key, way);
+        let Table { way_of, ways, hasher, .. } = self;
+        way_of.insert_unique(hash, way, |&w| hasher.hash_one(&ways[w].key));
         WayId(way)
     }
 
@@ -301,24 +324,79 @@ impl Table {
     }
 
     /// The paths of a way.
-    pub fn paths(&self, way: WayId) -> impl Iterator<Item = (PathId, &Path)> {
-        self.ways[way.0].paths.iter().map(|&p| (PathId(p), &self.paths[p].path))
+    pub fn paths(&self, way: WayId) -> impl Iterator<Item = (PathId, &PathEntry)> {
+        self.ways[way.0].paths.iter().map(|&p| (PathId(p), &self.paths[p as usize]))
     }
 
-    /// Adds a path to a way.
-    pub fn add_path(&mut self, way: WayId, path: Path) -> PathId {
-        let targets = path.targets.clone();
-        let id = self.paths.insert(PathEntry { path, later: 0, way: way.0, merged: Map::default() });
-        for port in targets {
+    /// The way of a path.
+    pub fn way_of(&self, path: PathId) -> Option<WayId> {
+        self.paths.get(path.0 as usize).map(|p| WayId(p.way))
+    }
+
+    /// Whether one of a way's filters was entered after a walk was finished.
+    pub fn is_younger(&self, way: WayId, epoch: u64) -> bool {
+        self.ways[way.0].born > epoch
+    }
+
+    /// The last filter of a way.
+    pub fn last_filter(&self, way: WayId) -> Option<FilterId> {
+        let (cookie, _) = self.ways.get(way.0)?.key.hits.last()?;
+        Some(self.filters.get(cookie)?.filter.id)
+    }
+
+    /// Changes actions of filters; the filters of which one was changed.
+    pub fn change_actions(&mut self, change: &mut dyn FnMut(&mut Action) -> bool) -> Vec<Cookie> {
+        let mut changed = Vec::new();
+        for (&cookie, entry) in &mut self.filters {
+            let mut any = false;
+            entry.filter.actions.iter_mut().for_each(|action| any |= change(action));
+            if any {
+                changed.push(cookie);
+            }
+        }
+        changed.sort_unstable();
+        changed
+    }
+
+    /// Adds a path to a way; `alone`: it is a `skip_sw` filter's.
+    pub fn add_path(&mut self, way: WayId, mut path: Path, alone: bool) -> PathId {
+        let nobody = Account::NOBODY;
+        let accounts = path.parents.iter().map(|p| self.filters.get(&p.cookie).map_or(nobody, |e| e.account)).collect();
+        let targets = path.course.targets.clone();
+        if let Some(&other) = self.ways[way.0].paths.first() {
+            path.share(&self.paths[other as usize].path);
+        }
+        let overhead = path.overhead();
+        let entry = PathEntry { path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
+        let id = self.paths.insert(entry) as u32;
+        for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);
         }
         self.ways[way.0].paths.push(id);
         PathId(id)
     }
 
-    /// Drops a path, whose merged filters must be gone; and its way, if it was the last and nothing is remembered of the way.
+    /// A path holds no more. It is not found by its way, and stays until its merged filters are gone ([`bury`](Table::bury)).
+    fn kill(&mut self, path: PathId) {
+        let Some(entry) = self.paths.get_mut(path.0 as usize).filter(|p| !p.dead) else { return };
+        entry.dead = true;
+        let targets = entry.path.course.targets.clone();
+        for port in targets.iter() {
+            if let Some(senders) = self.senders.get_mut(port) {
+                senders.remove(&path.0);
+                if senders.is_empty() {
+                    self.senders.remove(port);
+                }
+            }
+        }
+        self.dying.push(path);
+        self.doomed.push(Doom { path, only: Vec::new() });
+    }
+
+    /// Gives up a path; and its way, if it was the last and nothing is remembered of the way.
     pub fn drop_path(&mut self, path: PathId) {
-        let Some(way) = self.remove_path(path.0) else { return };
+        let Some(way) = self.paths.get(path.0 as usize).filter(|p| !p.dead).map(|p| p.way) else { return };
+        self.kill(path);
         if let Some(w) = self.ways.get_mut(way) {
             w.paths.retain(|&p| p != path.0);
             if w.paths.is_empty() && w.refused.is_empty() {
@@ -327,116 +405,53 @@ impl Table {
         }
     }
 
-    fn remove_path(&mut self, path: usize) -> Option<usize> {
-        let PathEntry { path: gone, way, merged, .. } = self.paths.try_remove(path)?;
-        debug_assert!(merged.is_empty(), "merged filters are removed before their path");
-        for port in gone.targets {
-            if let Some(senders) = self.senders.get_mut(&port) {
-                senders.remove(&path);
-                if senders.is_empty() {
-                    self.senders.remove(&port);
-                }
-            }
+    /// What must go, since this was last asked.
+    pub fn take_doomed(&mut self) -> Vec<Doom> {
+        std::mem::take(&mut self.doomed)
+    }
+
+    /// Whether something must go.
+    pub fn is_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
+    /// Of these paths nothing is left in hardware: those that hold no more are forgotten.
+    pub fn bury(&mut self, doomed: &[Doom]) {
+        let gone: Set<PathId> =
+            doomed.iter().map(|d| d.path).filter(|&p| self.entry(p).is_some_and(|e| e.dead)).collect();
+        if gone.is_empty() {
+            return;
         }
-        Some(way)
-    }
-
-    /// The merged filters of a path.
-    pub fn merged_of_path(&self, path: PathId) -> impl Iterator<Item = MergedId> {
-        self.paths.get(path.0).into_iter().flat_map(|p| p.merged.values().copied())
-    }
-
-    /// The path.
-    pub fn path(&self, path: PathId) -> &Path {
-        &self.paths[path.0].path
-    }
-
-    /// The merged filter of a path and these connections.
-    pub fn merged_of(&self, path: PathId, connections: &Connections) -> Option<MergedId> {
-        self.paths[path.0].merged.get(connections).copied()
-    }
-
-    /// How many merged filters a way has for these connections.
-    pub fn merged_of_way(&self, way: WayId, connections: &Connections) -> usize {
-        self.ways[way.0].paths.iter().filter(|&&p| self.paths[p].merged.contains_key(connections)).count()
-    }
-
-    /// Enters a merged filter that was installed.
-    pub fn insert_merged(
-        &mut self,
-        id: MergedId,
-        path: PathId,
-        connections: Connections,
-        matches: Match,
-        actions: Vec<Action>,
-    ) {
-        for connection in &connections {
-            if let Some(entry) = self.connections.get_mut(connection) {
-                entry.merged.insert(id);
-            }
+        for path in &gone {
+            self.paths.try_remove(path.0 as usize);
         }
-        self.paths[path.0].merged.insert(connections.clone(), id);
-        let merged = Merged {
-            matches,
-            actions,
-            connections,
-            counters: Counters::default(),
-            path: path.0,
-            last: Reading::default(),
-        };
-        self.merged.insert(id, merged);
+        self.dying.retain(|path| !gone.contains(path));
     }
 
-    /// Takes out a merged filter that is gone from hardware.
-    pub fn remove_merged(&mut self, id: MergedId) -> Option<Merged> {
-        let merged = self.merged.remove(&id)?;
-        self.paths[merged.path].merged.remove(&merged.connections);
-        for connection in &merged.connections {
-            if let Some(entry) = self.connections.get_mut(connection) {
-                entry.merged.remove(&id);
-            }
+    /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it.
+    pub fn is_held_off(&self, path: PathId) -> bool {
+        if self.dying.is_empty() {
+            return false;
         }
-        Some(merged)
+        let Some(path) = self.entry(path).map(|e| &e.path) else { return true };
+        let mut here = self.dying.iter().filter_map(|&p| self.entry(p)).filter(|e| e.path.port == path.port);
+        let near = here.by_ref().take(COMPARED).any(|e| e.path.template.may_overlap(&path.template));
+        near || here.next().is_some()
     }
 
-    /// The merged filter.
-    pub fn merged(&self, id: MergedId) -> Option<&Merged> {
-        self.merged.get(&id)
+    /// The path, also while what was made of it is being removed.
+    pub fn entry(&self, path: PathId) -> Option<&PathEntry> {
+        self.paths.get(path.0 as usize)
     }
 
-    /// All merged filters.
-    pub fn all_merged(&self) -> impl Iterator<Item = (MergedId, &Merged)> {
-        self.merged.iter().map(|(&id, m)| (id, m))
+    /// Whether nothing is to be made of a path any more.
+    pub fn is_dead(&self, path: PathId) -> bool {
+        self.entry(path).is_none_or(|e| e.dead)
     }
 
-    /// How many merged filters there are.
-    pub fn merged_count(&self) -> usize {
-        self.merged.len()
-    }
-
-    /// The path of a merged filter.
-    pub fn path_of(&self, merged: &Merged) -> &Path {
-        &self.paths[merged.path].path
-    }
-
-    /// Hands what a merged filter has counted since the last reading to its parents. `bytes` turns the difference of two
-    /// readings, packets and bytes, into bytes as TC counts them.
-    pub fn count(&mut self, id: MergedId, reading: Reading, bytes: impl Fn(&Path, u64, u64) -> u64) {
-        let Some(merged) = self.merged.get_mut(&id) else { return };
-        let path = &self.paths[merged.path].path;
-        let counted = merged.advance(reading, |packets, all| bytes(path, packets, all));
-        hand(&mut self.filters, &mut self.retired, &path.parents, counted);
-    }
-
-    /// Hands counters to filters: each action that the way runs counts them.
-    pub fn hand(&mut self, parents: &[Parent], counted: Counted) {
-        hand(&mut self.filters, &mut self.retired, parents, counted);
-    }
-
-    /// The merged filters that derive from a filter.
-    pub fn derived_from_filter(&self, cookie: Cookie) -> Vec<MergedId> {
-        let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
-        ways.flat_map(|&w| &self.ways[w].paths).flat_map(|&p| self.paths[p].merged.values().copied()).collect()
+    /// All paths that hold.
+    pub fn all_paths(&self) -> impl Iterator<Item = (PathId, &PathEntry)> {
+        self.paths.iter().filter(|(_, e)| !e.dead).map(|(p, e)| (PathId(p as u32), e))
     }
 
     /// The paths that go through a filter.
@@ -445,12 +460,18 @@ impl Table {
         ways.flat_map(|&w| self.ways[w].paths.iter().map(|&p| PathId(p)))
     }
 
+    /// What is remembered of walks through a filter that are not merged.
+    pub fn refusals_through(&self, cookie: Cookie) -> impl Iterator<Item = &Refusal> {
+        let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
+        ways.flat_map(|&w| &self.ways[w].refused).map(|r| &r.refusal)
+    }
+
     /// The paths whose filters send to a port, or into it.
     pub fn sending_to(&self, port: Port) -> impl Iterator<Item = PathId> {
         self.senders.get(&port).into_iter().flatten().map(|&p| PathId(p))
     }
 
-    /// Forgets the ways of a filter, whose merged filters must be gone.
+    /// Forgets the ways of a filter.
     pub fn forget_ways(&mut self, cookie: Cookie) {
         let ways = self.filters.get_mut(&cookie).map(|e| std::mem::take(&mut e.ways)).unwrap_or_default();
         for way in ways {
@@ -458,87 +479,76 @@ impl Table {
         }
     }
 
-    /// The connection.
-    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
-        self.connections.get(&id).map(|e| &e.connection)
-    }
-
-    /// Enters a connection, or what it is now.
-    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection) {
-        match self.connections.get_mut(&id) {
-            Some(entry) => entry.connection = connection,
-            None => {
-                self.connections.insert(id, ConnectionEntry { connection, merged: HashSet::default() });
+    /// Forgets the ways of filters that stay: what was folded of them no longer holds.
+    pub fn forget(&mut self, filters: &[Cookie]) {
+        for &cookie in filters {
+            self.forget_ways(cookie);
+            // Others may stand before it now.
+            if let Some(id) = self.filter(cookie).map(|e| e.filter.id) {
+                self.forgive(id);
             }
         }
     }
 
-    /// Takes a connection out. Its merged filters must be gone.
-    pub fn remove_connection(&mut self, id: ConnectionId) -> Option<Connection> {
-        let entry = self.connections.remove(&id)?;
-        debug_assert!(entry.merged.is_empty(), "merged filters are removed before their connection");
-        Some(entry.connection)
+    /// Forgets the paths that send to these ports, or into them: what was folded of them no longer holds.
+    pub fn forget_sends(&mut self, ports: &[Port]) {
+        for &port in ports {
+            let paths: Vec<_> = self.sending_to(port).collect();
+            paths.into_iter().for_each(|path| self.drop_path(path));
+            self.forgive_at(port);
+        }
     }
 
-    /// The merged filters that derive from a connection.
-    pub fn derived_from_connection(&self, id: ConnectionId) -> Vec<MergedId> {
-        self.connections.get(&id).into_iter().flat_map(|e| e.merged.iter().copied()).collect()
+    /// The ports at which a hook's filters stand.
+    pub fn ports_of(&self, hook: Hook) -> Vec<Port> {
+        match hook {
+            Hook::Ingress(port) | Hook::Egress(port) => vec![port],
+            Hook::Block(_) => self.sides_of(hook).into_iter().flat_map(|side| self.ports_of(side)).collect(),
+        }
+    }
+
+    /// The sides of ports at which a hook's filters stand.
+    pub fn sides_of(&self, hook: Hook) -> Vec<Hook> {
+        match hook {
+            Hook::Ingress(_) | Hook::Egress(_) => vec![hook],
+            Hook::Block(block) => {
+                self.blocks.iter().filter(|(_, b)| b.contains(&block)).map(|(&side, _)| side).collect()
+            }
+        }
+    }
+
+    /// Whether filters stand at a side of a port, its own or those of a shared block.
+    fn has_filters(&self, side: Hook) -> bool {
+        let mut blocks = self.blocks.get(&side).into_iter().flatten();
+        self.chains.any(side) || blocks.any(|&b| self.chains.any(Hook::Block(b)))
     }
 
     /// How many paths there are.
     pub fn path_count(&self) -> usize {
         self.paths.len()
     }
-}
 
-impl Merged {
-    /// Takes a reading over; what was counted since the last one, as TC would have. `bytes` turns packets and bytes into bytes as TC counts
-    /// them.
-    pub fn advance(&mut self, reading: Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
-        let last = std::mem::replace(&mut self.last, reading);
-        let packets = reading.packets.saturating_sub(last.packets);
-        if packets == 0 {
-            return Counted::default();
-        }
-        let all = bytes(packets, reading.bytes.saturating_sub(last.bytes));
-        let dropped = reading.policed.packets.saturating_sub(last.policed.packets);
-        let lost = bytes(dropped, reading.policed.bytes.saturating_sub(last.policed.bytes));
-        let last_used = reading.last_used;
-        let all = Counters { packets, bytes: all, last_used };
-        let passed = packets.saturating_sub(dropped);
-        let passed = match passed {
-            0 => Counters::default(),
-            packets => Counters { packets, bytes: all.bytes.saturating_sub(lost), last_used },
-        };
-        self.counters.add(all);
-        Counted { all, passed }
+    /// How many ways there are.
+    pub fn way_count(&self) -> usize {
+        self.ways.len()
     }
 }
 
-fn hand(
-    filters: &mut Map<Cookie, FilterEntry>,
-    retired: &mut Map<Cookie, Vec<Counters>>,
-    parents: &[Parent],
-    counted: Counted,
-) {
-    if counted.all.packets == 0 {
-        return;
+impl Ports for Table {
+    fn is_down(&self, port: Port) -> bool {
+        self.down.contains(&port)
     }
-    for parent in parents {
-        let there = filters.get_mut(&parent.cookie).map(|e| &mut e.counters);
-        let Some(actions) = there.or_else(|| retired.get_mut(&parent.cookie)) else { continue };
-        let here = |counters: Counters| {
-            let longer = parent.longer.saturating_mul(i64::try_from(counters.packets).unwrap_or(i64::MAX));
-            Counters { bytes: counters.bytes.saturating_add_signed(longer), ..counters }
-        };
-        let (all, passed) = (here(counted.all), here(counted.passed));
-        for (i, action) in actions.iter_mut().enumerate() {
-            match (parent.ran >> i & 1, parent.behind >> i & 1) {
-                (0, _) => {}
-                (_, 0) => action.add(all),
-                _ => action.add(passed),
-            }
-        }
+
+    fn has_egress_filters(&self, port: Port) -> bool {
+        self.has_filters(Hook::Egress(port))
+    }
+
+    fn has_ingress_filters(&self, port: Port) -> bool {
+        self.has_filters(Hook::Ingress(port))
+    }
+
+    fn is_bound(&self, port: Port, block: u32) -> bool {
+        self.blocks.get(&Hook::Ingress(port)).is_some_and(|blocks| blocks.contains(&block))
     }
 }
 

@@ -1,4 +1,11 @@
 //! The record of one packet: how it arrived, and the filters that it hit, with the connections found on the way.
+//!
+//! In two forms: a [`Walk`] owns what it says and is easily made; a [`Record`] is what the datapath writes while the packet is on
+//! its way ([`record`]).
+
+pub mod record;
+
+pub use record::{Record, Recorded, Steps};
 
 use crate::{
     conntrack::{ConnectionId, Direction},

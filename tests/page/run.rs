@@ -112,7 +112,7 @@ pub fn merge(filters: &[Filter], outcome: &Outcome, begun: bool, table: Capabili
         hits.push(Hit { filter: Cookie(1), found: Vec::new() });
     }
     merger.walk(Walk { port: IN, key: outcome.key, hits }).expect("there is room");
-    let (_, merged) = merger.drain().walks.pop().expect("one walk was handed in");
+    let (_, merged) = merger.drain(0).walks.pop().expect("one walk was handed in");
     let merged = merged.map_err(|refusal| worded(&refusal, filters))?;
     let hardware = merger.hardware();
     assert!(hardware.lookup(IN, &outcome.key) == Some(merged.id), "what was merged does not match its packet");

@@ -156,6 +156,7 @@ fn network_word(rng: &mut Rng, network: u16) -> ActionKind {
             _ => added(at(3, 0xff, 0), rng.pick(&[255, 1])),
         },
         _ => match rng.below(10) {
+            0 if rng.chance(20) => at(rng.pick(&[1, 3, 4, 5]), 0xff, v),
             0..2 => at(7, rng.pick(&[0xff, 3, 1]), v),
             2..5 => at(17, rng.pick(&[0xff, 3, 1]), v),
             5..8 => at(27, rng.pick(&[0xff, 3, 1]), v),
@@ -177,7 +178,7 @@ fn mpls(rng: &mut Rng, network: u16) -> Mpls {
         8..11 => Mpls::Modify(MplsEntry {
             label: some(rng, 50).then_some(label),
             tc: some(rng, 20).then_some(1),
-            bos: some(rng, 20).then(|| some(rng, 50)),
+            bos: some(rng, 40).then(|| some(rng, 60)),
             ttl: some(rng, 40).then_some(ttl),
         }),
         11..15 => Mpls::DecTtl,
@@ -238,15 +239,25 @@ fn special(rng: &mut Rng, fits: Fits) -> Vec<Action> {
     let has_word = fits.network == ethertype::ARP || ethertype::is_mpls(fits.network);
     match fits.world {
         World::Labels if has_word && rng.chance(15) => pipe(network_word(rng, fits.network)),
+        World::Labels if rng.chance(20) => {
+            // On and off again: what is behind comes back.
+            let (label, ttl) = (Some(0x10 + rng.below(4)), Some(2));
+            let entry = MplsEntry { label, ttl, ..MplsEntry::default() };
+            let mut both = pipe(ActionKind::Mpls(Mpls::Push { protocol: 0x8847, entry }));
+            if rng.chance(30) {
+                both.extend(pipe(ActionKind::Mpls(mpls(rng, ethertype::MPLS))));
+            }
+            both.extend(pipe(ActionKind::Mpls(Mpls::Pop { protocol: fits.network })));
+            both
+        }
         World::Labels => pipe(ActionKind::Mpls(mpls(rng, fits.network))),
         World::Tunnels => pipe(ActionKind::TunnelKey(outer::tunnel_key(rng))),
         World::Link => match rng.below(20) {
             0..8 if has_word => pipe(network_word(rng, fits.network)),
-            0..4 if fits.ip && !fits.v6 => pipe(ActionKind::Nat(stateless(rng))),
-            4..12 => pipe(ActionKind::Skbmod(skbmod(rng, fits.ip))),
+            0..12 => pipe(ActionKind::Skbmod(skbmod(rng, fits.ip))),
             12..14 => pipe(ActionKind::Vlan(Vlan::PopEthernet)),
             14 | 15 => {
-                let (dst, src) = ([2, 0, 0, 0, 0, 2 | rng.below(2) as u8], [2, 0, 0, 0, 0, 4]);
+                let (dst, src) = ([2, 0, 0, 0, 0, 2 | rng.below(2) as u8], [2, 0, 0, 0, 0, 4 | rng.below(2) as u8]);
                 let mut both = pipe(ActionKind::Vlan(Vlan::PopEthernet));
                 if rng.chance(20) {
                     both.extend(pipe(ActionKind::Mpls(mpls(rng, fits.network))));
@@ -254,9 +265,14 @@ fn special(rng: &mut Rng, fits: Fits) -> Vec<Action> {
                 both.extend(pipe(ActionKind::Vlan(Vlan::PushEthernet { dst, src })));
                 both
             }
-            16..19 => vec![police(rng)],
             _ if rng.chance(20) => pipe(ActionKind::Sample(Sample { rate: 2, group: 1, truncate: None })),
             _ => pipe(ActionKind::Vlan(Vlan::PushEthernet { dst: [2; 6], src: [4; 6] })),
+        },
+        World::Rewrites => match rng.below(20) {
+            0..9 if fits.ip && !fits.v6 => pipe(ActionKind::Nat(stateless(rng))),
+            0..14 if fits.ip => pipe(ActionKind::Skbmod(Skbmod::Ecn)),
+            14 => pipe(ActionKind::Skbmod(skbmod(rng, fits.ip))),
+            _ => vec![police(rng)],
         },
         World::Ip => match rng.below(6) {
             0..2 if fits.ip && !fits.v6 => pipe(ActionKind::Nat(stateless(rng))),

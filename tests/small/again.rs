@@ -32,10 +32,10 @@ pub fn idempotent(
     merger.replace(Cookie(1), filter.clone(), Inserted::Observed).expect("memory removes");
     let walk = Walk { port: IN, key: from.key, hits: vec![Hit { filter: Cookie(1), found: Vec::new() }] };
     merger.walk(walk).expect("the queue is long");
-    if let Err(refusal) = merger.drain().walks.pop().expect("one walk").1 {
+    if let Err(refusal) = merger.drain(0).walks.pop().expect("one walk").1 {
         return fail(format!("put in as a filter it is refused: {refusal}"));
     }
-    let Some(again) = merger.hardware().entries().next().cloned() else { return Ok(()) };
+    let Some(again) = merger.hardware().entries().pop() else { return Ok(()) };
     if again.matches != entry.matches {
         return fail(format!("put in as a filter it merges to {:?}", again.matches));
     }

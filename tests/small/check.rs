@@ -11,7 +11,10 @@ use crate::{
 };
 use flowmerge::{
     conntrack::ConnectionId,
-    flower::print::{Numbers, printed},
+    flower::{
+        Field,
+        print::{Numbers, printed},
+    },
     hardware::Entry,
     merger::ConnectionEvent,
     table::Inserted,
@@ -104,7 +107,9 @@ fn sound<'a>(entry: &Entry, from: &Seen, seen: &'a [Seen], ordered: bool) -> Res
         if !takes(packet, from) {
             return fail("unsound", "it matches one that goes another way");
         }
-        if ordered && packet.guessed {
+        // Software does not tell the hash; what a match asks of it is decided.
+        let hashed = entry.matches.mask.get(Field::Hash) != 0;
+        if ordered && packet.guessed && !hashed {
             return fail("unsound", "it matches one whose way rests on an unknown order");
         }
         if is_excluded(packet, from) {

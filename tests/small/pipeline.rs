@@ -51,7 +51,8 @@ pub struct Case {
 }
 
 /// What the universes of seeds are about, in turns.
-const WORLDS: [World; 6] = [World::Ip, World::Labels, World::Ip, World::Tunnels, World::Ip, World::Link];
+const WORLDS: [World; 8] =
+    [World::Ip, World::Labels, World::Ip, World::Tunnels, World::Ip, World::Link, World::Ip, World::Rewrites];
 
 /// The bits of a field that the universe leaves free, and one of its values.
 fn some(universe: &Universe, rng: &mut Rng, part: Part, fixed: u32) -> (u128, u128) {

@@ -164,6 +164,7 @@ const COUNTS: &[&str] = &[
     "merged filters of Labels",
     "merged filters of Tunnels",
     "merged filters of Link",
+    "merged filters of Rewrites",
     "units needed for packets beside the universe",
 ];
 

@@ -72,7 +72,7 @@ impl Table {
                 continue;
             }
             self.merger.walk(packet.walk.clone()).expect("the queue is long");
-            let outcome = self.merger.drain().walks.pop().expect("one walk").1;
+            let outcome = self.merger.drain(0).walks.pop().expect("one walk").1;
             self.merged(seen, i, outcome.map(|m| (m.id, m.installed)), stats)?;
         }
         Ok(())
@@ -144,12 +144,12 @@ impl Table {
     }
 
     fn entry(&mut self, id: MergedId) -> Option<Entry> {
-        self.merger.hardware().entries().find(|e| e.id == id).cloned()
+        self.merger.hardware().entry(id)
     }
 
     /// All merged filters, in the order of their names.
     pub fn entries(&mut self) -> Vec<Entry> {
-        let mut all: Vec<_> = self.merger.hardware().entries().cloned().collect();
+        let mut all: Vec<_> = self.merger.hardware().entries();
         all.sort_by_key(|e| e.id);
         all
     }

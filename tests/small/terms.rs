@@ -7,7 +7,7 @@ use crate::{
     rng::Rng,
     universe::{Universe, World},
 };
-use flowmerge::flower::{Field, Match, ethertype};
+use flowmerge::flower::{Field, Match, ethertype, field::ip_flags};
 
 /// What does not lie in the bytes, or not behind an ethertype.
 pub fn beside(universe: &Universe, rng: &mut Rng, m: &mut Match, plain: bool) {
@@ -25,6 +25,10 @@ pub fn beside(universe: &Universe, rng: &mut Rng, m: &mut Match, plain: bool) {
     }
     if !plain && rng.chance(link) {
         m.set(Field::NumOfVlans, rng.below(3).into(), 0xff);
+    }
+    // Flower asks for these of any packet.
+    if !plain && rng.chance(if world == World::Labels { 6 } else { 2 }) {
+        m.set(Field::IpFlags, rng.below(2).into(), ip_flags::FRAG);
     }
     if !plain && rng.chance(link) && rng.chance(40) {
         match rng.below(3) {
@@ -61,6 +65,14 @@ fn label(universe: &Universe, rng: &mut Rng, m: &mut Match) {
     // As packets arrive with it, or as actions make it.
     let word = rng.pick(&universe.values(LABELS[(depth as usize).min(LABELS.len() - 1)]));
     let as_pushed = rng.chance(30);
+    // Where an entry is missed that is the bottom, IP's first word is read as one: of a packet that is so long.
+    if rng.chance(6) {
+        match rng.chance(50) {
+            true => m.set(label, rng.pick(&[0x45000, 0x60000]), label.ones()),
+            false => m.set(ttl, rng.pick(&[0x24, 0x28, 0x2c]), 0xff),
+        }
+        return;
+    }
     let last = rng.pick(&universe.values(Part::Stack)) & 7 == depth + 1;
     match rng.below(10) {
         0..4 => m.set(label, if as_pushed { 0x10 + rng.below(4) } else { word >> 12 }.into(), label.ones()),

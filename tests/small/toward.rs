@@ -112,7 +112,15 @@ pub fn matching(mut spec: Spec, m: &Match, rng: &mut Rng) -> Spec {
                     spec = spec.with(Part::Proto, rng.pick(&fits));
                 }
             }
-            Field::IpFlags => spec = spec.with(Part::Fragment, [0, 2, 1, 1][(low & 3) as usize]),
+            Field::IpFlags => {
+                // What is to be a fragment is IP.
+                if low & 1 != 0
+                    && (spec.get(Part::Stack) & 7 != 0 || !matches!(spec.get(Part::EtherType), 0x800 | 0x86dd))
+                {
+                    spec = spec.with(Part::Stack, 0).with(Part::EtherType, 0x800);
+                }
+                spec = spec.with(Part::Fragment, [0, 2, 1, 1][(low & 3) as usize]);
+            }
             Field::ArpOp => {
                 let fits: Vec<u32> = [1, 2, 3].into_iter().filter(|op| (op ^ low) & low_mask == 0).collect();
                 if !fits.is_empty() {
@@ -200,7 +208,7 @@ pub fn beside(spec: Spec, world: World) -> impl Iterator<Item = Spec> {
         all.extend([0, 4, 6].into_iter().flat_map(|kind| with_any_options(spec.with(Part::Outer, kind))));
         all.extend([Part::EncId, Part::EncTos, Part::EncTtl, Part::EncFlags].into_iter().flat_map(low));
     }
-    if world == World::Link {
+    if matches!(world, World::Link | World::Rewrites) {
         all.extend([Part::ArpOp, Part::Src, Part::Dst].into_iter().flat_map(low));
         all.extend([6, 17, 1, 50, 51, 115].map(|proto| spec.with(Part::Proto, proto)));
     }

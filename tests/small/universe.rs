@@ -32,6 +32,8 @@ pub enum World {
     Tunnels,
     /// ARP, CFM, Ethernet's own header, and IP without ports.
     Link,
+    /// IPv4, and what rewrites it by what it is; policers.
+    Rewrites,
 }
 
 /// The free parts with their values, and the others'.
@@ -112,7 +114,7 @@ fn values(world: World, part: Part, rng: &mut Rng) -> Vec<u32> {
             let base = rng.pick(&[0, 0, 64]);
             (0..low(rng, 2, 3)).map(|v| base | v).collect()
         }
-        Part::Tos if world == World::Link => cube(rng, &[1, 2, 0x20], 2),
+        Part::Tos if matches!(world, World::Link | World::Rewrites) => cube(rng, &[1, 2, 0x20], 2),
         Part::Tos => cube(rng, &[1, 4, 0x20, 0x80], 2),
         Part::SrcPort | Part::DstPort => (0..low(rng, 1, 3)).map(|v| u32::from(PORT) | v).collect(),
         Part::Flags => cube(rng, &[8, 1, 2, 4, 0x10, 8], 3).iter().map(|v| v ^ 0x10).collect(),
@@ -225,6 +227,7 @@ impl Universe {
             World::Link => base
                 .with(Part::EtherType, rng.pick(&[0x806, 0x806, 0x800, 0x86dd, 0x8902]))
                 .with(Part::Proto, rng.pick(&[6, 17, 50, 51, 115])),
+            World::Rewrites => base.with(Part::EtherType, rng.pick(&[0x800, 0x800, 0x800, 0x86dd])),
         };
         let mut parts = PARTS.to_vec();
         rng.shuffle(&mut parts);
@@ -245,6 +248,10 @@ impl Universe {
             (World::Link, Part::EtherType | Part::ArpOp | Part::Src | Part::Dst | Part::Proto | Part::Spi) => 60,
             (World::Link, Part::Sha | Part::Tha | Part::Mac | Part::SrcMac | Part::Cfm | Part::Tags | Part::Tos) => 40,
             (World::Link, Part::Fragment) => 10,
+            (World::Rewrites, Part::Src | Part::Dst) => 80,
+            (World::Rewrites, Part::Tos) => 60,
+            (World::Rewrites, Part::Mac | Part::Ttl | Part::Proto | Part::EtherType | Part::DstPort) => 20,
+            (World::Rewrites, Part::Tags | Part::Fragment) => 10,
             _ => 0,
         };
         parts.retain(|part| rng.chance(often(part)));

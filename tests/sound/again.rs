@@ -28,9 +28,9 @@ pub fn merged_again(setting: Setting, made: &Made) -> Result<Entry, TestCaseErro
     merger.replace(Cookie(1), filter, Inserted::Observed).expect("memory removes");
     let hits = vec![Hit { filter: Cookie(1), found: Vec::new() }];
     merger.walk(Walk { port: made.entry.port, key: made.packet.key(), hits }).expect("the queue is long");
-    let merged = merger.drain().walks.pop().expect("one walk").1;
+    let merged = merger.drain(0).walks.pop().expect("one walk").1;
     prop_assert!(merged.is_ok(), "{:?} of {made:#?}", merged.map(|m| m.id).map_err(|e| e.to_string()));
-    let entry = merger.hardware().entries().next().cloned();
+    let entry = merger.hardware().entries().pop();
     Ok(entry.expect("installed"))
 }
 

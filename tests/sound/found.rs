@@ -9,7 +9,7 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Action, ActionKind, Control, Field, Match,
-        action::{Skbedit, Vlan},
+        action::{CsumFlags, Skbedit, Vlan},
     },
 };
 
@@ -48,4 +48,22 @@ fn a_filter_in_front_that_looks_behind_two_tags_is_named() {
     let packet = Packet { tags: vec![(0x8100, 10)], ..packet(proto::UDP, false) };
     assert_eq!(world.packet(&packet).expect("the same as in software").len(), 0);
     assert_eq!(world.coverage.refused.get("shadow-hidden"), Some(&1), "{:?}", world.coverage.refused);
+}
+
+/// `csum` drops a packet whose IP header is not whole, also one that is told to compute nothing.
+#[test]
+fn csum_of_nothing_drops_what_is_cut_off() {
+    let mut world = World::new(Setting::default());
+    let sums = || Action::new(ActionKind::Csum(CsumFlags::empty()), Control::Pipe);
+    let mut only = rule(0, 1, 3, 0, vec![sums(), sums(), Action::redirect(OUT)]);
+    only.filter.matches = Match::default();
+    world.add(only);
+    let whole = packet(proto::UDP, false);
+    let made = merged(&mut world, &whole);
+    let names: Vec<_> = made.entry.actions.iter().map(|a| a.name()).collect();
+    assert_eq!(names, ["csum", "mirred"], "one is enough");
+    let cut = whole.frame(false).len() - 30;
+    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
+    world.packet(&cut).expect("the same as in software");
+    assert_eq!(world.handled, 1);
 }

@@ -130,7 +130,7 @@ impl Merging {
         }
         if filter.skip_sw {
             // It went into hardware at once.
-            let all = self.merger.merged().map(|(id, _)| id);
+            let all = self.merger.merged().into_iter().map(|merged| merged.id);
             let new: Vec<MergedId> = all.filter(|id| !self.records.contains_key(&id.0)).collect();
             new.into_iter().for_each(|id| self.record_alone(id));
         }
@@ -138,9 +138,8 @@ impl Merging {
 
     /// Notes a merged filter that was installed without a walk: a `skip_sw` filter's. Its walk is the filter alone.
     fn record_alone(&mut self, id: MergedId) {
-        let table = self.merger.table();
-        let Some(merged) = table.merged(id) else { return };
-        let path = table.path_of(merged);
+        let Some(merged) = self.merger.merged_by(id) else { return };
+        let path = &merged.path;
         let hits = path.parents.iter().map(|parent| Hit { filter: parent.cookie, found: Vec::new() });
         let walk = Walk { port: path.port, key: merged.matches.key, hits: hits.collect() };
         self.record(id, &walk);
@@ -148,17 +147,20 @@ impl Merging {
 
     /// Notes a merged filter that was installed for a walk.
     fn record(&mut self, id: MergedId, walk: &Walk) {
-        let table = self.merger.table();
-        let Some(merged) = table.merged(id) else { return };
-        let path = table.path_of(merged);
+        let merger = &self.merger;
+        let Some(merged) = merger.merged_by(id) else { return };
+        let path = &*merged.path;
+        let table = merger.table();
         let cookies: Vec<Cookie> = path.parents.iter().map(|p| p.cookie).collect();
         let filter = |cookie: &Cookie| Some(table.filter(*cookie)?.filter.id);
-        let connection = |c| table.connection(c).map(ToString::to_string);
+        let connection = |c| merger.connection_of(c).map(|c| c.to_string());
         let found = walk.hits.iter().flat_map(|hit| &hit.found);
-        let met = found.map(|found| found.and_then(|f| Some(Met::new(table.connection(f.connection)?, f.direction))));
+        let met =
+            found.map(|found| found.and_then(|f| Some(Met::new(&merger.connection_of(f.connection)?, f.direction))));
         let enters = |action: &Action| matches!(action.kind, ActionKind::Mirred(mirred) if mirred.ingress);
         let parents = cookies.iter().filter_map(|&cookie| table.filter(cookie));
-        let recounted = path.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
+        let recounted =
+            path.course.program.trim.is_some() && parents.flat_map(|entry| &entry.filter.actions).any(enters);
         let ran = path.parents.iter().flat_map(|parent| {
             let actions = table.filter(parent.cookie).map_or(&[][..], |entry| &entry.filter.actions);
             actions.iter().enumerate().filter(|(at, _)| parent.ran >> at & 1 == 1).map(|(_, action)| action)
@@ -204,7 +206,7 @@ impl Merging {
                 _ => None,
             });
             for (_, found) in cts.zip(&hit.found).filter(|(ct, _)| !ct.clear) {
-                let connection = found.and_then(|f| table.connection(f.connection));
+                let connection = found.and_then(|f| self.merger.connection_of(f.connection));
                 if connection.is_none_or(|c| c.qualifies().is_err()) {
                     return false;
                 }
@@ -215,7 +217,7 @@ impl Merging {
     }
 
     /// The merged filter that would take a frame, and what it would make of it; nothing is counted.
-    pub fn peek(&mut self, port: Port, frame: &[u8], tunnel: Option<&Tunnel>) -> Option<(&Entry, Applied)> {
+    pub fn peek(&mut self, port: Port, frame: &[u8], tunnel: Option<&Tunnel>) -> Option<(Entry, Applied)> {
         let key = Tunnel::tell(tunnel, packet::arrived(frame)).with(Field::Indev, port.0.into());
         let table = self.merger.hardware();
         let entry = table.entry(table.lookup(port, &key)?)?;
@@ -292,7 +294,7 @@ impl Offload for Merging {
     }
 
     fn connection(&mut self, change: &Change) {
-        let known = self.merger.table().connection(change.id);
+        let known = self.merger.connection_of(change.id);
         let now = &change.connection;
         if known.is_some_and(|k| (k.mark, k.labels) != (now.mark, now.labels)) {
             self.marked.insert(change.id);
@@ -311,7 +313,7 @@ impl Offload for Merging {
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
         self.merger.walk(walk.clone());
-        for (_, outcome) in self.merger.drain().walks {
+        for (_, outcome) in self.merger.drain(0).walks {
             match &outcome {
                 Ok(merge) => {
                     self.walks.established_merged += u64::from(established);

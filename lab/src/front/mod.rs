@@ -152,9 +152,12 @@ pub fn try_out(ran: &mut Ran, timeline: &Timeline, run: &Run, spoil: Option<u64>
 /// The merged filters that are there at the end of the run, as TC is told of them.
 fn told(front: &mut Front, merging: &Merging, devices: &Devices) -> BTreeMap<u64, Filter> {
     let mut filters = BTreeMap::new();
-    let others = merging.merger().table().filters().map(|(_, entry)| entry.filter.id);
+    let table = merging.merger().table();
+    let others = table.filters().map(|(_, entry)| entry.filter.id);
     let taken: HashSet<Hook> = others.filter(|id| id.chain == 0 && id.prio == 1).map(|id| id.hook).collect();
-    for (id, merged) in merging.merger().merged() {
+    drop(table);
+    for merged in merging.merger().merged() {
+        let id = merged.id;
         let record = &merging.records[&id.0];
         let (hook, port) = (record.parents[0].hook, record.walk.port);
         if taken.contains(&hook) {

@@ -98,7 +98,8 @@ impl Trial<'_> {
             let own = record.filter.matches;
             let told = Filter::in_front(record.parents[0].hook, port, 0, own, Vec::new());
             let aim = told.map_or(own, |filter| filter.matches);
-            let near = packets::near(&mut dice, &universe, port, &aim, &self.others(record), AIMED);
+            let near =
+                packets::near(&mut dice, &universe, port, &aim, &self.others(record).iter().collect::<Vec<_>>(), AIMED);
             all.extend(near.into_iter().map(|frame| ((port, frame), true)));
         }
         let sent = case.steps.iter().filter_map(|step| match step {
@@ -133,11 +134,12 @@ impl Trial<'_> {
     }
 
     /// What filters that are no parents of a merged filter compare, where packets of it come by.
-    fn others(&self, record: &Record) -> Vec<&Match> {
+    fn others(&self, record: &Record) -> Vec<Match> {
         let hooks: BTreeSet<Hook> = record.parents.iter().map(|parent| parent.hook).collect();
-        let filters = self.merging.merger().table().filters().map(|(_, entry)| &entry.filter);
+        let table = self.merging.merger().table();
+        let filters = table.filters().map(|(_, entry)| &entry.filter);
         let others = filters.filter(|filter| hooks.contains(&filter.id.hook) && !record.parents.contains(&filter.id));
-        others.map(|filter| &filter.matches).collect()
+        others.map(|filter| filter.matches).collect()
     }
 
     /// Sends them with and without the merged filters, and compares.
@@ -254,8 +256,9 @@ impl Trial<'_> {
                 self.front.findings.push(format!("the kernel was told {told}\n    and dumps {found}"));
             }
         }
-        let others = self.merging.merger().table().filters().map(|(_, entry)| entry.filter.clone());
-        let all: Vec<Filter> = others.chain(self.filters.values().cloned()).collect();
+        let others: Vec<Filter> =
+            self.merging.merger().table().filters().map(|(_, entry)| entry.filter.clone()).collect();
+        let all: Vec<Filter> = others.into_iter().chain(self.filters.values().cloned()).collect();
         let compared = shown::compare(&self.ground.devices, &all)?;
         self.front.shown += compared.shown;
         self.front.deadly += compared.deadly;
@@ -369,12 +372,13 @@ impl Trial<'_> {
 
     /// What merged filters have counted, handed up to the actions of the filters that they come from.
     fn given(&self, counts: [&Counts; 2]) -> HashMap<(FilterId, usize), (u64, u64)> {
-        let table = self.merging.merger().table();
+        let merger = self.merging.merger();
+        let table = merger.table();
         let mut given: HashMap<(FilterId, usize), (u64, u64)> = HashMap::new();
         for (&id, filter) in &self.filters {
-            let Some(merged) = table.merged(MergedId(id)) else { continue };
+            let Some(path) = merger.merged_by(MergedId(id)).map(|merged| merged.path) else { continue };
             let (packets, bytes) = since(counts, &filter.id, 0);
-            for parent in &table.path_of(merged).parents {
+            for parent in path.parents.iter() {
                 let Some(entry) = table.filter(parent.cookie) else { continue };
                 for action in (0..32).filter(|i| parent.ran >> i & 1 == 1) {
                     let sum = given.entry((entry.filter.id, action)).or_default();

@@ -69,6 +69,7 @@ fn arguments(action: &Action, names: &dyn Names) -> String {
             }
             words.extend(munges(pedit).iter().map(|m| format!("munge {m}")));
         }
+        ActionKind::Csum(flags) if flags.is_empty() => {}
         ActionKind::Csum(flags) => words.push(csum(*flags)),
         ActionKind::Vlan(vlan) => vlan_words(*vlan, &mut words),
         ActionKind::Skbedit(skbedit) => skbedit_words(skbedit, &mut words),

@@ -233,6 +233,7 @@ fn actions_are_tcs() {
         action(ActionKind::Ct(nat), Control::Pipe),
         action(ActionKind::Pedit(mend), Control::Pipe),
         action(ActionKind::Csum(CsumFlags::IPV4 | CsumFlags::UDP), Control::Pipe),
+        action(ActionKind::Csum(CsumFlags::empty()), Control::Pipe),
         action(ActionKind::Vlan(push), Control::Pipe),
         action(ActionKind::Skbedit(skbedit), Control::Pipe),
         mirred(true, Control::Pipe),
@@ -243,12 +244,13 @@ fn actions_are_tcs() {
         "action ct commit zone 7 mark 0x1/0xff nat src addr 10.0.0.1-10.0.0.9 port 1000 pipe \
          action pedit ex mend munge udp dport set 53 pipe \
          action csum ip4h and udp pipe \
+         action csum pipe \
          action vlan push protocol 802.1Q id 10 priority 3 pipe \
          action skbedit queue_mapping 1 priority :3 mark 0x1 ptype host pipe \
          action mirred egress mirror dev p2 pipe \
          action mirred egress redirect dev p2"
     );
-    assert_eq!(printed(&list[5..], &p).to_string(), "mirred egress mirror dev p2, mirred egress redirect dev p2");
+    assert_eq!(printed(&list[6..], &p).to_string(), "mirred egress mirror dev p2, mirred egress redirect dev p2");
     assert_eq!(mirred(false, Control::Pipe).to_string(), "mirred egress redirect dev if5 pipe");
     assert_eq!(goto(3).to_string(), "goto chain 3");
 }

@@ -61,7 +61,7 @@ impl State<'_> {
 
     fn push_label(&mut self, network: u16, protocol: u16, entry: MplsEntry) {
         let fields = Field::ALL.iter().copied().filter(|&f| lies_behind_tags(f));
-        self.hidden.push(Hidden { network, fields: fields.map(|f| (f, self.values[f as usize])).collect() });
+        self.hidden.push(Hidden { network, fields: fields.map(|f| (f, self.held(f))).collect() });
         self.labels_more += 1;
         let entry = MplsEntry { bos: Some(entry.bos.unwrap_or(!ethertype::is_mpls(network))), ..entry };
         self.program.reshape(ActionKind::Mpls(Mpls::Push { protocol, entry }));
@@ -105,7 +105,7 @@ impl State<'_> {
         match below {
             Some(Hidden { network, fields }) if network == protocol => {
                 fields.into_iter().for_each(|(field, value)| self.set(field, value));
-                let innermost = self.values[Field::EthType as usize];
+                let innermost = self.held(Field::EthType);
                 self.set_network(protocol, innermost);
             }
             below => {
@@ -161,7 +161,7 @@ impl State<'_> {
 
     fn move_entry(&mut self, from: usize, to: usize) {
         for (from, to) in std::iter::zip(Field::MPLS[from], Field::MPLS[to]) {
-            self.set(to, self.values[from as usize]);
+            self.set(to, self.held(from));
         }
     }
 
@@ -173,7 +173,7 @@ impl State<'_> {
 
     /// The network header is of this ethertype now; there is one tag in front of it at most.
     fn set_network(&mut self, ethertype: u16, innermost: Value) {
-        let tagged = ethertype::is_vlan(self.now(self.values[TAGS[0] as usize]) as u16);
+        let tagged = ethertype::is_vlan(self.now(self.held(TAGS[0])) as u16);
         let field = if tagged { Field::VlanEthType } else { Field::Protocol };
         self.set(field, Value::known(ethertype.into()));
         self.set(Field::EthType, innermost);

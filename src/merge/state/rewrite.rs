@@ -21,7 +21,7 @@ impl State<'_> {
         self.must_read_ip(filter, "csum")?;
         // It drops what is no whole IP header. Behind a label nobody has seen one; of a packet as it arrived the dissector has, unless
         // that is cut off.
-        let kind = self.values[Field::AddrType as usize];
+        let kind = self.held(Field::AddrType);
         let unseen = kind.kept != 0 && matches!(kind.source, Source::Hidden(_));
         if unseen && matches!(self.network(filter)?, ethertype::IPV4 | ethertype::IPV6) {
             self.decide(filter, Field::AddrType)?;
@@ -79,7 +79,7 @@ impl State<'_> {
         };
         // Of a header that is cut off flower sees nothing, written or not. Where tags hide it it is the one that arrived.
         if matches!(header, Header::Ipv4 | Header::Ipv6)
-            && self.decide_of(self.values[Field::AddrType as usize], filter, Field::AddrType)? == 0
+            && self.decide_of(self.held(Field::AddrType), filter, Field::AddrType)? == 0
         {
             return refuse("the IP header is cut off");
         }
@@ -125,7 +125,7 @@ impl State<'_> {
         }
         for &field in Field::ALL {
             for &place in field.row().places.iter().filter(|p| p.header == header) {
-                let before = self.values[field as usize];
+                let before = self.held(field);
                 let after = match key.add {
                     false => program::write(before, key, field, place),
                     true => added(before, key, field, place.bit, &written),
@@ -237,9 +237,11 @@ impl State<'_> {
         }
         let value = self.view(Field::IpTos);
         let now = self.now(value) & ECN;
-        // One bit that is set tells enough. What has both is left as it is, and may as well be written.
-        let mask = [ECN, 1, 2, 1][now as usize];
-        self.require(filter, Field::IpTos, mask, Want::Known(now))?;
+        // What has a bit set is kept apart from what has none as from a filter in front: the bit that does so may be asked for anyway.
+        match now {
+            0 => self.require(filter, Field::IpTos, ECN, Want::Known(0))?,
+            _ => self.shadows.extend(Shadow::value(self, filter, Field::IpTos, 0, ECN)),
+        }
         match (now, header) {
             (0, _) => {}
             (_, Header::Ipv4) => {

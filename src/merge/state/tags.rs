@@ -5,7 +5,7 @@
 use super::{State, TAGS, Value};
 use crate::{
     flower::{ActionKind, Field, FilterId, action::Vlan, ethertype},
-    merge::{refusal::Refusal, template::Template},
+    merge::{asked::Asked, refusal::Refusal},
 };
 
 const THIRD_TAG: &str = "it is that of a third VLAN tag, which the arrived packet's key does not hold";
@@ -46,7 +46,7 @@ impl State<'_> {
     }
 
     fn push(&mut self, tagged: bool, protocol: u16, id: u16, prio: u8) {
-        let before = TAGS.map(|f| self.values[f as usize]);
+        let before = TAGS.map(|f| self.held(f));
         self.pushed.push((before, self.skewed));
         let [outer, number, ..] = before;
         self.skewed |= tagged;
@@ -69,7 +69,7 @@ impl State<'_> {
     fn pop(&mut self) {
         if let Some((before, skewed)) = self.pushed.pop() {
             // A label may have come between.
-            let behind = self.values[Field::VlanEthType as usize];
+            let behind = self.held(Field::VlanEthType);
             for (field, value) in std::iter::zip(TAGS, before) {
                 self.set(field, value);
             }
@@ -82,7 +82,7 @@ impl State<'_> {
         }
         self.arrived_pops += 1;
         // An arrived tag: what was behind it moves out. An absent inner tag reads 0 before and after.
-        let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.values[f as usize]);
+        let [_, number, _, _, _, behind, tpid, id, prio, inner] = TAGS.map(|f| self.held(f));
         let last = behind_is_last(&self.template);
         let third = |field| {
             if last { Value::known(0) } else { Value::hidden(THIRD_TAG, field) }
@@ -154,7 +154,7 @@ impl State<'_> {
 }
 
 /// Whether the ethertype behind the arrived packet's outer tag is asked to be no tag's: then there is no second one.
-fn behind_is_last(template: &Template) -> bool {
+fn behind_is_last(template: &Asked) -> bool {
     let known = &template.known;
     [Field::VlanEthType, Field::CvlanEthType]
         .into_iter()

@@ -197,12 +197,12 @@ fn traps_17_what_is_left_stale_stays_stale_where_checksums_are_computed_anew() {
     let actions = path.actions(&connections, false).0;
     let names: Vec<_> = actions.iter().map(|a| a.name().to_string()).collect();
     assert_eq!((names, &actions[2]), (["pedit", "csum", "pedit", "mirred"].map(String::from).to_vec(), &ttl));
-    assert!(!path.program.must_mend());
+    assert!(!path.course.program.must_mend());
     // A copy leaves in between: it is written before, and would be righted.
     let copy = Action::new(ActionKind::Mirred(Mirred { port: Port(3), ingress: false, mirror: true }), Control::Pipe);
     let sent = filter(0, 1, ip(), &[ct(3, false), ttl, copy, ct(3, true), output()]);
     let (path, _) = Case::default().hit_with(&sent, &[], &met).fold(&packet(t)).unwrap();
-    assert!(path.program.must_mend());
+    assert!(path.course.program.must_mend());
 }
 
 #[test]

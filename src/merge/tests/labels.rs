@@ -185,7 +185,7 @@ fn a_ttl_that_would_run_out_is_kept_out() {
 fn what_is_refused_for_its_label_says_nothing_of_packets_with_another_or_none() {
     let refused = |action, frame: &[u8]| {
         let [a, b] = on_labels(action, Match::default());
-        Case::default().hit(&a).hit(&b).folded(&arrived(frame)).unwrap_err().others.unwrap().known
+        Case::default().hit(&a).hit(&b).folded(&arrived(frame)).unwrap_err().others.unwrap().known.unpack()
     };
     let one = |ttl: u32| labelled(&[], &[ttl], true);
     let known = refused(Mpls::DecTtl, &one(1));
@@ -226,7 +226,7 @@ fn a_stateless_nat_divides_those_that_it_changes_from_the_others() {
 #[test]
 fn congestion_is_written_to_what_is_capable_of_it() {
     let a = filter(0, 1, ip(), &[Action::new(ActionKind::Skbmod(Skbmod::Ecn), Control::Pipe), output()]);
-    for (tos, mask, writes) in [(0x10, 3, false), (0x11, 1, true), (0x12, 2, true), (0x13, 1, true)] {
+    for (tos, mask, writes) in [(0x10, 3, false), (0x11, 1, true), (0x12, 2, true), (0x13, 2, true)] {
         let (matches, actions) =
             Case::default().hit(&a).merged(&packet(tcp(H1, 1, H2, 2)).with(Field::IpTos, tos)).unwrap();
         assert_eq!((matches.mask.get(Field::IpTos), actions.len() == 2), (mask, writes), "{tos:#x}");
@@ -283,5 +283,17 @@ fn traps_20_a_policer_that_is_shared_stays_one() {
     ] {
         let refusal = refused(&actions).to_string();
         assert!(refusal.contains(why), "{refusal}");
+    }
+}
+
+/// Of a packet with both bits of ECN one is asked for: the one that keeps a filter in front out, too.
+#[test]
+fn the_bit_of_congestion_that_is_asked_anyway_is_enough() {
+    let ecn = filter(0, 2, ip(), &[Action::new(ActionKind::Skbmod(Skbmod::Ecn), Control::Pipe), output()]);
+    for bit in [1, 2] {
+        let front = filter(0, 1, ip().with(Field::IpTos, 0, bit), &[output()]);
+        let case = Case::default().hit_with(&ecn, &[&front], &[]);
+        let key = arrived(&frame(&[], false)).with(Field::IpTos, 3);
+        assert_eq!(case.merged(&key).expect("merged").0.mask.get(Field::IpTos), bit);
     }
 }

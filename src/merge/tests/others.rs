@@ -14,15 +14,15 @@ fn the_bit_that_keeps_a_packet_in_software_keeps_others_there() {
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
     for (flags, bit, value) in [(0x12, 2, 2), (0x01, 1, 1), (0x08, 0x10, 0), (0x1c, 4, 4)] {
         let others = others(&case, &packet(t).with(Field::TcpFlags, flags)).unwrap();
-        assert_eq!(others.known, Match::default().with(Field::TcpFlags, value, bit), "{flags:#x}");
-        assert_eq!((others.terms, others.conditions), (vec![], vec![]));
+        assert_eq!(others.known.unpack(), Match::default().with(Field::TcpFlags, value, bit), "{flags:#x}");
+        assert!(others.terms().next().is_none() && others.conditions.is_empty());
     }
     // The filter asks for PSH, and the packet has it: only that ACK is missing keeps it in software.
     let psh = ip().exact(Field::IpProto, 6).with(Field::TcpFlags, 8, 8);
     let a = filter(0, 1, psh, &[ct(5, false), output()]);
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]);
     let others = others(&case, &packet(t).with(Field::TcpFlags, 8)).unwrap();
-    assert_eq!(others.known, Match::default().with(Field::TcpFlags, 0, 0x10));
+    assert_eq!(others.known.unpack(), Match::default().with(Field::TcpFlags, 0, 0x10));
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn what_was_asked_until_then_tells_others() {
     let key = packet(tcp(H1, 1, H2, 2)).with(Field::IpProto, 17).with(Field::IpTos, 4).with(Field::IpTtl, 0x38);
     let case = Case::default().hit(&a).hit(&b);
     assert!(matches!(case.fold(&key).unwrap_err(), Refusal::Unfit { .. }));
-    let known = others(&case, &key).unwrap().known;
+    let known = others(&case, &key).unwrap().known.unpack();
     // Of the TTL the bits that make sure of the high half of the sum: 0x38 to 0x3f.
     let ip = Match::default().exact(Field::Protocol, 0x800).exact(Field::AddrType, 2);
     let want = ip.exact(Field::IpProto, 17).exact(Field::IpTos, 4).with(Field::IpTtl, 0x38, 0xf8);

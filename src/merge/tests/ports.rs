@@ -145,7 +145,7 @@ fn the_fifth_redirect_into_a_port_drops_and_does_not_count() {
 fn each_port_that_is_sent_to_is_remembered_once() {
     let a = filter(0, 1, ip(), &[mirror(THIRD), mirror(OUT), mirror(THIRD), output()]);
     let (path, _) = Case::default().hit(&a).fold(&key()).unwrap();
-    assert_eq!(path.targets, [THIRD, OUT]);
+    assert_eq!(path.course.targets.as_slice(), [THIRD, OUT]);
 }
 
 #[test]

@@ -202,7 +202,7 @@ fn traps_2_an_addition_is_told_where_no_carry_comes_in() {
     let folds = |action: &Action, field: Field, value| {
         let a = filter(0, 1, all(), &[action.clone(), goto(1)]);
         let b = filter(1, 1, all().exact(field, value), &[output()]);
-        Case::default().hit(&a).hit(&b).fold(&key).map(|(path, _)| path.template.known)
+        Case::default().hit(&a).hit(&b).fold(&key).map(|(path, _)| path.template.known.unpack())
     };
     // TOS is the second byte of its word, and nothing is added to the first, from which a little-endian machine carries.
     let tos = add(PeditHeader::Ipv4, 0, [0xff, 0, 0xff, 0xff], [0, 3, 0, 0]);

@@ -125,7 +125,7 @@ fn traps_22_a_shadow_that_the_tuple_excludes_costs_no_bit() {
     let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
     let case = Case::default().hit_with(&hit, &[&shadow], &[(&c, Direction::Original)]);
     let (path, _) = case.fold(&packet(t)).unwrap();
-    assert_eq!(path.template.known.mask.get(Field::DstPort), 0);
+    assert_eq!(path.template.known.get(Field::DstPort).0, 0);
     let t22 = tcp(H1, 1000, H2, 22);
     assert!(path.matches(&[&Connection::established(5, t22, t22.inverse())]).is_none());
 }
@@ -235,10 +235,11 @@ fn a_range_of_a_port_that_the_tuple_tells_is_asked_of_the_tuple() {
     use crate::{
         flower::Range,
         merge::{
+            asked::Asked,
             need::Needs,
             shadow::Shadow,
             symbol::{Param, Part},
-            template::{Is, Template},
+            template::Is,
         },
     };
     let id = filter(0, 1, ip(), &[]).id;
@@ -246,10 +247,30 @@ fn a_range_of_a_port_that_the_tuple_tells_is_asked_of_the_tuple() {
     let needs = vec![Needs::Range { field: Field::DstPort, kept: 0x0fff, flip: 1, range }];
     let shadow = Shadow { hit: id, filter: id, order: Order::Before, undecoded: None, hidden: None, needs };
     let param = Param { connection: 0, direction: Direction::Original, part: Part::DstPort };
-    let mut template = Template::default();
+    let mut template = Asked::default();
     template.require_param(Field::DstPort, 0xffff, param, 0x3003);
     let is = Is::Within { param, kept: 0x0fff, flip: 2, range };
     assert_eq!(shadow.of_parameters(&template), [is]);
+    // The same where some of its bits were asked for before, and so of the tuple.
+    let mut template = Asked::default();
+    assert!(template.require(Field::DstPort, 0x0101, 0x0001));
+    assert_eq!(shadow.of_parameters(&template), []);
+    template.require_param(Field::DstPort, 0xffff, param, 0x3003);
+    assert_eq!(shadow.of_parameters(&template), [is]);
+}
+
+/// A port of which a filter asked a bit, before the connection told all of it.
+#[test]
+fn a_range_that_the_tuple_contradicts_costs_no_bit_where_one_of_the_port_is_asked() {
+    let t = tcp(H1, 83, H2, 81);
+    let c = Connection::established(5, t, t.inverse());
+    let mut range = ip().exact(Field::IpProto, 6).with(Field::IpTtl, 0, 1);
+    range.src_range = Some(crate::flower::Range { min: 86, max: u16::MAX });
+    let front = filter(0, 1, range, &[drop()]);
+    let hit = filter(0, 2, ip().exact(Field::IpProto, 6).with(Field::SrcPort, 1, 1), &[ct(5, false), output()]);
+    let case = Case::default().hit_with(&hit, &[&front], &[(&c, Direction::Original)]);
+    let (matches, _) = case.merged(&packet(t).with(Field::IpTtl, 65)).unwrap();
+    assert_eq!((matches.mask.get(Field::IpTtl), matches.mask.get(Field::SrcPort)), (0, 0xffff));
 }
 
 #[test]
@@ -293,7 +314,7 @@ fn a_connection_that_keeps_a_shadow_out_by_itself_needs_no_cut() {
     let hit = filter(0, 2, ip(), &[ct(5, false), output()]);
     let case = Case::default().hit_with(&hit, &[&shadow], &[(&near, Direction::Original)]);
     let (path, _) = case.fold(&packet(near.original)).unwrap();
-    assert_eq!(path.template.known.mask.get(Field::IpTos).count_ones(), 1);
+    assert_eq!(path.template.known.get(Field::IpTos).0.count_ones(), 1);
     assert!(path.matches(&[&near]).is_some());
     assert!(path.matches(&[&far]).is_none(), "it has a path of its own, without the cut");
 }

@@ -8,7 +8,7 @@ use crate::{
         shadow::Shadow,
         state::{State, Want},
         symbol::{Param, Part, Source, Value},
-        template::Is,
+        template::{self, Is},
     },
 };
 use proptest::prelude::*;

@@ -46,7 +46,7 @@ fn what_is_merged_behind_it_is_kept_out_of_it() {
         merge(&mut m, lone(2, 3, 64)).unwrap();
         if !first {
             m.replace(Cookie(1), hard(1, ttl(1)), Inserted::Observed).unwrap();
-            assert_eq!(m.drain().removed.len(), 1, "it was folded without it");
+            assert_eq!(m.drain(0).removed.len(), 1, "it was folded without it");
             merge(&mut m, lone(2, 3, 64)).unwrap();
         }
         assert_eq!((m.hardware().len(), m.hardware().overlaps()), (2, vec![]));
@@ -60,7 +60,7 @@ fn what_is_merged_behind_it_is_kept_out_of_it() {
 fn traps_32_a_filter_in_front_displaces_it_until_it_goes() {
     let mut m = merger();
     m.replace(Cookie(1), hard(5, Match::default().exact(Field::IpProto, 6)), Inserted::Observed).unwrap();
-    let alone = m.merged().next().unwrap().0;
+    let alone = m.merged()[0].id;
     assert_eq!(m.replace(Cookie(2), drop(6, ttl(1)), Inserted::Observed), Ok(vec![]), "behind it");
     let elsewhere = Match::default().exact(Field::IpProto, 17);
     assert_eq!(m.replace(Cookie(3), drop(4, elsewhere), Inserted::Observed), Ok(vec![]), "of other packets");
@@ -70,11 +70,11 @@ fn traps_32_a_filter_in_front_displaces_it_until_it_goes() {
     let displaced = vec![Displaced { cookie: Cookie(1), side: Hook::Ingress(IN), why }];
     assert_eq!(m.replace(Cookie(4), drop(3, ttl(1)), Inserted::Observed), Ok(displaced.clone()));
     assert!(m.hardware().is_empty() && !in_hardware(&mut m, IN, 64), "it is out when replace returns");
-    assert_eq!(m.displaced().collect::<Vec<_>>(), displaced);
-    let drained = m.drain();
+    assert_eq!(m.displaced(), displaced);
+    let drained = m.drain(0);
     assert_eq!((drained.removed[0].id, drained.displaced), (alone, displaced.clone()));
-    assert_eq!(m.drain(), Drained::default(), "told once");
-    assert_eq!(m.displaced().collect::<Vec<_>>(), displaced, "and remembered");
+    assert_eq!(m.drain(0), Drained::default(), "told once");
+    assert_eq!(m.displaced(), displaced, "and remembered");
 
     // Another one in front: when one goes, the other still is there. The counts go on.
     m.replace(Cookie(5), drop(2, ttl(2)), Inserted::Observed).unwrap();
@@ -82,7 +82,7 @@ fn traps_32_a_filter_in_front_displaces_it_until_it_goes() {
     assert!(m.hardware().is_empty());
     m.replace(Cookie(6), drop(2, Match::default().exact(Field::IpProto, 17)), Inserted::Observed).unwrap();
     assert!(in_hardware(&mut m, IN, 64), "what was in front is another filter now");
-    assert_eq!((m.displaced().count(), m.stats(Cookie(1))[0].packets), (0, 2));
+    assert_eq!((m.displaced().len(), m.stats(Cookie(1))[0].packets), (0, 2));
     m.destroy(Cookie(1)).unwrap();
     assert!(m.hardware().is_empty());
 }
@@ -154,19 +154,19 @@ fn a_blocks_skip_sw_filters_are_installed_where_it_is_bound() {
     assert_eq!(m.hardware().len(), 2);
     m.unbind(Hook::Ingress(Port(2)), 7).unwrap();
     assert!(in_hardware(&mut m, IN, 1) && !in_hardware(&mut m, Port(2), 1));
-    assert_eq!(m.drain().removed.len(), 1, "at the other port it stays");
+    assert_eq!(m.drain(0).removed.len(), 1, "at the other port it stays");
 
     // Where it cannot be, that is told, and forgotten with the binding.
     m.hardware().fail_next_install("busy");
     m.bind(Hook::Ingress(Port(3)), 7).unwrap();
-    let missing = m.displaced().next().unwrap();
+    let missing = m.displaced().remove(0);
     assert_eq!((missing.cookie, missing.side), (Cookie(1), Hook::Ingress(Port(3))));
-    assert_eq!(m.drain().displaced, std::slice::from_ref(&missing));
-    assert!(in_hardware(&mut m, Port(3), 1) && m.displaced().count() == 0, "drain tries again");
+    assert_eq!(m.drain(0).displaced, std::slice::from_ref(&missing));
+    assert!(in_hardware(&mut m, Port(3), 1) && m.displaced().len() == 0, "drain tries again");
     m.bind(Hook::Egress(Port(2)), 7).unwrap();
-    assert_eq!(m.displaced().next().unwrap().side, Hook::Egress(Port(2)));
+    assert_eq!(m.displaced().remove(0).side, Hook::Egress(Port(2)));
     m.unbind(Hook::Egress(Port(2)), 7).unwrap();
-    assert_eq!(m.displaced().count(), 0);
+    assert_eq!(m.displaced().len(), 0);
     m.destroy(Cookie(1)).unwrap();
     assert!(m.hardware().is_empty());
 }
@@ -224,7 +224,7 @@ fn traps_32_what_would_be_in_hardware_for_some_of_its_packets_only_is_refused() 
     assert!(matches!(m.replace(Cookie(1), all, Inserted::Observed), Err(ReplaceError::SkipSw(_))));
     assert!(m.hardware().is_empty() && m.table().filter(Cookie(1)).is_none());
     // Whether it is tagged decides, where hardware counts whole frames.
-    let mut m = Merger::new(Memory::new(Capabilities { counts: Counts::Frame, ..Capabilities::all() }));
+    let mut m = Merger::new(Memory::new(Capabilities { counts: crate::flower::Counts::Frame, ..Capabilities::all() }));
     let mut any = hard(1, Match::default());
     any.matches = Match::default();
     let refused = m.replace(Cookie(1), any, Inserted::Observed);
@@ -254,11 +254,11 @@ fn what_the_hardware_does_not_remove_keeps_it_out_and_is_tried_again() {
     m.hardware().fail_removals(Some("busy"));
     let error = m.replace(Cookie(2), drop(4, ttl(1)), Inserted::Observed).unwrap_err();
     assert!(matches!(error, ReplaceError::NotRemoved(_)), "{error}");
-    assert_eq!(m.displaced().map(|d| d.cookie).collect::<Vec<_>>(), [Cookie(1)]);
+    assert_eq!(m.displaced().iter().map(|d| d.cookie).collect::<Vec<_>>(), [Cookie(1)]);
     m.destroy(Cookie(2)).unwrap();
-    assert_eq!((m.hardware().len(), m.displaced().count()), (1, 1), "the old entry should be gone and is not");
+    assert_eq!((m.hardware().len(), m.displaced().len()), (1, 1), "the old entry should be gone and is not");
     m.hardware().fail_removals(None);
-    assert_eq!((m.drain().removed.len(), m.displaced().count()), (1, 0));
+    assert_eq!((m.drain(0).removed.len(), m.displaced().len()), (1, 0));
     assert!(in_hardware(&mut m, IN, 1) && m.hardware().len() == 1);
     // A new one is not entered while what it takes the place of is in hardware.
     m.hardware().fail_removals(Some("busy"));

@@ -6,7 +6,7 @@ use crate::{
         Range,
         action::{Pedit, PeditHeader, PeditKey},
     },
-    table::PathId,
+    table::{Account, PathId},
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::collections::BTreeSet;
@@ -52,10 +52,10 @@ fn traps_23_what_a_new_filter_compares_is_what_was_written_before_it() {
         let all = filter(1, 1, 5, Match::default(), nothing(), Control::Pipe);
         m.replace(Cookie(2), all, Inserted::Observed).unwrap();
         let merged = merge(&mut m, over(&[1, 2], key(7))).unwrap();
-        assert_eq!(m.merged().count(), 1, "whatever was the destination");
+        assert_eq!(m.merged().len(), 1, "whatever was the destination");
         let new = filter(2, 1, 3, matches, nothing(), Control::Shot);
         m.replace(Cookie(3), new, Inserted::Observed).unwrap();
-        let removed: Vec<_> = m.drain().removed.iter().map(|r| r.id).collect();
+        let removed: Vec<_> = m.drain(0).removed.iter().map(|r| r.id).collect();
         assert_eq!(removed, if reaches { vec![merged.id] } else { vec![] }, "{matches:?}");
         assert_eq!(m.table().path_count(), usize::from(!reaches));
     }
@@ -78,7 +78,7 @@ fn traps_23_of_a_way_the_paths_that_are_reached_go_and_the_others_stay() {
     new.id.protocol = 0x86dd;
     new.matches = Match::default().exact(Field::Protocol, 0x86dd).exact(Field::EthType, 0x86dd).exact(Field::IpTtl, 3);
     m.replace(Cookie(2), new, Inserted::Observed).unwrap();
-    assert_eq!(m.drain().removed.iter().map(|r| r.id).collect::<Vec<_>>(), [six.id]);
+    assert_eq!(m.drain(0).removed.iter().map(|r| r.id).collect::<Vec<_>>(), [six.id]);
     assert_eq!(merge(&mut m, over(&[1], key(8))), Ok(Merge { installed: false, ..four }));
     assert!(merge(&mut m, over(&[1], v6)).is_ok());
     assert_eq!(m.table().path_count(), 2);
@@ -184,16 +184,16 @@ fn made(handle: u32, (chain, prio, matches, writes, end): (u32, u16, Match, Opti
 
 /// The filters that a packet hits in software, those of `made`.
 fn hits(m: &mut Merger<Memory>, mut key: Key) -> Vec<u64> {
+    let mut table = m.table.write();
     let (mut chain, mut from, mut out) = (0, 0, Vec::new());
     while out.len() < 6 {
         let there = |f: &Filter| f.id.chain == chain && f.id.prio >= from && f.matches.fits(&key);
-        let fit: Vec<(Cookie, bool)> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
+        let fit: Vec<(Cookie, bool)> = table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
         // Not the first hit: of skip_sw filters those count that hide others in their mask.
-        let mut hidden =
-            |c: Cookie| m.table.in_front(c, Some(c)).iter().any(|&(front, _)| fit.contains(&(front, true)));
+        let mut hidden = |c: Cookie| table.in_front(c, Some(c)).iter().any(|&(front, _)| fit.contains(&(front, true)));
         let seen: Vec<Cookie> = fit.iter().filter(|f| !f.1).map(|f| f.0).filter(|&c| !hidden(c)).collect();
-        let hit = seen.iter().find(|&&c| !m.table.in_front(c, None).iter().any(|(front, _)| seen.contains(front)));
-        let Some(filter) = hit.and_then(|&c| m.table.filter(c)).map(|e| &e.filter) else { break };
+        let hit = seen.iter().find(|&&c| !table.in_front(c, None).iter().any(|(front, _)| seen.contains(front)));
+        let Some(filter) = hit.and_then(|&c| table.filter(c)).map(|e| &e.filter) else { break };
         out.extend(hit.map(|c| c.0));
         if let ActionKind::Pedit(pedit) = &filter.actions[0].kind {
             let PeditKey { offset, mask, value, .. } = pedit.keys[0];
@@ -219,10 +219,13 @@ fn skip_sw((cookie, entry): (Cookie, &crate::table::FilterEntry)) -> (Cookie, bo
 
 /// The filters that a packet hits where hardware is tried first, with the `skip_sw` filters in their place.
 fn arrives(m: &mut Merger<Memory>, key: Key) -> Vec<u64> {
+    let mut table = m.table.write();
     let there = |f: &Filter| f.id.chain == 0 && f.matches.fits(&key);
-    let fit: Vec<(Cookie, bool)> = m.table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
-    let mut first = |c: Cookie| !m.table.in_front(c, None).iter().any(|(front, _)| fit.iter().any(|f| f.0 == *front));
-    match fit.iter().copied().find(|f| first(f.0)) {
+    let fit: Vec<(Cookie, bool)> = table.filters().filter(|(_, e)| there(&e.filter)).map(skip_sw).collect();
+    let mut first = |c: Cookie| !table.in_front(c, None).iter().any(|(front, _)| fit.iter().any(|f| f.0 == *front));
+    let first = fit.iter().copied().find(|f| first(f.0));
+    drop(table);
+    match first {
         Some((cookie, true)) => vec![cookie.0],
         _ => hits(m, key),
     }
@@ -259,10 +262,10 @@ fn what_a_merged_filter_takes_goes_its_way_whatever_comes_and_goes() {
         let (changes, walks) = strategy.new_tree(&mut runner).expect("changes").current();
         let mut m = merger();
         for (next, change) in (1..).zip(changes) {
-            let cookies: BTreeSet<Cookie> = m.table.filters().map(|(c, _)| c).collect();
+            let cookies: BTreeSet<Cookie> = m.table().filters().map(|(c, _)| c).collect();
             let pick = |i: u8| cookies.iter().copied().nth(i as usize % cookies.len().max(1));
             let place = |f: &Filter| (f.id.chain, f.id.prio, f.matches);
-            let twice = |f: &Filter| m.table.filters().any(|(_, e)| place(&e.filter) == place(f));
+            let twice = |f: &Filter| m.table().filters().any(|(_, e)| place(&e.filter) == place(f));
             match change {
                 Change::Comes(f) => {
                     let new = made(next, f);
@@ -279,7 +282,7 @@ fn what_a_merged_filter_takes_goes_its_way_whatever_comes_and_goes() {
                 }
                 Change::Becomes(i, matches) => {
                     let Some(cookie) = pick(i) else { continue };
-                    let old = m.table.filter(cookie).unwrap().filter.clone();
+                    let old = m.table().filter(cookie).unwrap().filter.clone();
                     let new = made(0, (old.id.chain, old.id.prio, matches, None, 0)).matches;
                     let new = Filter { matches: new, ..old.clone() };
                     // The kernel lets a filter be replaced by one of the same mask only.
@@ -297,15 +300,15 @@ fn what_a_merged_filter_takes_goes_its_way_whatever_comes_and_goes() {
             }
             for key in &all {
                 let Some(id) = m.hardware.lookup(IN, key) else { continue };
-                let path = m.table.path_of(m.table.merged(id).expect("known"));
+                let path = m.merged_by(id).expect("known").path;
                 let parents: Vec<u64> = path.parents.iter().map(|p| p.cookie.0).collect();
                 assert_eq!(parents, arrives(&mut m, *key), "{key:?}");
                 taken += 1;
             }
             assert_eq!(m.hardware.overlaps(), []);
-            let missing: BTreeSet<Cookie> = m.displaced().map(|d| d.cookie).collect();
-            for (cookie, _) in m.table.filters().map(skip_sw).filter(|f| f.1) {
-                assert_ne!(missing.contains(&cookie), m.table.derived_from_filter(cookie).len() == 1, "{cookie:?}");
+            let missing: BTreeSet<Cookie> = m.displaced().iter().map(|d| d.cookie).collect();
+            for (cookie, _) in m.table().filters().map(skip_sw).filter(|f| f.1) {
+                assert_ne!(missing.contains(&cookie), m.derived_from(cookie).len() == 1, "{cookie:?}");
                 alone += 1;
             }
             displaced += missing.len();
@@ -331,26 +334,30 @@ fn trying_all_paths_finds_what_the_index_finds() {
             let new = made(cookie, f);
             let cookie = Cookie(cookie.into());
             let place = |f: &Filter| (f.id.chain, f.id.prio, f.matches);
-            if m.table.filters().any(|(_, e)| place(&e.filter) == place(&new)) {
+            if m.table().filters().any(|(_, e)| place(&e.filter) == place(&new)) {
                 continue; // as the kernel does
             }
-            m.table.insert_filter(cookie, new.clone(), Inserted::Observed, None);
-            let found = m.table.shadowed_by(cookie);
-            let cookies: Vec<Cookie> = m.table.filters().map(|(c, _)| c).collect();
-            let paths: BTreeSet<PathId> = cookies.iter().flat_map(|&c| m.table.paths_through(c)).collect();
-            let reached = |path: &PathId| {
-                let path = m.table.path(*path).clone();
-                (0..path.parents.len()).any(|hit| {
+            let mut table = m.table.write();
+            table.insert_filter(cookie, new.clone(), Account::NOBODY, Inserted::Observed, None, 0);
+            let cookies: Vec<Cookie> = table.filters().map(|(c, _)| c).collect();
+            let paths: BTreeSet<PathId> = cookies.iter().flat_map(|&c| table.paths_through(c)).collect();
+            let mut reached = |path: &PathId| {
+                let path = std::sync::Arc::clone(&table.entry(*path).expect("there").path);
+                (0..path.parents.len()).any(|hit: usize| {
                     let before = hit.checked_sub(1).map(|i| path.parents[i].cookie);
-                    let in_front = m.table.in_front(path.parents[hit].cookie, before);
+                    let in_front = table.in_front(path.parents[hit].cookie, before);
                     in_front.iter().any(|n| n.0 == cookie) && crate::merge::may_reach(&path, hit, &new).is_some()
                 })
             };
-            let all: Vec<PathId> = paths.iter().copied().filter(reached).collect();
-            assert_eq!((found.paths.iter().copied().collect(), found.conditions), (all.clone(), vec![]));
+            let all: Vec<PathId> = paths.iter().copied().filter(|path| reached(path)).collect();
+            table.shadow(cookie);
+            let doomed = table.take_doomed();
+            drop(table);
+            assert!(doomed.iter().all(|doom| doom.only.is_empty()));
+            assert_eq!(doomed.iter().map(|doom| doom.path).collect::<Vec<_>>(), all);
             gone += all.len();
             stayed += paths.len() - all.len();
-            m.forget_paths(found.paths, &mut Vec::new());
+            m.carry_out(&doomed, 0, &mut Vec::new());
             for key in &keys {
                 let hits = hits(&mut m, *key);
                 let merged = merge(&mut m, over(&hits, *key));
@@ -374,7 +381,9 @@ fn traps_23_connections_that_a_new_filter_does_not_reach_stay_merged() {
     // In chain 0 the ports are those that `ct` will pin; in chain 1 they have been.
     for (cookie, chain, matches, gone) in [(20, 0, one, &ids[3..4]), (21, 1, range, &ids[5..7])] {
         m.replace(Cookie(cookie), filter(9, chain, 1, matches, nothing(), Control::Shot), Inserted::Observed).unwrap();
-        assert_eq!(m.drain().removed.iter().map(|r| r.id).collect::<Vec<_>>(), gone);
+        let mut removed: Vec<_> = m.drain(0).removed.iter().map(|r| r.id).collect();
+        removed.sort_unstable_by_key(|id| ids.iter().position(|i| i == id));
+        assert_eq!(removed, gone);
     }
     assert_eq!((m.hardware().len(), m.table().path_count()), (7, 1));
     // What comes later is told apart too.
@@ -391,7 +400,7 @@ fn traps_23_connections_that_a_new_filter_does_not_reach_stay_merged() {
         Inserted::Observed,
     )
     .unwrap();
-    assert_eq!(m.drain().removed.len(), 1);
+    assert_eq!(m.drain(0).removed.len(), 1);
     assert!(merge(&mut m, walk(1004)).unwrap().installed);
     assert!(
         m.hardware().receive(IN, &frame(1004, 64), 1).is_some()
@@ -411,9 +420,9 @@ fn a_path_does_not_gather_conditions_for_ever() {
         let new = filter(port.into(), 0, 1, one, nothing(), Control::Shot);
         m.replace(Cookie(port.into()), new, Inserted::Observed).unwrap();
         m.destroy(Cookie(port.into())).unwrap();
-        removed += m.drain().removed.len();
+        removed += m.drain(0).removed.len();
         merge(&mut m, walk(1000)).unwrap();
-        let conditions = m.merged().map(|(_, merged)| m.table().path_of(merged).template.conditions.len());
+        let conditions = m.merged().into_iter().map(|merged| merged.path.template.conditions.len());
         most = conditions.max().max(Some(most)).unwrap();
     }
     assert_eq!((m.hardware().len(), removed), (1, 3));

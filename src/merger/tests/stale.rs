@@ -137,7 +137,7 @@ fn traps_15_a_block_unbound_while_a_walk_waits() {
     assert!(merge(&mut m, lone(1, 3)).is_ok());
     m.walk(lone(1, 3)).unwrap();
     m.unbind(Hook::Ingress(IN), 7).unwrap();
-    assert!(m.drain().walks[0].1.is_err());
+    assert!(m.drain(0).walks[0].1.is_err());
     assert!(m.hardware().is_empty());
 }
 
@@ -151,7 +151,7 @@ fn traps_26_a_cookie_used_again_at_another_port() {
     let mut other = ends(1, 1, 2, Match::default(), Control::Pipe);
     other.id.hook = Hook::Ingress(Port(9));
     m.replace(Cookie(11), other, Inserted::Observed).unwrap();
-    assert!(matches!(m.drain().walks[0].1, Err(Refusal::Broken { .. })));
+    assert!(matches!(m.drain(0).walks[0].1, Err(Refusal::UnknownFilter { hit: 1, .. })));
 }
 
 #[test]
@@ -185,17 +185,19 @@ fn a_redirect_with_a_final_control_leaves_nothing_to_trap() {
     f.actions[1].control = Control::Trap;
     m.replace(Cookie(1), f, Inserted::Observed).unwrap();
     let merged = merge(&mut m, lone(1, 3)).unwrap();
-    let actions = &m.table().merged(merged.id).unwrap().actions;
+    let actions = &m.merged_by(merged.id).unwrap().actions;
     assert_eq!((actions.len(), actions[0].control), (1, Control::Stolen));
 }
 
 #[test]
 fn a_reading_below_what_the_headers_take_counts_no_bytes() {
-    let capabilities = crate::flower::Capabilities { counts: Counts::Frame, ..crate::flower::Capabilities::all() };
+    let capabilities =
+        crate::flower::Capabilities { counts: crate::flower::Counts::Frame, ..crate::flower::Capabilities::all() };
     let mut m = Merger::new(Memory::new(capabilities));
     firewall(&mut m);
     let merged = established(&mut m, 1000);
     let reading = Reading { packets: 2, bytes: 20, last_used: 1, ..Reading::default() };
-    m.count(merged.id, reading);
-    assert_eq!((m.stats(Cookie(10))[0].packets, m.stats(Cookie(10))[0].bytes), (2, 0));
+    removal::doom_one(&mut m.shard(m.shard_of_merged(merged.id)), merged.id);
+    m.removed(&[(merged.id, Ok(reading))], 1, &mut Vec::new());
+    assert_eq!((m.counted(Cookie(10))[0].packets, m.counted(Cookie(10))[0].bytes), (2, 0));
 }

@@ -197,7 +197,7 @@ impl World {
     /// Lets the merger work.
     pub fn drain(&mut self) -> Result<Vec<Made>, TestCaseError> {
         let mut all = Vec::new();
-        for (ticket, merged) in self.merger.drain().walks {
+        for (ticket, merged) in self.merger.drain(self.now).walks {
             let Some(Waiting { packet, outcome, way }) = self.waiting.remove(&ticket) else {
                 continue;
             };
@@ -213,7 +213,7 @@ impl World {
                         continue;
                     }
                     self.coverage.merged(&self.filters, &outcome, &self.tracker);
-                    let entry = self.merger.hardware().entries().find(|e| e.id == merge.id).cloned();
+                    let entry = self.merger.hardware().entry(merge.id);
                     let made = Made { entry: entry.expect("installed"), packet, way };
                     self.made.insert(merge.id, made.clone());
                     all.push(made);
@@ -243,8 +243,8 @@ impl World {
 
     /// Forgets the merged filters that are gone.
     fn forget(&mut self) {
-        let table = self.merger.table();
-        self.made.retain(|&id, _| table.merged(id).is_some());
+        let merger = &self.merger;
+        self.made.retain(|&id, _| merger.is_merged(id));
     }
 
     fn walk(&self, port: Port, outcome: &Outcome) -> Walk {

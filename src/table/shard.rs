@@ -1,0 +1,533 @@
+//! A shard: some of the connections, and the merged filters that belong to them.
+//!
+//! A merged filter lives in the shard of its first connection, one without any in the shard of its path. It is found from three
+//! sides: by its name, from its path (a list through the slots, begun in `heads`), and from each of its connections. Each shard has
+//! a lock of its own; none is held while the hardware works.
+
+use super::{
+    Counted, PathId,
+    life::{self, Event, State},
+    slots::{NONE, Slots, Spread},
+};
+use crate::{
+    conntrack::{Connection, ConnectionHandle, ConnectionId, NotQualified},
+    flower::Counters,
+    hardware::{MergedId, Reading},
+    merge::Refusal,
+};
+use smallvec::SmallVec;
+
+/// The connections of a merged filter, in the order in which the way meets them.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Links {
+    /// It rests on none.
+    #[default]
+    None,
+    /// On one, as most do.
+    One(ConnectionHandle),
+    /// On several.
+    Many(Box<[ConnectionHandle]>),
+}
+
+impl Links {
+    /// Of these.
+    pub fn of(handles: &[ConnectionHandle]) -> Links {
+        match handles {
+            [] => Links::None,
+            [one] => Links::One(*one),
+            many => Links::Many(many.into()),
+        }
+    }
+
+    /// As a list.
+    pub fn all(&self) -> &[ConnectionHandle] {
+        match self {
+            Links::None => &[],
+            Links::One(one) => std::slice::from_ref(one),
+            Links::Many(many) => many,
+        }
+    }
+}
+
+/// A connection and what hangs on it.
+#[derive(Clone, Debug)]
+pub struct ConnectionEntry {
+    /// The caller's name for it.
+    pub id: ConnectionId,
+    /// What it is.
+    pub connection: Connection,
+    /// Whether the gate lets it through.
+    pub gate: Result<(), NotQualified>,
+    /// Whether and when it is worth a merged filter.
+    pub worth: Worth,
+    /// Its walks that came to software, until it was worth it.
+    pub seen: u32,
+    /// Its walks that came to software in this interval.
+    pub recent: u32,
+    /// It was given back to software, on request.
+    pub held: bool,
+    /// Conntrack is liberal about its windows.
+    pub liberal: bool,
+    /// It ends, or changes: nothing is merged on it until what derived from it is gone.
+    pub closing: bool,
+    /// Why its last walk that was not merged was not.
+    pub refused: Option<Box<Refusal>>,
+    /// The merged filters that rest on it.
+    pub merged: SmallVec<[MergedId; 2]>,
+}
+
+/// Whether and when a connection is worth a merged filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// From this many walks on that came to software; 0 and 1: at once.
+    After(u32),
+    /// Never, for this reason.
+    Never(&'static str),
+}
+
+impl ConnectionEntry {
+    /// Why it is not worth a merged filter, or not yet.
+    pub fn not_worth(&self) -> Option<&'static str> {
+        match self.worth {
+            _ if self.held => Some("it was given back to software on request"),
+            Worth::Never(why) => Some(why),
+            Worth::After(walks) if self.seen < walks => Some("it has not brought enough packets yet"),
+            Worth::After(_) => None,
+        }
+    }
+
+    /// Whether something may be merged on it now, and nothing has to be asked for.
+    pub fn is_ready(&self) -> bool {
+        self.gate.is_ok() && !self.closing && self.not_worth().is_none()
+    }
+
+    /// Whether conntrack has to be made liberal about its windows first.
+    pub fn wants_liberal(&self) -> bool {
+        self.connection.tcp.is_some() && !self.liberal
+    }
+
+    /// What keeps it out of hardware, in words.
+    pub fn keeps_out(&self) -> Option<String> {
+        let gate = self.gate.err().map(|why| why.to_string());
+        gate.or_else(|| self.not_worth().map(str::to_string))
+    }
+}
+
+/// A merged filter.
+#[derive(Debug)]
+pub struct Merged {
+    /// Where it is in its life.
+    pub state: State,
+    /// How often the hardware could not install it.
+    pub attempts: u8,
+    linked: bool,
+    /// Its path.
+    pub path: PathId,
+    next: u32,
+    prev: u32,
+    /// Its packets in the last interval between two readings of everything.
+    pub recent: u32,
+    /// What it was filled in with.
+    pub connections: Links,
+    last: Last,
+    /// When it was last used; before its first use, when it was made.
+    pub used: u64,
+}
+
+/// The last reading.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    packets: u64,
+    bytes: u64,
+    policed_packets: u64,
+    policed_bytes: u64,
+}
+
+impl Last {
+    fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
+        let last = *self;
+        let packets = reading.packets.saturating_sub(last.packets);
+        if packets == 0 {
+            return Counted::default();
+        }
+        *self = Last {
+            packets: reading.packets,
+            bytes: reading.bytes,
+            policed_packets: reading.policed.packets,
+            policed_bytes: reading.policed.bytes,
+        };
+        let all = bytes(packets, reading.bytes.saturating_sub(last.bytes));
+        let dropped = reading.policed.packets.saturating_sub(last.policed_packets);
+        let lost = bytes(dropped, reading.policed.bytes.saturating_sub(last.policed_bytes));
+        let last_used = reading.last_used;
+        let all = Counters { packets, bytes: all, last_used };
+        let passed = match packets.saturating_sub(dropped) {
+            0 => Counters::default(),
+            packets => Counters { packets, bytes: all.bytes.saturating_sub(lost), last_used },
+        };
+        Counted { all, passed }
+    }
+}
+
+/// The counts of a merged filter that is gone from everywhere but the hardware.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Remains {
+    last: Last,
+    used: u64,
+}
+
+impl Remains {
+    /// As [`Merged::advance`].
+    pub fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
+        self.used = self.used.max(reading.last_used);
+        self.last.advance(reading, bytes)
+    }
+
+    /// As [`Merged::counters`].
+    pub fn counters(&self, bytes: impl Fn(u64, u64) -> u64) -> Counters {
+        match self.last {
+            Last { packets: 0, .. } => Counters::default(),
+            Last { packets, bytes: counted, .. } => {
+                Counters { packets, bytes: bytes(packets, counted), last_used: self.used }
+            }
+        }
+    }
+}
+
+impl Merged {
+    /// Makes a step of its life.
+    pub fn step(&mut self, event: Event) {
+        let next = life::next(self.state, event);
+        debug_assert!(next.is_some(), "{:?} in {:?}", event, self.state);
+        self.state = next.unwrap_or(self.state);
+    }
+
+    /// Takes a reading over; what was counted since the last one, as TC would have. `bytes` turns packets and bytes into bytes as TC counts
+    /// them.
+    pub fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
+        let counted = self.last.advance(reading, bytes);
+        if counted.all.packets > 0 {
+            self.used = self.used.max(reading.last_used);
+            self.recent = self.recent.saturating_add(counted.all.packets.min(u32::MAX.into()) as u32);
+        }
+        counted
+    }
+
+    /// What it has counted in all, as TC would have.
+    pub fn counters(&self, bytes: impl Fn(u64, u64) -> u64) -> Counters {
+        self.remains().counters(bytes)
+    }
+
+    /// Whether it has counted anything.
+    pub fn was_used(&self) -> bool {
+        self.last.packets > 0
+    }
+
+    /// What is left to count when it is gone from here and not from hardware.
+    pub fn remains(&self) -> Remains {
+        Remains { last: self.last, used: self.used }
+    }
+
+    /// The hardware counts from 0 again.
+    pub fn begin_anew(&mut self) {
+        self.last = Last::default();
+    }
+}
+
+/// Paths' first merged filters, by the paths' numbers.
+#[derive(Debug, Default)]
+struct Heads(Vec<Vec<u32>>);
+
+const HEADS: usize = 4096;
+
+impl Heads {
+    fn get(&self, path: PathId) -> u32 {
+        let chunk = self.0.get(path.0 as usize / HEADS);
+        chunk.and_then(|c| c.get(path.0 as usize % HEADS)).copied().unwrap_or(NONE)
+    }
+
+    fn set(&mut self, path: PathId, head: u32) {
+        let (chunk, at) = (path.0 as usize / HEADS, path.0 as usize % HEADS);
+        if self.0.len() <= chunk {
+            self.0.resize_with(chunk + 1, Vec::new);
+        }
+        let chunk = &mut self.0[chunk];
+        if chunk.is_empty() {
+            *chunk = vec![NONE; HEADS];
+        }
+        chunk[at] = head;
+    }
+}
+
+/// The handle of what is in a slot.
+fn handle_of(shard: u8, slot: u32, generation: u32) -> Option<ConnectionHandle> {
+    ConnectionHandle::new(shard, slot, generation % ConnectionHandle::LAST_GENERATION + 1)
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    /// How often the hardware has lost everything.
+    epoch: u32,
+    index: u8,
+    shards: u8,
+    connections: Slots<ConnectionEntry>,
+    by_id: Spread<ConnectionId, u32>,
+    merged: Slots<Merged>,
+    heads: Heads,
+}
+
+impl Shard {
+    /// The shard of this number, of so many.
+    pub fn new(index: u8, shards: u8) -> Shard {
+        Shard {
+            epoch: 0,
+            index,
+            shards,
+            connections: Slots::default(),
+            by_id: Spread::default(),
+            merged: Slots::default(),
+            heads: Heads::default(),
+        }
+    }
+
+    /// The handle of a connection.
+    pub fn handle(&self, id: ConnectionId) -> Option<ConnectionHandle> {
+        let &slot = self.by_id.get(&id)?;
+        handle_of(self.index, slot, self.connections.generation(slot)?)
+    }
+
+    /// The connection.
+    pub fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
+        let slot = handle.slot();
+        let same =
+            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
+        self.connections.get(slot).filter(|_| same)
+    }
+
+    /// The connection.
+    pub fn connection_mut(&mut self, handle: ConnectionHandle) -> Option<&mut ConnectionEntry> {
+        let slot = handle.slot();
+        let same =
+            self.connections.generation(slot).is_some_and(|now| Some(handle) == handle_of(self.index, slot, now));
+        self.connections.get_mut(slot).filter(|_| same)
+    }
+
+    /// Enters a new connection.
+    pub fn insert_connection(&mut self, id: ConnectionId, connection: Connection, worth: Worth) {
+        let entry = ConnectionEntry {
+            id,
+            gate: connection.qualifies(),
+            connection,
+            worth,
+            seen: 0,
+            recent: 0,
+            held: false,
+            liberal: false,
+            closing: false,
+            refused: None,
+            merged: SmallVec::new(),
+        };
+        let (slot, _) = self.connections.insert(entry);
+        self.by_id.insert(id, slot);
+    }
+
+    /// Takes a connection out.
+    pub fn remove_connection(&mut self, handle: ConnectionHandle) -> Option<ConnectionEntry> {
+        let id = self.connection(handle)?.id;
+        if self.by_id.get(&id) == Some(&handle.slot()) {
+            self.by_id.remove(&id);
+        }
+        self.connections.remove(handle.slot())
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> impl Iterator<Item = &ConnectionEntry> {
+        self.connections.iter().map(|(_, _, entry)| entry)
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn id(&self, slot: u32, generation: u32) -> MergedId {
+        MergedId::new(generation, slot, self.index, self.shards)
+    }
+
+    fn slot(&self, id: MergedId) -> Option<u32> {
+        let (generation, slot, shard) = id.parts(self.shards)?;
+        (shard == self.index && self.merged.generation(slot) == Some(generation)).then_some(slot)
+    }
+
+    /// Enters a merged filter, which is about to be installed, and links it to its path and to those of its connections that are here.
+    pub fn reserve(&mut self, path: PathId, connections: Links, now: u64) -> MergedId {
+        let next = self.heads.get(path);
+        let merged = Merged {
+            state: State::Installing,
+            attempts: 0,
+            linked: true,
+            path,
+            next,
+            prev: NONE,
+            recent: 0,
+            connections,
+            last: Last::default(),
+            used: now,
+        };
+        let (slot, generation) = self.merged.insert(merged);
+        if let Some(second) = self.merged.get_mut(next) {
+            second.prev = slot;
+        }
+        self.heads.set(path, slot);
+        self.id(slot, generation)
+    }
+
+    /// The merged filter.
+    pub fn merged(&self, id: MergedId) -> Option<&Merged> {
+        self.merged.get(self.slot(id)?)
+    }
+
+    /// The merged filter.
+    pub fn merged_mut(&mut self, id: MergedId) -> Option<&mut Merged> {
+        let slot = self.slot(id)?;
+        self.merged.get_mut(slot)
+    }
+
+    /// Takes a merged filter out of its path's list; it stays otherwise.
+    pub fn unlink(&mut self, id: MergedId) {
+        let Some(slot) = self.slot(id) else { return };
+        let Some(merged) = self.merged.get_mut(slot).filter(|m| m.linked) else { return };
+        merged.linked = false;
+        let (path, next, prev) = (merged.path, merged.next, merged.prev);
+        if let Some(next) = self.merged.get_mut(next) {
+            next.prev = prev;
+        }
+        match self.merged.get_mut(prev) {
+            Some(prev) => prev.next = next,
+            None => self.heads.set(path, next),
+        }
+    }
+
+    /// Whether a merged filter is in its path's list.
+    pub fn is_linked(&self, id: MergedId) -> bool {
+        self.merged(id).is_some_and(|merged| merged.linked)
+    }
+
+    /// Takes a merged filter out altogether. Its connections are told by [`forget`](Shard::forget).
+    pub fn free(&mut self, id: MergedId) -> Option<Merged> {
+        self.unlink(id);
+        let slot = self.slot(id)?;
+        self.merged.remove(slot)
+    }
+
+    /// A connection of this shard no longer carries this merged filter.
+    pub fn forget(&mut self, handle: ConnectionHandle, id: MergedId) {
+        if let Some(entry) = self.connection_mut(handle) {
+            entry.merged.retain(|other| *other != id);
+        }
+    }
+
+    /// The first merged filter of a path.
+    pub fn first_of(&self, path: PathId) -> Option<MergedId> {
+        let slot = self.heads.get(path);
+        Some(self.id(slot, self.merged.generation(slot)?))
+    }
+
+    /// The one behind it in its path's list.
+    pub fn after(&self, id: MergedId) -> Option<MergedId> {
+        let next = self.merged(id)?.next;
+        Some(self.id(next, self.merged.generation(next)?))
+    }
+
+    /// The merged filters from this slot on, and the slot to go on with; nothing, if there are none.
+    pub fn from(&self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &Merged)) -> Option<u32> {
+        let end = self.merged.end();
+        let until = slot.saturating_add(most).min(end);
+        for at in slot..until {
+            if let (Some(merged), Some(generation)) = (self.merged.get(at), self.merged.generation(at)) {
+                each(self.id(at, generation), merged);
+            }
+        }
+        (until < end).then_some(until)
+    }
+
+    /// The same, to change them.
+    pub fn from_mut(&mut self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &mut Merged)) -> Option<u32> {
+        let end = self.merged.end();
+        let until = slot.saturating_add(most).min(end);
+        for at in slot..until {
+            let Some(generation) = self.merged.generation(at) else { continue };
+            let id = self.id(at, generation);
+            if let Some(merged) = self.merged.get_mut(at) {
+                each(id, merged);
+            }
+        }
+        (until < end).then_some(until)
+    }
+
+    /// How many slots of merged filters there are.
+    pub fn end(&self) -> u32 {
+        self.merged.end()
+    }
+
+    /// A new interval begins for the connections from this slot on; the slot to go on with.
+    pub fn begin_interval(&mut self, slot: u32, most: u32) -> Option<u32> {
+        let end = self.connections.end();
+        let until = slot.saturating_add(most).min(end);
+        for at in slot..until {
+            if let Some(entry) = self.connections.get_mut(at) {
+                entry.recent = 0;
+            }
+        }
+        (until < end).then_some(until)
+    }
+
+    /// How often the hardware has lost everything.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The hardware has lost everything.
+    pub fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// How many merged filters there are, on their way in and out included.
+    pub fn merged_count(&self) -> usize {
+        self.merged.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paths_merged_filters_are_a_list_in_any_order_of_leaving() {
+        let mut shard = Shard::new(1, 2);
+        let path = PathId(5000);
+        let ids: Vec<MergedId> = (0..5).map(|n| shard.reserve(path, Links::None, n)).collect();
+        let other = shard.reserve(PathId(1), Links::None, 0);
+        let list =
+            |shard: &Shard| std::iter::successors(shard.first_of(path), |&id| shard.after(id)).collect::<Vec<_>>();
+        assert_eq!(list(&shard), ids.iter().rev().copied().collect::<Vec<_>>());
+        shard.free(ids[2]);
+        shard.unlink(ids[4]);
+        assert!(shard.merged(ids[4]).is_some() && shard.merged(ids[2]).is_none());
+        shard.free(ids[0]);
+        assert_eq!(list(&shard), [ids[3], ids[1]]);
+        let again = shard.reserve(path, Links::None, 9);
+        assert_ne!(again, ids[0]);
+        assert_eq!(list(&shard), [again, ids[3], ids[1]]);
+        for id in [again, ids[3], ids[1], ids[4]] {
+            assert!(shard.free(id).is_some() && shard.free(id).is_none());
+        }
+        assert_eq!((list(&shard), shard.first_of(PathId(1)), shard.merged_count()), (vec![], Some(other), 1));
+    }
+
+    #[test]
+    fn a_merged_filter_is_small() {
+        assert!(std::mem::size_of::<Merged>() <= 88, "{}", std::mem::size_of::<Merged>());
+    }
+}

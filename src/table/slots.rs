@@ -1,0 +1,222 @@
+//! Storage that grows without ever moving what it holds: slots in chunks, and a map spread over many small ones. So the longest
+//! pause for growth is that of one chunk or of one small map, whatever the number of entries.
+//!
+//! A slot is used again when it is free. A name made of its number and its *generation* tells whether it still holds what it held
+//! when the name was given.
+
+use hashbrown::HashMap;
+use std::hash::{BuildHasher, Hash};
+
+/// Slots in a chunk.
+const CHUNK: usize = 1024;
+
+/// No slot.
+pub const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+enum Held<T> {
+    /// With the next free one, or [`NONE`].
+    Free(u32),
+    Used(T),
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    held: Held<T>,
+}
+
+/// Entries by number.
+#[derive(Debug)]
+pub struct Slots<T> {
+    chunks: Vec<Vec<Slot<T>>>,
+    free: u32,
+    len: usize,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Slots<T> {
+        Slots { chunks: Vec::new(), free: NONE, len: 0 }
+    }
+}
+
+impl<T> Slots<T> {
+    /// Puts an entry into a free slot; its number and generation.
+    pub fn insert(&mut self, value: T) -> (u32, u32) {
+        self.len += 1;
+        if self.free != NONE {
+            let at = self.free;
+            let slot = &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK];
+            if let Held::Free(next) = slot.held {
+                self.free = next;
+            }
+            slot.held = Held::Used(value);
+            return (at, slot.generation);
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let last = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[last];
+        chunk.push(Slot { generation: 0, held: Held::Used(value) });
+        ((last * CHUNK + chunk.len() - 1) as u32, 0)
+    }
+
+    /// Takes an entry out; its slot's generation is over.
+    pub fn remove(&mut self, at: u32) -> Option<T> {
+        let slot = self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?;
+        if let Held::Free(_) = slot.held {
+            return None;
+        }
+        let held = std::mem::replace(&mut slot.held, Held::Free(self.free));
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free = at;
+        self.len -= 1;
+        match held {
+            Held::Used(value) => Some(value),
+            Held::Free(_) => None,
+        }
+    }
+
+    fn slot(&self, at: u32) -> Option<&Slot<T>> {
+        self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
+    }
+
+    /// The entry in a slot.
+    pub fn get(&self, at: u32) -> Option<&T> {
+        match &self.slot(at)?.held {
+            Held::Used(value) => Some(value),
+            Held::Free(_) => None,
+        }
+    }
+
+    /// The entry in a slot.
+    pub fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+        match &mut self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?.held {
+            Held::Used(value) => Some(value),
+            Held::Free(_) => None,
+        }
+    }
+
+    /// The entry that had this name, if it is still there.
+    pub fn named(&self, at: u32, generation: u32) -> Option<&T> {
+        self.get(at).filter(|_| self.generation(at) == Some(generation))
+    }
+
+    /// The entry that had this name, if it is still there.
+    pub fn named_mut(&mut self, at: u32, generation: u32) -> Option<&mut T> {
+        if self.generation(at) != Some(generation) {
+            return None;
+        }
+        self.get_mut(at)
+    }
+
+    /// A slot's generation.
+    pub fn generation(&self, at: u32) -> Option<u32> {
+        self.slot(at).map(|slot| slot.generation)
+    }
+
+    /// How many slots there are, free ones included.
+    pub fn end(&self) -> u32 {
+        let full = self.chunks.len().saturating_sub(1) * CHUNK;
+        (full + self.chunks.last().map_or(0, Vec::len)) as u32
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All entries: number, generation, entry.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
+        let all = self.chunks.iter().flatten().enumerate();
+        all.filter_map(|(at, slot)| match &slot.held {
+            Held::Used(value) => Some((at as u32, slot.generation, value)),
+            Held::Free(_) => None,
+        })
+    }
+}
+
+/// How many small maps one is spread over.
+const SMALL: usize = 64;
+
+/// A map that never grows in one go.
+#[derive(Debug)]
+pub struct Spread<K, V> {
+    hasher: foldhash::fast::RandomState,
+    small: Vec<HashMap<K, V, foldhash::fast::RandomState>>,
+}
+
+impl<K, V> Default for Spread<K, V> {
+    fn default() -> Spread<K, V> {
+        let hasher = foldhash::fast::RandomState::default();
+        let small = (0..SMALL).map(|_| HashMap::with_hasher(hasher.clone())).collect();
+        Spread { hasher, small }
+    }
+}
+
+impl<K: Hash + Eq, V> Spread<K, V> {
+    fn of(&self, key: &K) -> usize {
+        // The small maps use the low bits and the highest.
+        (self.hasher.hash_one(key) >> 40) as usize % SMALL
+    }
+
+    /// What is under a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.small[self.of(key)].get(key)
+    }
+
+    /// Puts something under a key; what was there.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let at = self.of(&key);
+        self.small[at].insert(key, value)
+    }
+
+    /// Takes out what is under a key.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let at = self.of(key);
+        self.small[at].remove(key)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.small.iter().map(HashMap::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_used_again_under_other_names() {
+        let mut slots = Slots::default();
+        let names: Vec<_> = (0..3000).map(|n| slots.insert(n)).collect();
+        assert_eq!((slots.len(), slots.end()), (3000, 3000));
+        for &(at, generation) in &names[1000..2000] {
+            assert_eq!(slots.named(at, generation), slots.get(at));
+            assert!(slots.remove(at).is_some() && slots.remove(at).is_none());
+        }
+        let again: Vec<_> = (0..1000).map(|n| slots.insert(n)).collect();
+        assert_eq!((slots.len(), slots.end()), (3000, 3000));
+        for (at, generation) in again {
+            assert_eq!(generation, 1);
+            assert!(slots.named(at, 0).is_none() && slots.named_mut(at, 1).is_some());
+        }
+        assert_eq!(slots.iter().count(), 3000);
+        assert!(slots.remove(5000).is_none());
+    }
+
+    #[test]
+    fn a_spread_map_is_a_map() {
+        let mut map = Spread::default();
+        for n in 0..10_000u64 {
+            assert_eq!(map.insert(n, n + 1), None);
+        }
+        assert_eq!((map.len(), map.get(&77)), (10_000, Some(&78)));
+        assert_eq!(map.insert(77, 0), Some(78));
+        assert_eq!((map.remove(&77), map.remove(&77), map.len()), (Some(0), None, 9999));
+        // No small map has much more than its share.
+        assert!(map.small.iter().all(|small| small.len() < 2 * 10_000 / SMALL));
+    }
+}

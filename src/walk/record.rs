@@ -1,0 +1,325 @@
+//! What the datapath writes while a packet walks: fixed in size, no look-up, nothing that could fail.
+//!
+//! A [`Record`] stands on the caller's stack and borrows the arrived packet's key. Telling it of a hit is one store. What does not
+//! fit is counted and not kept: such a walk is [too long](Steps::too_long), and no more becomes of it than a number.
+
+use super::{Found, Hit, Walk};
+use crate::{
+    conntrack::{ConnectionHandle, ConnectionId, Direction},
+    flower::{Cookie, Key, Port},
+};
+
+/// Hits that a record has room for.
+pub const HITS: usize = 16;
+/// `ct` actions that a record has room for.
+pub const FOUND: usize = 16;
+/// Different connections that a record has room for.
+pub const CONNECTIONS: usize = 4;
+
+/// The walk of one packet, while it is on its way. Dropping it abandons the walk.
+#[derive(Clone, Debug)]
+pub struct Record<'k> {
+    /// The port the packet came in on.
+    pub port: Port,
+    /// The packet as it arrived, before any action.
+    pub key: &'k Key,
+    pub(crate) steps: Steps,
+}
+
+impl<'k> Record<'k> {
+    /// Begins a walk.
+    #[inline]
+    pub fn new(port: Port, key: &'k Key) -> Record<'k> {
+        Record { port, key, steps: Steps::default() }
+    }
+
+    /// The packet matched this filter.
+    #[inline]
+    pub fn hit(&mut self, filter: Cookie) {
+        self.steps.hit(filter);
+    }
+
+    /// The next `ct` action of the last filter hit found this connection, the packet going in this direction; `None` where there is no
+    /// confirmed connection (new, invalid, cleared).
+    #[inline]
+    pub fn found(&mut self, connection: Option<ConnectionHandle>, direction: Direction) {
+        self.steps.found(connection, direction);
+    }
+
+    /// What was recorded.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+}
+
+/// A walk that was recorded, with a key of its own.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The port the packet came in on.
+    pub port: Port,
+    /// The packet as it arrived, before any action.
+    pub key: Key,
+    pub(crate) steps: Steps,
+}
+
+impl Default for Recorded {
+    fn default() -> Recorded {
+        Recorded { port: Port(0), key: Key::ZERO, steps: Steps::default() }
+    }
+}
+
+impl Recorded {
+    /// Begins another walk in place of this one.
+    #[inline]
+    pub(crate) fn begin(&mut self, port: Port, key: &Key) {
+        self.port = port;
+        self.key = *key;
+        self.steps.clear();
+    }
+
+    /// What was recorded.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// The walk, with the caller's names for its connections.
+    pub fn walk(&self, name: impl Fn(ConnectionHandle) -> ConnectionId) -> Walk {
+        let found = |found: Option<(ConnectionHandle, Direction)>| {
+            found.map(|(connection, direction)| Found { connection: name(connection), direction })
+        };
+        let hits = self.steps.hits().map(|(filter, of_hit)| Hit { filter, found: of_hit.map(found).collect() });
+        Walk { port: self.port, key: self.key, hits: hits.collect() }
+    }
+}
+
+/// The hits of a walk and what was found on it, packed.
+///
+/// What a `ct` action found is a byte: the number of the hit in the low four bits, then one more than the number of the connection
+/// among the walk's (0: none), and at the top the direction. So ways are compared in a few words.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    hits: u32,
+    founds: u32,
+    connections: u32,
+    /// More happened than there is room for.
+    too_long: bool,
+    found: [u8; FOUND],
+    filters: [Cookie; HITS],
+    met: [Option<ConnectionHandle>; CONNECTIONS],
+}
+
+impl Default for Steps {
+    #[inline]
+    fn default() -> Steps {
+        Steps {
+            hits: 0,
+            founds: 0,
+            connections: 0,
+            too_long: false,
+            found: [0; FOUND],
+            filters: [Cookie(0); HITS],
+            met: [None; CONNECTIONS],
+        }
+    }
+}
+
+const REPLY: u8 = 0x80;
+const WHICH: u32 = 4;
+
+/// The byte for what a `ct` action of hit number `hit` found: which of the walk's connections, in which direction.
+pub(crate) fn found_byte(hit: usize, found: Option<(usize, Direction)>) -> u8 {
+    let hit = hit as u8 & 0xf;
+    match found {
+        None => hit,
+        Some((index, Direction::Original)) => hit | (index as u8 + 1) << WHICH,
+        Some((index, Direction::Reply)) => hit | (index as u8 + 1) << WHICH | REPLY,
+    }
+}
+
+impl Steps {
+    /// Forgets all of it.
+    pub(crate) fn clear(&mut self) {
+        self.hits = 0;
+        self.founds = 0;
+        self.connections = 0;
+        self.too_long = false;
+        // Compared as a whole.
+        self.found = [0; FOUND];
+    }
+
+    #[inline]
+    pub(crate) fn hit(&mut self, filter: Cookie) {
+        match self.filters.get_mut(self.hits as usize) {
+            Some(slot) => {
+                *slot = filter;
+                self.hits += 1;
+            }
+            None => self.too_long = true,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn found(&mut self, connection: Option<ConnectionHandle>, direction: Direction) {
+        let found = connection.map(|connection| (self.index(connection), direction));
+        match (self.found.get_mut(self.founds as usize), self.hits.checked_sub(1)) {
+            (Some(slot), Some(hit)) => {
+                *slot = found_byte(hit as usize, found);
+                self.founds += 1;
+            }
+            // No room, or found before any hit, and so of none.
+            _ => self.too_long = true,
+        }
+    }
+
+    /// Which of the walk's connections this is; it becomes one.
+    #[inline]
+    fn index(&mut self, connection: ConnectionHandle) -> usize {
+        let known = self.connections as usize;
+        if let Some(index) = self.met.iter().take(known).position(|&c| c == Some(connection)) {
+            return index;
+        }
+        match self.met.get_mut(known) {
+            Some(slot) => {
+                *slot = Some(connection);
+                self.connections += 1;
+            }
+            None => self.too_long = true,
+        }
+        known
+    }
+
+    /// Whether more happened than there is room for.
+    #[inline]
+    pub fn too_long(&self) -> bool {
+        self.too_long
+    }
+
+    /// The filters hit, in order; of a walk that is too long the first ones.
+    #[inline]
+    pub fn filters(&self) -> &[Cookie] {
+        &self.filters[..self.hits as usize]
+    }
+
+    /// The connections found, each once, in the order in which the walk met them.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionHandle> + '_ {
+        self.met[..self.connections as usize].iter().copied().flatten()
+    }
+
+    /// The first connection found.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<ConnectionHandle> {
+        if self.connections == 0 { None } else { self.met[0] }
+    }
+
+    /// How many connections there are.
+    #[inline]
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections as usize
+    }
+
+    /// The `n`-th connection.
+    #[inline]
+    pub(crate) fn connection(&self, n: usize) -> Option<ConnectionHandle> {
+        self.met.get(n).copied().flatten()
+    }
+
+    /// What the `ct` actions found, as bytes.
+    #[inline]
+    pub(crate) fn found_bytes(&self) -> (&[u8; FOUND], usize) {
+        (&self.found, self.founds as usize)
+    }
+
+    /// The direction of the packet in the first connection found.
+    #[inline]
+    pub(crate) fn first_direction(&self) -> Option<Direction> {
+        let first = self.found[..self.founds as usize].iter().find(|&&byte| byte & !0xf != 0)?;
+        Some(direction_of(*first))
+    }
+
+    /// The filters hit, each with what its `ct` actions found, in order.
+    pub fn hits(&self) -> impl Iterator<Item = (Cookie, impl Iterator<Item = Option<(ConnectionHandle, Direction)>>)> {
+        let founds = self.founds as usize;
+        self.filters().iter().enumerate().map(move |(hit, &filter)| {
+            let of_hit = self.found[..founds].iter().filter(move |&&byte| usize::from(byte & 0xf) == hit);
+            (filter, of_hit.map(|&byte| self.found_of(byte)))
+        })
+    }
+
+    /// What a byte stands for.
+    fn found_of(&self, byte: u8) -> Option<(ConnectionHandle, Direction)> {
+        let which = usize::from(byte & !REPLY & !0xf) >> WHICH;
+        Some((self.connection(which.checked_sub(1)?)?, direction_of(byte)))
+    }
+
+    /// The next connection that the walk meets, when steps are put together again.
+    pub(crate) fn meet(&mut self, connection: ConnectionHandle) {
+        self.index(connection);
+    }
+
+    /// What the `ct` actions found, when steps are put together again.
+    pub(crate) fn set_found(&mut self, found: [u8; FOUND], founds: usize) {
+        (self.found, self.founds) = (found, founds.min(FOUND) as u32);
+    }
+}
+
+fn direction_of(byte: u8) -> Direction {
+    if byte & REPLY == 0 { Direction::Original } else { Direction::Reply }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Told = Vec<(u64, Vec<Option<(ConnectionHandle, Direction)>>)>;
+
+    fn told(steps: &Steps) -> Told {
+        steps.hits().map(|(filter, found)| (filter.0, found.collect())).collect()
+    }
+
+    fn handle(slot: u32) -> ConnectionHandle {
+        ConnectionHandle::new(7, slot, 1).expect("in range")
+    }
+
+    #[test]
+    fn what_is_told_comes_back() {
+        let key = Key::ZERO;
+        let mut record = Record::new(Port(3), &key);
+        let (a, b) = (handle(0), handle(1));
+        record.hit(Cookie(10));
+        record.found(Some(a), Direction::Reply);
+        record.hit(Cookie(11));
+        record.hit(Cookie(12));
+        record.found(None, Direction::Original);
+        record.found(Some(b), Direction::Original);
+        record.found(Some(a), Direction::Original);
+        let expected: Told = vec![
+            (10, vec![Some((a, Direction::Reply))]),
+            (11, vec![]),
+            (12, vec![None, Some((b, Direction::Original)), Some((a, Direction::Original))]),
+        ];
+        assert_eq!(told(record.steps()), expected);
+        assert_eq!(record.steps().connections().collect::<Vec<_>>(), [a, b]);
+        assert_eq!(record.steps().first_direction(), Some(Direction::Reply));
+        assert!(!record.steps().too_long());
+    }
+
+    #[test]
+    fn what_has_no_room_makes_it_too_long_and_nothing_else() {
+        let full = |hits: usize, founds: usize, connections: u32| {
+            let mut steps = Steps::default();
+            (0..hits).for_each(|n| steps.hit(Cookie(n as u64)));
+            (0..founds).for_each(|n| steps.found(Some(handle(n as u32 % connections)), Direction::Original));
+            steps
+        };
+        assert!(!full(HITS, FOUND, CONNECTIONS as u32).too_long());
+        assert!(full(HITS + 1, FOUND, CONNECTIONS as u32).too_long());
+        assert!(full(HITS, FOUND + 1, CONNECTIONS as u32).too_long());
+        assert!(full(HITS, FOUND, CONNECTIONS as u32 + 1).too_long());
+        assert!(full(1000, 1000, 1000).too_long());
+        assert_eq!(full(1000, 1000, 1000).hits().count(), HITS);
+        assert!(full(0, 1, 1).too_long(), "found by no hit");
+        let mut steps = full(1000, 1000, 1000);
+        steps.clear();
+        assert_eq!((told(&steps), steps.too_long(), steps.first()), (vec![], false, None));
+    }
+}
