@@ -192,7 +192,8 @@ fn filters(criterion: &mut Criterion<ThreadCpu>, sizes: &Sizes, report: &mut Rep
     let mut at = Vec::new();
     for each in [1, 8, 32, 100] {
         let world = World::pairs(each);
-        let size = sizes.many;
+        // At least one on each path, so that all are known.
+        let size = sizes.many.max(u64::from(each * each));
         let mut running = Running::with(world, size);
         // So many pairs cost so much each time that the baseline gets no further in a reasonable time.
         let (eager_size, every) = match each {
