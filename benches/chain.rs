@@ -41,7 +41,7 @@ fn stranger(prio: u16) -> Filter {
 fn benches(c: &mut Criterion) {
     for (filters, masks) in [(1_000, 1), (100_000, 1), (1_000, 100), (100_000, 100)] {
         let what = format!("{filters} filters of {masks} masks");
-        let mut m = Merger::new(Memory::default());
+        let m = Merger::new(Memory::default());
         for n in 0..filters {
             m.replace(Cookie(n.into()), nth(n, masks), Inserted::Observed).expect("removes");
         }
