@@ -1,6 +1,6 @@
 //! What a packet costs in the datapath: recording its walk, recognising it, handing it over.
 //!
-//! `cargo bench -p flowmerge --bench datapath`. Time of this thread on a processor, not of the clock on the wall: others may use the machine.
+//! `cargo bench --bench datapath`. Time of this thread on a processor, not of the clock on the wall: others may use the machine.
 //! The goals in the names are those of one machine; compare lines of one run.
 
 use criterion::{

@@ -1,6 +1,6 @@
 //! What the merge itself costs, without tables around it: to fold a walk, to hold a path against a packet, to fill it in.
 //!
-//! `cargo bench -p flowmerge --bench fold`. The walk is that of `benches/merge.rs`: five filters, and a connection that is translated;
+//! `cargo bench --bench fold`. The walk is that of [`flowmerge_bench::world`]: five filters, and a connection that is translated;
 //! then the same with filters in front that have to be kept out.
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -4,8 +4,8 @@
 //! nothing of caches: `cargo bench` measures those.
 
 use flowmerge_bench::{
-    subject::Subject,
-    world::{Packet, World},
+    subject::{Ready, Subject},
+    world::World,
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
 
@@ -15,7 +15,7 @@ const N: u64 = 1000;
 struct Prepared {
     subject: Subject,
     world: World,
-    packets: Vec<Packet>,
+    packets: Vec<Ready>,
 }
 
 impl Prepared {
@@ -35,7 +35,7 @@ impl Prepared {
         for n in numbers.clone() {
             self.world.connections(n).into_iter().for_each(|(id, connection)| self.subject.connect(id, connection));
         }
-        self.packets = numbers.map(|n| self.world.packet(n)).collect();
+        self.packets = numbers.map(|n| self.subject.ready(self.world.packet(n))).collect();
     }
 
     fn hand_over(&self) {
@@ -54,7 +54,8 @@ impl Prepared {
     /// Packets that hit many filters.
     fn long(world: World) -> Prepared {
         let mut prepared = Prepared::merged(world);
-        prepared.packets = prepared.packets.iter().map(|packet| packet.longer(10)).collect();
+        let long = |n| prepared.subject.ready(prepared.world.packet(n).longer(10));
+        prepared.packets = (0..N).map(long).collect();
         prepared
     }
 

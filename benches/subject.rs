@@ -5,13 +5,15 @@
 
 use crate::world::{PORT, Packet};
 use flowmerge::{
-    conntrack::{Connection, ConnectionHandle, ConnectionId},
-    flower::{Capabilities, Cookie, Filter},
+    conntrack::{Connection, ConnectionHandle, ConnectionId, Direction},
+    datapath::Became,
+    flower::{Capabilities, Cookie, Filter, Key},
     hardware::{Hardware, HardwareError, MergedId, Offer, Reading},
     merger::{ConnectionEvent, Limits, Merger, Settings},
     table::Inserted,
-    walk::Record,
+    walk::{Found, Record},
 };
+use smallvec::SmallVec;
 use std::{
     hint::black_box,
     sync::{
@@ -106,13 +108,15 @@ pub struct Subject {
     pub board: Arc<Board>,
 }
 
-/// A thread's end of the datapath.
-pub struct Datapath<'a> {
-    subject: &'a Subject,
-    datapath: flowmerge::datapath::Datapath,
-    /// What a driver keeps beside its connections.
-    handles: Vec<Option<ConnectionHandle>>,
+/// A packet as a driver has it: with the runtime's handles of its connections, which it keeps beside them.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    key: Key,
+    hits: SmallVec<[(Cookie, Option<(ConnectionHandle, Direction)>); 5]>,
 }
+
+/// A thread's end of the datapath.
+pub struct Datapath(flowmerge::datapath::Datapath);
 
 impl Subject {
     /// A runtime that knows these filters, and whose limits none of the benchmarks meets.
@@ -147,19 +151,24 @@ impl Subject {
         self.merger.connection(ConnectionEvent::Gone(id)).expect("the board removes what it is told to");
     }
 
+    /// A packet whose connections are known.
+    pub fn ready(&self, packet: Packet) -> Ready {
+        let found = |f: Found| (self.merger.handle(f.connection).expect("it was told"), f.direction);
+        Ready { key: packet.key, hits: packet.hits.iter().map(|&(filter, f)| (filter, f.map(found))).collect() }
+    }
+
     /// A thread of the datapath.
-    pub fn datapath(&self) -> Datapath<'_> {
-        Datapath { subject: self, datapath: self.merger.datapath(), handles: Vec::new() }
+    pub fn datapath(&self) -> Datapath {
+        Datapath(self.merger.datapath())
     }
 
     /// A worker's turn: merges what was handed over.
+    ///
+    /// # Panics
+    /// If one of the walks is refused: then nothing was measured.
     pub fn work(&self) {
-        let _ = self.merger.drain(0);
-    }
-
-    /// Whether no walk was refused: else nothing was measured.
-    pub fn all_merged(&self) -> bool {
-        self.merger.refused().is_empty()
+        let _ = self.merger.drain(self.board.passed.load(Ordering::Relaxed));
+        assert_eq!(self.merger.refused().into_iter().next(), None);
     }
 
     /// Reads all counters, and hands them up.
@@ -178,42 +187,30 @@ impl Subject {
     }
 }
 
-impl Datapath<'_> {
+impl Datapath {
     /// Records a packet's hits, and gives the walk up.
-    pub fn abandon(&mut self, packet: &Packet) {
-        black_box(self.record(packet));
+    #[inline]
+    pub fn abandon(&mut self, ready: &Ready) {
+        black_box(&self.record(ready));
     }
 
     /// Records a packet's whole walk and ends it.
-    pub fn finish(&mut self, packet: &Packet) {
-        let record = self.record(packet);
-        black_box(self.datapath.finish(&record));
+    ///
+    /// # Panics
+    /// If there was no room for it: then nothing was measured.
+    #[inline]
+    pub fn finish(&mut self, ready: &Ready) {
+        let record = self.record(ready);
+        assert!(self.0.finish(&record) != Became::Full, "the queue is long");
     }
 
     #[inline]
-    fn handle(&mut self, id: ConnectionId) -> Option<ConnectionHandle> {
-        match self.handles.get(id.0 as usize) {
-            Some(&Some(handle)) => Some(handle),
-            _ => self.first_handle(id),
-        }
-    }
-
-    #[cold]
-    fn first_handle(&mut self, id: ConnectionId) -> Option<ConnectionHandle> {
-        let at = id.0 as usize;
-        if self.handles.len() <= at {
-            self.handles.resize(at + 1, None);
-        }
-        self.handles[at] = self.subject.merger.handle(id);
-        self.handles[at]
-    }
-
-    fn record<'p>(&mut self, packet: &'p Packet) -> Record<'p> {
-        let mut record = self.datapath.record(PORT, &packet.key);
-        for &(filter, found) in &packet.hits {
+    fn record<'k>(&self, ready: &'k Ready) -> Record<'k> {
+        let mut record = self.0.record(PORT, &ready.key);
+        for &(filter, found) in &ready.hits {
             record.hit(filter);
-            if let Some(found) = found {
-                record.found(self.handle(found.connection), found.direction);
+            if let Some((connection, direction)) = found {
+                record.found(Some(connection), direction);
             }
         }
         record

@@ -11,8 +11,8 @@ use flowmerge::{
 };
 use flowmerge_bench::{
     eager::{Eager, Sink},
-    subject::{PACKETS, Subject},
-    world::{Dice, Packet, World},
+    subject::{PACKETS, Ready, Subject},
+    world::{Dice, World},
 };
 use std::{hint::black_box, time::Duration};
 
@@ -172,10 +172,6 @@ impl Population {
         };
         fresh.map(swap).collect()
     }
-
-    fn some(&mut self, count: usize) -> Vec<u64> {
-        (0..count).map(|_| self.live[self.dice.below(self.live.len() as u64) as usize]).collect()
-    }
 }
 
 /// The runtime with so many merged filters, and what comes and goes.
@@ -221,7 +217,7 @@ impl Running {
     pub fn merge(&self, numbers: impl IntoIterator<Item = u64>) {
         let mut datapath = self.subject.datapath();
         for (i, n) in numbers.into_iter().enumerate() {
-            datapath.finish(&self.world.packet(n));
+            datapath.finish(&self.packet(n));
             if i as u64 % CHUNK == CHUNK - 1 {
                 self.subject.work();
             }
@@ -267,15 +263,21 @@ impl Running {
     pub fn add(&mut self, count: u64) -> Duration {
         let fresh = self.connect(count);
         let mut datapath = self.subject.datapath();
-        fresh.clone().for_each(|n| datapath.finish(&self.world.packet(n)));
+        fresh.clone().for_each(|n| datapath.finish(&self.packet(n)));
         let took = timed(|| self.subject.work());
         self.settle(fresh);
         took
     }
 
-    /// Packets of connections at random, of so many different ones.
-    pub fn packets(&mut self, count: usize) -> Vec<Packet> {
-        self.population.some(count).into_iter().map(|n| self.world.packet(n)).collect()
+    /// A packet of a connection that is there.
+    pub fn packet(&self, n: u64) -> Ready {
+        self.subject.ready(self.world.packet(n))
+    }
+
+    /// So many connections at random.
+    pub fn some(&mut self, count: usize) -> Vec<u64> {
+        let Population { live, dice, .. } = &mut self.population;
+        (0..count).map(|_| live[dice.below(live.len() as u64) as usize]).collect()
     }
 }
 

@@ -8,8 +8,8 @@ use crate::{
 use criterion::Criterion;
 use flowmerge::flower::Cookie;
 use flowmerge_bench::{
-    subject::PACKETS,
-    world::{Packet, World},
+    subject::{PACKETS, Ready},
+    world::World,
 };
 
 /// What the C port of the shipped driver's algorithm took to add a connection at 100,000, where the goals were set.
@@ -71,10 +71,11 @@ fn adds(criterion: &mut Criterion<ThreadCpu>, name: &str, running: &mut Running,
 
 /// A hit recorded: the difference of long walks and short ones, since what begins and ends a walk stands in both.
 fn hit(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut Report) {
-    let packets = running.packets(BUSY[0]);
-    let [long, short] = [13, 3].map(|hits| packets.iter().map(|packet| packet.longer(hits)).collect::<Vec<_>>());
+    let busy = running.some(BUSY[0]);
+    let longer = |n: u64, hits| running.subject.ready(running.world.packet(n).longer(hits));
+    let [long, short] = [13, 3].map(|hits| busy.iter().map(|&n| longer(n, hits)).collect::<Vec<_>>());
     let mut datapath = running.subject.datapath();
-    let mut abandon = |packets: &[Packet], n: u64| {
+    let mut abandon = |packets: &[Ready], n: u64| {
         timed(|| (0..n as usize).for_each(|i| datapath.abandon(&packets[i & (BUSY[0] - 1)])))
     };
     let hits = small(criterion, "record a hit", |n| (abandon(&long, n).saturating_sub(abandon(&short, n)) / 10, None));
@@ -84,7 +85,7 @@ fn hit(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut
 /// Packets that are merged already: recorded, ended and recognised.
 fn already(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, size: u64, report: &mut Report) {
     for (busy, goal) in BUSY.into_iter().zip([Some(15.0), None]) {
-        let packets: Vec<Packet> = running.packets(busy);
+        let packets: Vec<_> = running.some(busy).into_iter().map(|n| running.packet(n)).collect();
         let mut at = 0;
         let mut datapath = running.subject.datapath();
         let finished = small(criterion, &format!("already merged, {busy} busy of {size}"), |n| {
@@ -104,7 +105,7 @@ fn already(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, size: u6
 fn hand_over(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut Report) {
     let measured = small(criterion, "hand over", |n| {
         let fresh = running.connect(n);
-        let packets: Vec<_> = fresh.clone().map(|n| running.world.packet(n)).collect();
+        let packets: Vec<_> = fresh.clone().map(|n| running.packet(n)).collect();
         let mut datapath = running.subject.datapath();
         let recorded = timed(|| packets.iter().for_each(|packet| datapath.abandon(packet)));
         let finished = timed(|| packets.iter().for_each(|packet| datapath.finish(packet)));
@@ -191,7 +192,8 @@ fn filters(criterion: &mut Criterion<ThreadCpu>, sizes: &Sizes, report: &mut Rep
     let mut at = Vec::new();
     for each in [1, 8, 32, 100] {
         let world = World::pairs(each);
-        let size = sizes.many;
+        // At least one on each path, so that all are known.
+        let size = sizes.many.max(u64::from(each * each));
         let mut running = Running::with(world, size);
         // So many pairs cost so much each time that the baseline gets no further in a reasonable time.
         let (eager_size, every) = match each {

@@ -8,10 +8,11 @@ use crate::{
 };
 use flowmerge::flower::Cookie;
 use flowmerge_bench::world::World;
+use nix::sys::resource::{UsageWho, getrusage};
 use std::{
     hint::spin_loop,
     sync::{
-        Barrier,
+        Barrier, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -33,7 +34,7 @@ fn two(sizes: &Sizes, running: &mut Running, report: &mut Report) {
     let (rounds, each) = if sizes.short { (3, 2 * CHUNK) } else { (15, 20 * CHUNK) };
     let mut round = |threads: u64| {
         let fresh = running.connect(threads * each);
-        let packets: Vec<_> = fresh.clone().map(|n| running.world.packet(n)).collect();
+        let packets: Vec<_> = fresh.clone().map(|n| running.packet(n)).collect();
         let start = Barrier::new(threads as usize + 1);
         let took = thread::scope(|scope| {
             for part in packets.chunks(each as usize) {
@@ -62,7 +63,7 @@ fn two(sizes: &Sizes, running: &mut Running, report: &mut Report) {
 fn latency(sizes: &Sizes, running: &mut Running, report: &mut Report) {
     let walks = if sizes.short { 500 } else { 20_000 };
     let fresh = running.connect(walks);
-    let packets: Vec<_> = fresh.clone().map(|n| running.world.packet(n)).collect();
+    let packets: Vec<_> = fresh.clone().map(|n| running.packet(n)).collect();
     let (subject, done) = (&running.subject, AtomicBool::new(false));
     subject.board.watch();
     let waits: Vec<_> = thread::scope(|scope| {
@@ -94,40 +95,58 @@ fn latency(sizes: &Sizes, running: &mut Running, report: &mut Report) {
     report.push(14, Row::time("last hit to hardware call, p99".into(), p99, None));
 }
 
-/// Adds one by one, with nothing else going on and while another thread destroys a filter of which very much is made.
+/// Adds that are due at regular times, four times as far apart as one takes, with nothing else going on and while another thread destroys a
+/// filter of which very much is made. Each is late by how long after it was due it is done: if one has to wait, so do those behind it.
 fn during_cascade(sizes: &Sizes, report: &mut Report) {
     // Even connections go through the first filter that is destroyed, odd ones through the other.
     let world = World::pairs(2);
     let goes = world.filters().into_iter().find(|(cookie, _)| *cookie == Cookie(1)).expect("it is of this world");
     let mut running = Running::with(world, 2 * sizes.many);
-    let (mut idle, mut busy) = (Vec::new(), Vec::new());
-    for _ in 0..if sizes.short { 2 } else { 7 } {
+    let (mut idle, mut busy, mut every) = (Vec::new(), Vec::new(), Duration::ZERO);
+    for round in 0..if sizes.short { 3 } else { 8 } {
         for cascade in [false, true] {
             let fresh = running.connect(if sizes.short { 4_000 } else { 80_000 });
-            let odd: Vec<_> = fresh.clone().filter(|n| n % 2 == 1).collect();
-            let packets: Vec<_> = odd.iter().map(|&n| running.world.packet(n)).collect();
-            let (subject, over, start) = (&running.subject, AtomicBool::new(!cascade), Barrier::new(2));
-            thread::scope(|scope| {
+            let packets: Vec<_> = fresh.clone().filter(|n| n % 2 == 1).map(|n| running.packet(n)).collect();
+            let (subject, ended, start) = (&running.subject, OnceLock::new(), Barrier::new(2));
+            let late: Vec<f64> = thread::scope(|scope| {
                 scope.spawn(|| {
                     start.wait();
                     if cascade {
                         subject.destroy(goes.0);
-                        over.store(true, Ordering::Release);
+                        ended.set(Instant::now()).expect("it ends once");
                     }
                 });
                 let mut datapath = subject.datapath();
                 start.wait();
+                let (mut due, mut taken, mut late) = (Instant::now(), taken_away(), Vec::new());
                 for packet in &packets {
-                    let before = Instant::now();
-                    datapath.finish(packet);
-                    subject.work();
-                    let took = before.elapsed().as_nanos() as f64;
-                    if cascade { &mut busy } else { &mut idle }.push(took);
-                    if cascade && over.load(Ordering::Acquire) {
+                    if ended.get().is_some_and(|ended| *ended < due) {
                         break;
                     }
+                    while Instant::now() < due {
+                        spin_loop();
+                    }
+                    datapath.finish(packet);
+                    subject.work();
+                    let now = Instant::now();
+                    if now - due > LATE && taken_away() != taken {
+                        // Another process had the processor: that is not the runtime's doing.
+                        taken = taken_away();
+                        due = now;
+                    } else {
+                        late.push((now - due).as_nanos() as f64);
+                        due = if every.is_zero() { now } else { due + every };
+                    }
                 }
+                late
             });
+            match (round, cascade) {
+                (0, false) => every = Duration::from_nanos(4 * median(late.into_iter()) as u64),
+                (0, true) => {}
+                (_, false) => idle.extend(late),
+                (_, true) => busy.extend(late),
+            }
+            // What went comes back, and what was not merged is.
             if cascade {
                 subject.filter(goes.0, goes.1.clone());
             }
@@ -142,6 +161,14 @@ fn during_cascade(sizes: &Sizes, report: &mut Report) {
     report.push(13, Row::factor(what, busy / idle, None).at_most(2.0));
 }
 
+/// So late an add is if the processor was taken away.
+const LATE: Duration = Duration::from_micros(20);
+
+/// How often the processor was taken from this thread, which had not asked for it.
+fn taken_away() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
+}
+
 /// The longest single call, of this thread's processor time, while the tables grow to their full size and connections come and go.
 fn stall(sizes: &Sizes, report: &mut Report) {
     let mut running = Running::new(World::five(false));
@@ -154,7 +181,7 @@ fn stall(sizes: &Sizes, report: &mut Report) {
             for (id, connection) in running.world.connections(n) {
                 call("a connection comes", timed(|| running.subject.connect(id, connection)));
             }
-            let packet = running.world.packet(n);
+            let packet = running.packet(n);
             let mut datapath = running.subject.datapath();
             call("a walk ends", timed(|| datapath.finish(&packet)));
             call("a worker's turn with one walk", timed(|| running.subject.work()));
