@@ -112,7 +112,8 @@ impl<H: Hardware> Merger<H> {
     /// TC removed a whole priority of a chain, with one message (RTM_DELTFILTER with handle 0): each filter with its last counts.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter.
+    /// The hardware did not remove a merged filter. Then the counts of all are kept, each until [`destroy`](Merger::destroy) is called
+    /// of it.
     pub fn destroy_priority(&self, hook: Hook, chain: u32, prio: u16) -> Result<Vec<(Cookie, Vec<Counters>)>, NotRemoved> {
         self.destroy_where(|f| (f.id.hook, f.id.chain, f.id.prio) == (hook, chain, prio))
     }
@@ -120,7 +121,7 @@ impl<H: Hardware> Merger<H> {
     /// A hook is gone with all its filters: its qdisc was removed, or its port. Each filter with its last counts.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter.
+    /// As [`destroy_priority`](Merger::destroy_priority).
     pub fn destroy_hook(&self, hook: Hook) -> Result<Vec<(Cookie, Vec<Counters>)>, NotRemoved> {
         self.destroy_where(|f| f.id.hook == hook)
     }
@@ -134,11 +135,17 @@ impl<H: Hardware> Merger<H> {
         cookies.sort_unstable();
         let accounts = self.take(&mut turn, &cookies, now, &mut failed);
         self.settle(&mut turn, now);
+        if !failed.is_empty() {
+            let mut table = self.table.write();
+            let kept = cookies.into_iter().zip(accounts).filter_map(|(cookie, account)| Some((cookie, account?)));
+            let before = kept.filter_map(|(cookie, account)| table.retire(cookie, account)).collect();
+            drop(table);
+            self.close(before);
+            return Err(NotRemoved(failed));
+        }
         let mut ledger = self.ledger.lock();
         let closed = accounts.into_iter().map(|account| account.and_then(|a| ledger.close(a)).unwrap_or_default());
         let told = cookies.into_iter().zip(closed.map(|c| c.into_vec())).collect();
-        drop(ledger);
-        told_of(failed)?;
         Ok(told)
     }
 

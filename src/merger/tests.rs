@@ -313,3 +313,20 @@ fn a_first_filter_at_a_port_that_is_sent_to_takes_out_what_sends_there() {
     m.destroy(Cookie(30)).unwrap();
     assert!(merge(&mut m, walk(1000)).is_ok());
 }
+
+#[test]
+fn what_could_not_be_removed_with_a_priority_tells_its_last_counts_when_destroyed_again() {
+    let mut m = merger();
+    firewall(&mut m);
+    let merge = established(&mut m, 1000);
+    m.hardware().fail_removals(Some("busy"));
+    m.hardware().receive(IN, &frame(1000, 64), 7).unwrap();
+    let error = m.destroy_priority(Hook::Ingress(IN), 0, 2).unwrap_err();
+    assert_eq!(error.0[0].id(), merge.id);
+    m.hardware().receive(IN, &frame(1000, 64), 8).unwrap();
+    m.hardware().fail_removals(None);
+    m.drain(0);
+    let two = Counters { packets: 2, bytes: 2 * FRAME, last_used: 8 };
+    assert_eq!(m.destroy(Cookie(10)), Ok(vec![two; 2]));
+    assert_eq!((m.destroy(Cookie(11)), m.account_count()), (Ok(vec![two; 2]), 0));
+}
