@@ -43,6 +43,10 @@ impl<H: Hardware> Merger<H> {
             turn.free(old);
             self.last_refused.lock().remove(&old);
             let Some(entry) = table.remove_filter(old, keeps_place) else { continue };
+            if entry.filter.skip_sw {
+                // It is no longer missing anywhere.
+                turn.due(old);
+            }
             if keeps_place {
                 before = Some((old, entry));
             } else {
@@ -165,6 +169,10 @@ impl<H: Hardware> Merger<H> {
             turn.free(cookie);
             self.last_refused.lock().remove(&cookie);
             let entry = table.remove_filter(cookie, false);
+            if entry.as_ref().is_some_and(|e| e.filter.skip_sw) {
+                // It is no longer missing anywhere.
+                turn.due(cookie);
+            }
             let hook = entry.as_ref().map(|e| e.filter.id.hook);
             accounts.push(entry.map(|e| e.account).or_else(|| table.take_retired(cookie)));
             if let Some(hook) = hook.filter(|&hook| !table.chains.any(hook)) {

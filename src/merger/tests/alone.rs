@@ -296,3 +296,17 @@ fn entry_of(m: &Merger<Memory>) -> crate::hardware::Entry {
     let (id, matches, actions) = (merged.id, merged.matches, merged.actions.clone());
     crate::hardware::Entry { id, port: IN, matches, actions, trim: crate::hardware::Trim::Never }
 }
+
+#[test]
+fn one_that_is_gone_is_not_missing_anywhere() {
+    let m = merger();
+    m.replace(Cookie(1), drop(1, ttl(1)), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), hard(2, ttl(2)), Inserted::Observed).unwrap();
+    m.replace(Cookie(3), hard(3, ttl(3)), Inserted::Observed).unwrap();
+    m.replace(Cookie(4), drop(0, Match::default()), Inserted::Observed).unwrap();
+    assert_eq!(m.displaced().len(), 2);
+    m.destroy(Cookie(2)).unwrap();
+    assert_eq!(m.displaced().len(), 1);
+    m.replace(Cookie(3), drop(5, ttl(3)), Inserted::Observed).unwrap();
+    assert_eq!(m.displaced(), []);
+}
