@@ -58,7 +58,7 @@ impl<H: Hardware> Merger<H> {
             let ports = table.ports_of(id.hook);
             table.forget_sends(&ports);
         }
-        self.enter(&mut table, &mut turn, cookie, filter, inserted, instead);
+        self.enter(&mut table, &mut turn, cookie, filter, inserted, instead, None);
         self.sweep_out(table, now, &mut turn, &mut failed);
         let refused = match skip_sw {
             true if failed.is_empty() => self.install_alone(&mut turn, cookie, now, &mut failed).err(),
@@ -69,11 +69,8 @@ impl<H: Hardware> Merger<H> {
             // As TC does: the old one stays.
             closed.extend(table.remove_filter(cookie, before.is_some()).map(|e| e.account));
             if let Some((old, entry)) = before.take() {
-                let counts = self.ledger.lock().close(entry.account);
-                self.enter(&mut table, &mut turn, old, entry.filter, inserted, Some(cookie));
-                if let (Some(counts), Some(again)) = (counts, table.account(old)) {
-                    self.ledger.lock().set(again, counts);
-                }
+                // Its counts go on, also those of what is still in hardware.
+                self.enter(&mut table, &mut turn, old, entry.filter, inserted, Some(cookie), Some(entry.account));
                 turn.due(old);
             }
         }
@@ -304,7 +301,8 @@ impl<H: Hardware> Merger<H> {
         accounts.into_iter().for_each(|account| drop(ledger.close(account)));
     }
 
-    /// Enters a filter, and dooms what does not hold with it.
+    /// Enters a filter, with a new account unless it has one, and dooms what does not hold with it.
+    #[allow(clippy::too_many_arguments)]
     fn enter(
         &self,
         table: &mut Table,
@@ -313,8 +311,9 @@ impl<H: Hardware> Merger<H> {
         filter: Filter,
         inserted: Inserted,
         instead: Option<Cookie>,
+        account: Option<crate::table::Account>,
     ) {
-        let account = self.ledger.lock().open(filter.actions.len());
+        let account = account.unwrap_or_else(|| self.ledger.lock().open(filter.actions.len()));
         let born = self.epoch.fetch_add(1, Relaxed) + 1;
         let reordered = table.insert_filter(cookie, filter, account, inserted, instead, born);
         if let Some(before) = table.take_retired(cookie) {

@@ -310,3 +310,15 @@ fn one_that_is_gone_is_not_missing_anywhere() {
     m.replace(Cookie(3), drop(5, ttl(3)), Inserted::Observed).unwrap();
     assert_eq!(m.displaced(), []);
 }
+
+#[test]
+fn what_stays_since_another_did_not_take_its_place_gets_its_last_counts() {
+    let mut m = merger();
+    m.replace(Cookie(1), hard(5, ttl(1)), Inserted::Observed).unwrap();
+    m.hardware().fail_removals(Some("busy"));
+    assert!(m.replace(Cookie(2), hard(5, ttl(1)), Inserted::Observed).is_err());
+    assert!(in_hardware(&mut m, IN, 1), "it is still there, and counts");
+    m.hardware().fail_removals(None);
+    assert_eq!(m.drain(0).removed[0].counters.packets, 1);
+    assert_eq!(m.counted(Cookie(1))[0].packets, 1);
+}
