@@ -94,15 +94,17 @@ impl<H: Hardware> Merger<H> {
     /// TC removed a filter. When this returns nothing derived from it is in hardware, and its last counts are returned.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter. Then the counts are kept until `destroy` is called again.
+    /// The hardware did not remove a merged filter. Then the counts are kept until `destroy` is called again,
+    /// and all is gone. That may be one that it was asked to remove before, for another reason.
     pub fn destroy(&self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut turn = self.control.lock();
         let now = self.now();
         let mut failed = Vec::new();
         let account = self.take(&mut turn, &[cookie], now, &mut failed).pop().flatten();
         self.settle(&mut turn, now);
+        self.tell_stuck(account.as_slice(), &mut failed);
         if let (Some(account), false) = (account, failed.is_empty()) {
-            // Asked again, it tells what has been counted until then.
+            // Asked again when that is gone, it tells what has been counted until then.
             self.close(self.table.write().retire(cookie, account).into_iter().collect());
             return Err(NotRemoved(failed));
         }
@@ -136,6 +138,7 @@ impl<H: Hardware> Merger<H> {
         cookies.sort_unstable();
         let accounts = self.take(&mut turn, &cookies, now, &mut failed);
         self.settle(&mut turn, now);
+        self.tell_stuck(&accounts.iter().flatten().copied().collect::<Vec<_>>(), &mut failed);
         if !failed.is_empty() {
             let mut table = self.table.write();
             let kept = cookies.into_iter().zip(accounts).filter_map(|(cookie, account)| Some((cookie, account?)));
@@ -148,6 +151,19 @@ impl<H: Hardware> Merger<H> {
         let closed = accounts.into_iter().map(|account| account.and_then(|a| ledger.close(a)).unwrap_or_default());
         let told = cookies.into_iter().zip(closed.map(|c| c.into_vec())).collect();
         Ok(told)
+    }
+
+    /// Tells of what was to leave the hardware before, has not, and derives from filters with these accounts.
+    fn tell_stuck(&self, accounts: &[crate::table::Account], failed: &mut Vec<HardwareError>) {
+        if self.stuck_count.load(Relaxed) == 0 {
+            return;
+        }
+        for stuck in self.stuck.lock().iter() {
+            let derived = stuck.parents.iter().any(|(account, _)| accounts.contains(account));
+            if derived && !failed.iter().any(|error| error.id() == stuck.id) {
+                failed.push(stuck.error.clone());
+            }
+        }
     }
 
     /// Takes filters out, with all that derives from them; their accounts.

@@ -330,3 +330,21 @@ fn what_could_not_be_removed_with_a_priority_tells_its_last_counts_when_destroye
     assert_eq!(m.destroy(Cookie(10)), Ok(vec![two; 2]));
     assert_eq!((m.destroy(Cookie(11)), m.account_count()), (Ok(vec![two; 2]), 0));
 }
+
+#[test]
+fn what_was_stuck_before_is_named_when_its_filter_is_destroyed() {
+    let mut m = merger();
+    firewall(&mut m);
+    let merge = established(&mut m, 1000);
+    m.hardware().fail_removals(Some("busy"));
+    assert!(m.give_back(ConnectionId(1000)).is_err());
+    m.hardware().receive(IN, &frame(1000, 64), 8).unwrap();
+    for _ in 0..2 {
+        let error = m.destroy(Cookie(10)).expect_err("it is in hardware");
+        assert_eq!(error.0.iter().map(HardwareError::id).collect::<Vec<_>>(), [merge.id]);
+    }
+    m.hardware().fail_removals(None);
+    m.drain(0);
+    let one = Counters { packets: 1, bytes: FRAME, last_used: 8 };
+    assert_eq!(m.destroy(Cookie(10)), Ok(vec![one; 2]));
+}

@@ -329,7 +329,7 @@ impl Machine {
         let done = self.m.destroy(cookie);
         self.model.filters.remove(&cookie);
         let number = self.model.account.remove(&cookie);
-        let told = done.as_ref().map(|_| ()).map_err(Clone::clone);
+        let told = self.told_before(&number.or(self.model.retired.get(&cookie).copied()).into_iter().collect::<Vec<_>>(), &done);
         self.follow(|t| t.parents.iter().any(|p| Some(p.1) == number), |t| t.alone, Some(&told));
         let number = number.or_else(|| self.model.retired.remove(&cookie));
         match (done, number) {
@@ -340,11 +340,21 @@ impl Machine {
         }
     }
 
+    /// What was stuck before the call and derives from what it destroyed is named; what else it named.
+    fn told_before<T>(&self, numbers: &[usize], done: &Result<T, NotRemoved>) -> Result<(), NotRemoved> {
+        let errors = done.as_ref().err().map(|e| e.0.clone()).unwrap_or_default();
+        let (old, new): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| self.model.stuck.contains_key(&e.id()));
+        let derived = self.model.stuck.values().filter(|t| t.parents.iter().any(|p| numbers.contains(&p.1)));
+        let derived: BTreeSet<MergedId> = derived.map(|t| t.id).collect();
+        assert_eq!(old.iter().map(|e| e.id()).collect::<BTreeSet<_>>(), derived, "what was stuck before is named");
+        if new.is_empty() { Ok(()) } else { Err(NotRemoved(new)) }
+    }
+
     fn destroyed(&mut self, which: impl Fn(&Filter) -> bool, done: Result<Vec<(Cookie, Vec<flowmerge::flower::Counters>)>, NotRemoved>) {
         let cookies: Vec<Cookie> = self.model.filters.iter().filter(|(_, f)| which(f)).map(|(&c, _)| c).collect();
         let numbers: Vec<_> = cookies.iter().filter_map(|c| self.model.account.remove(c)).collect();
         cookies.iter().for_each(|c| drop(self.model.filters.remove(c)));
-        let told = done.as_ref().map(|_| ()).map_err(Clone::clone);
+        let told = self.told_before(&numbers, &done);
         self.follow(|t| t.parents.iter().any(|p| numbers.contains(&p.1)), |t| t.alone, Some(&told));
         let both = cookies.into_iter().zip(numbers);
         match done {
