@@ -348,3 +348,17 @@ fn what_was_stuck_before_is_named_when_its_filter_is_destroyed() {
     let one = Counters { packets: 1, bytes: FRAME, last_used: 8 };
     assert_eq!(m.destroy(Cookie(10)), Ok(vec![one; 2]));
 }
+
+#[test]
+fn a_newcomer_that_is_not_busier_finds_the_table_full() {
+    let mut m = Merger::new(Memory::new(Capabilities { size: Some(1), ..Capabilities::all() }));
+    firewall(&mut m);
+    let busy = established(&mut m, 1000);
+    (0..5).for_each(|now| drop(m.hardware().receive(IN, &frame(1000, 64), now).unwrap()));
+    m.sweep(10);
+    for port in [1001, 1002] {
+        m.connection(ConnectionEvent::Is(ConnectionId(port as u64), connection(port))).unwrap();
+        assert!(matches!(merge(&mut m, walk(port)), Err(Refusal::Hardware { .. })));
+    }
+    assert_eq!((m.turned().full, m.turned().displaced, m.is_merged(busy.id)), (2, 0, true));
+}
