@@ -133,13 +133,29 @@ impl<H: Hardware> Merger<H> {
         Ok(())
     }
 
-    /// Whether a `skip_sw` filter is in hardware at a port.
+    /// What waited to be offered again and was turned down is tried once more, from the beginning, or told to be displaced.
+    pub(super) fn recover(&self, turn: &mut Alone, now: u64) {
+        let lost = std::mem::take(&mut *self.lost.lock());
+        if lost.is_empty() {
+            return;
+        }
+        let mut table = self.table.write();
+        for path in lost {
+            let empty = self.shard(self.shard_of_path(path)).first_of(path).is_none();
+            if empty && table.entry(path).is_some_and(|e| e.alone) {
+                table.drop_path(path);
+            }
+        }
+        self.sweep_out(table, now, turn, &mut Vec::new());
+    }
+
+    /// Whether a `skip_sw` filter is in hardware at a port, or about to be.
     fn is_alone(&self, table: &Table, cookie: Cookie, port: Port) -> bool {
         let mut here = table.paths_through(cookie).filter(|&p| table.entry(p).is_some_and(|e| e.path.port == port));
         here.any(|path| {
             let shard = self.shard(self.shard_of_path(path));
             let first = shard.first_of(path).and_then(|id| shard.merged(id));
-            first.is_some_and(|m| m.state == State::Installed)
+            first.is_some_and(|m| matches!(m.state, State::Installed | State::Waiting | State::Installing))
         })
     }
 

@@ -65,7 +65,9 @@ impl<H: Hardware> Merger<H> {
         let full = Err(HardwareError::Full { id: offer.id, size: self.merged_count() });
         let seen = pending.handles.iter().filter_map(|&h| Some(self.shard(h.shard()).connection(h)?.recent));
         let seen = seen.max().unwrap_or(0).max(1);
-        while let Some((recent, id)) = self.cold.lock().pop() {
+        loop {
+            // In a statement of its own, so that the list is free again before it is asked for once more, and the hardware is called.
+            let Some((recent, id)) = self.cold.lock().pop() else { break };
             if u64::from(seen) <= 2 * u64::from(recent) {
                 // All others are busier still.
                 self.cold.lock().push((recent, id));

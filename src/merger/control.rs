@@ -38,6 +38,10 @@ impl<H: Hardware> Merger<H> {
             turn.free(old);
             self.last_refused.lock().remove(&old);
             let Some(entry) = table.remove_filter(old, keeps_place) else { continue };
+            if entry.filter.skip_sw {
+                // It is no longer missing anywhere.
+                turn.due(old);
+            }
             if keeps_place {
                 before = Some((old, entry));
             } else {
@@ -49,7 +53,7 @@ impl<H: Hardware> Merger<H> {
             let ports = table.ports_of(id.hook);
             table.forget_sends(&ports);
         }
-        self.enter(&mut table, &mut turn, cookie, filter, inserted, instead);
+        self.enter(&mut table, &mut turn, cookie, filter, inserted, instead, None);
         self.sweep_out(table, now, &mut turn, &mut failed);
         let refused = match skip_sw {
             true if failed.is_empty() => self.install_alone(&mut turn, cookie, now, &mut failed).err(),
@@ -60,11 +64,8 @@ impl<H: Hardware> Merger<H> {
             // As TC does: the old one stays.
             closed.extend(table.remove_filter(cookie, before.is_some()).map(|e| e.account));
             if let Some((old, entry)) = before.take() {
-                let counts = self.ledger.lock().close(entry.account);
-                self.enter(&mut table, &mut turn, old, entry.filter, inserted, Some(cookie));
-                if let (Some(counts), Some(again)) = (counts, table.account(old)) {
-                    self.ledger.lock().set(again, counts);
-                }
+                // Its counts go on, also those of what is still in hardware.
+                self.enter(&mut table, &mut turn, old, entry.filter, inserted, Some(cookie), Some(entry.account));
                 turn.due(old);
             }
         }
@@ -88,15 +89,17 @@ impl<H: Hardware> Merger<H> {
     /// TC removed a filter. When this returns nothing derived from it is in hardware, and its last counts are returned.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter. Then the counts are kept until `destroy` is called again.
+    /// The hardware did not remove a merged filter. Then the counts are kept until `destroy` is called again,
+    /// and all is gone. That may be one that it was asked to remove before, for another reason.
     pub fn destroy(&self, cookie: Cookie) -> Result<Vec<Counters>, NotRemoved> {
         let mut turn = self.control.lock();
         let now = self.now();
         let mut failed = Vec::new();
         let account = self.take(&mut turn, &[cookie], now, &mut failed).pop().flatten();
         self.settle(&mut turn, now);
+        self.tell_stuck(account.as_slice(), &mut failed);
         if let (Some(account), false) = (account, failed.is_empty()) {
-            // Asked again, it tells what has been counted until then.
+            // Asked again when that is gone, it tells what has been counted until then.
             self.close(self.table.write().retire(cookie, account).into_iter().collect());
             return Err(NotRemoved(failed));
         }
@@ -107,7 +110,8 @@ impl<H: Hardware> Merger<H> {
     /// TC removed a whole priority of a chain, with one message (RTM_DELTFILTER with handle 0): each filter with its last counts.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter.
+    /// The hardware did not remove a merged filter. Then the counts of all are kept, each until [`destroy`](Merger::destroy) is called
+    /// of it.
     pub fn destroy_priority(
         &self,
         hook: Hook,
@@ -120,7 +124,7 @@ impl<H: Hardware> Merger<H> {
     /// A hook is gone with all its filters: its qdisc was removed, or its port. Each filter with its last counts.
     ///
     /// # Errors
-    /// The hardware did not remove a merged filter.
+    /// As [`destroy_priority`](Merger::destroy_priority).
     pub fn destroy_hook(&self, hook: Hook) -> Result<Vec<(Cookie, Vec<Counters>)>, NotRemoved> {
         self.destroy_where(|f| f.id.hook == hook)
     }
@@ -134,12 +138,32 @@ impl<H: Hardware> Merger<H> {
         cookies.sort_unstable();
         let accounts = self.take(&mut turn, &cookies, now, &mut failed);
         self.settle(&mut turn, now);
+        self.tell_stuck(&accounts.iter().flatten().copied().collect::<Vec<_>>(), &mut failed);
+        if !failed.is_empty() {
+            let mut table = self.table.write();
+            let kept = cookies.into_iter().zip(accounts).filter_map(|(cookie, account)| Some((cookie, account?)));
+            let before = kept.filter_map(|(cookie, account)| table.retire(cookie, account)).collect();
+            drop(table);
+            self.close(before);
+            return Err(NotRemoved(failed));
+        }
         let mut ledger = self.ledger.lock();
         let closed = accounts.into_iter().map(|account| account.and_then(|a| ledger.close(a)).unwrap_or_default());
         let told = cookies.into_iter().zip(closed.map(|c| c.into_vec())).collect();
-        drop(ledger);
-        told_of(failed)?;
         Ok(told)
+    }
+
+    /// Tells of what was to leave the hardware before, has not, and derives from filters with these accounts.
+    fn tell_stuck(&self, accounts: &[crate::table::Account], failed: &mut Vec<HardwareError>) {
+        if self.stuck_count.load(Relaxed) == 0 {
+            return;
+        }
+        for stuck in self.stuck.lock().iter() {
+            let derived = stuck.parents.iter().any(|(account, _)| accounts.contains(account));
+            if derived && !failed.iter().any(|error| error.id() == stuck.id) {
+                failed.push(stuck.error.clone());
+            }
+        }
     }
 
     /// Takes filters out, with all that derives from them; their accounts.
@@ -158,6 +182,10 @@ impl<H: Hardware> Merger<H> {
             turn.free(cookie);
             self.last_refused.lock().remove(&cookie);
             let entry = table.remove_filter(cookie, false);
+            if entry.as_ref().is_some_and(|e| e.filter.skip_sw) {
+                // It is no longer missing anywhere.
+                turn.due(cookie);
+            }
             let hook = entry.as_ref().map(|e| e.filter.id.hook);
             accounts.push(entry.map(|e| e.account).or_else(|| table.take_retired(cookie)));
             if let Some(hook) = hook.filter(|&hook| !table.chains.any(hook)) {
@@ -290,7 +318,8 @@ impl<H: Hardware> Merger<H> {
         accounts.into_iter().for_each(|account| drop(ledger.close(account)));
     }
 
-    /// Enters a filter, and dooms what does not hold with it.
+    /// Enters a filter, with a new account unless it has one, and dooms what does not hold with it.
+    #[allow(clippy::too_many_arguments)]
     fn enter(
         &self,
         table: &mut Table,
@@ -299,8 +328,9 @@ impl<H: Hardware> Merger<H> {
         filter: Filter,
         inserted: Inserted,
         instead: Option<Cookie>,
+        account: Option<crate::table::Account>,
     ) {
-        let account = self.ledger.lock().open(filter.actions.len());
+        let account = account.unwrap_or_else(|| self.ledger.lock().open(filter.actions.len()));
         let born = self.inbox.next_epoch();
         let reordered = table.insert_filter(cookie, filter, account, inserted, instead, born);
         if let Some(before) = table.take_retired(cookie) {

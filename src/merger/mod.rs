@@ -45,7 +45,7 @@ use crate::{
         Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    table::{ConnectionEntry, Ledger, Shard, Table},
+    table::{ConnectionEntry, Ledger, PathId, Shard, Table},
     walk::Walk,
 };
 use crate::{
@@ -144,6 +144,8 @@ pub struct Merger<H> {
     stuck: Mutex<Vec<Stuck>>,
     stuck_count: AtomicUsize,
     retries: Mutex<Retries>,
+    /// The paths of `skip_sw` filters whose merged filters waited to be offered again, and were turned down.
+    lost: Mutex<Vec<PathId>>,
     removed: Mutex<VecDeque<Removed>>,
     cold: Mutex<Vec<(u32, MergedId)>>,
     alive: AtomicU64,
@@ -212,6 +214,7 @@ impl<H: Hardware> Merger<H> {
             stuck: Mutex::new(Vec::new()),
             stuck_count: AtomicUsize::new(0),
             retries: Mutex::new(Retries::default()),
+            lost: Mutex::default(),
             removed: Mutex::new(VecDeque::new()),
             cold: Mutex::new(Vec::new()),
             alive: AtomicU64::new(0),
@@ -245,6 +248,7 @@ impl<H: Hardware> Merger<H> {
         let now = self.clock.fetch_max(now, Relaxed).max(now);
         self.try_again(now);
         if let Some(mut turn) = self.control.try_lock() {
+            self.recover(&mut turn, now);
             turn.try_again();
             self.settle(&mut turn, now);
         }

@@ -313,3 +313,52 @@ fn a_first_filter_at_a_port_that_is_sent_to_takes_out_what_sends_there() {
     m.destroy(Cookie(30)).unwrap();
     assert!(merge(&mut m, walk(1000)).is_ok());
 }
+
+#[test]
+fn what_could_not_be_removed_with_a_priority_tells_its_last_counts_when_destroyed_again() {
+    let mut m = merger();
+    firewall(&mut m);
+    let merge = established(&mut m, 1000);
+    m.hardware().fail_removals(Some("busy"));
+    m.hardware().receive(IN, &frame(1000, 64), 7).unwrap();
+    let error = m.destroy_priority(Hook::Ingress(IN), 0, 2).unwrap_err();
+    assert_eq!(error.0[0].id(), merge.id);
+    m.hardware().receive(IN, &frame(1000, 64), 8).unwrap();
+    m.hardware().fail_removals(None);
+    m.drain(0);
+    let two = Counters { packets: 2, bytes: 2 * FRAME, last_used: 8 };
+    assert_eq!(m.destroy(Cookie(10)), Ok(vec![two; 2]));
+    assert_eq!((m.destroy(Cookie(11)), m.account_count()), (Ok(vec![two; 2]), 0));
+}
+
+#[test]
+fn what_was_stuck_before_is_named_when_its_filter_is_destroyed() {
+    let mut m = merger();
+    firewall(&mut m);
+    let merge = established(&mut m, 1000);
+    m.hardware().fail_removals(Some("busy"));
+    assert!(m.give_back(ConnectionId(1000)).is_err());
+    m.hardware().receive(IN, &frame(1000, 64), 8).unwrap();
+    for _ in 0..2 {
+        let error = m.destroy(Cookie(10)).expect_err("it is in hardware");
+        assert_eq!(error.0.iter().map(HardwareError::id).collect::<Vec<_>>(), [merge.id]);
+    }
+    m.hardware().fail_removals(None);
+    m.drain(0);
+    let one = Counters { packets: 1, bytes: FRAME, last_used: 8 };
+    assert_eq!(m.destroy(Cookie(10)), Ok(vec![one; 2]));
+}
+
+#[test]
+fn a_newcomer_that_is_not_busier_finds_the_table_full() {
+    let mut m = Merger::new(Memory::new(Capabilities { size: Some(1), ..Capabilities::all() }));
+    firewall(&mut m);
+    let busy = established(&mut m, 1000);
+    (0..5).for_each(|now| drop(m.hardware().receive(IN, &frame(1000, 64), now).unwrap()));
+    m.sweep(10);
+    for port in [1001, 1002] {
+        m.connection(ConnectionEvent::Is(ConnectionId(port as u64), connection(port))).unwrap();
+        assert!(matches!(merge(&mut m, walk(port)), Err(Refusal::Hardware { .. })));
+    }
+    assert_eq!((m.turned().full, m.turned().displaced, m.is_merged(busy.id)), (2, 0, true));
+}

@@ -555,12 +555,16 @@ impl<H: Hardware> Merger<H> {
     /// Offers what waited, and whose state says that this thread does.
     pub(super) fn offer_again(&self, ids: &[MergedId], now: u64) {
         for &id in ids {
+            let path = self.shard(self.shard_of_merged(id)).merged(id).map(|m| m.path);
             if let Some(pending) = self.pending(id) {
                 // What comes of it, its state tells.
                 let _ = self.install_one(pending, now);
             } else {
                 self.came_of_one(id, None, Event::Declined, now);
             }
+            // No walk will bring it again.
+            let alone = path.filter(|&p| !self.is_merged(id) && self.table.read().entry(p).is_some_and(|e| e.alone));
+            self.lost.lock().extend(alone);
         }
     }
 

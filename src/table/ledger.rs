@@ -54,13 +54,6 @@ impl Ledger {
         self.accounts.remove(account.at)
     }
 
-    /// An account begins with these.
-    pub fn set(&mut self, account: Account, counters: Box<[Counters]>) {
-        if let Some(now) = self.accounts.named_mut(account.at, account.generation) {
-            *now = counters;
-        }
-    }
-
     /// What the actions were given.
     pub fn of(&self, account: Account) -> &[Counters] {
         self.accounts.named(account.at, account.generation).map_or(&[], |counters| counters)

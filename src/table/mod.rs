@@ -71,7 +71,17 @@ pub struct WayKey {
     pub found: SmallVec<[Option<CtKey>; 3]>,
 }
 
+/// Some cookies.
+type Found = SmallVec<[Cookie; 6]>;
+
 impl WayKey {
+    /// The hits up to the first that found a connection.
+    fn first_found(&self) -> Option<u8> {
+        let mut found = self.found.iter();
+        let hit = self.hits.iter().position(|(_, n)| found.by_ref().take((*n).into()).any(Option::is_some))?;
+        u8::try_from(hit + 1).ok()
+    }
+
     /// What a datapath compares to tell that a packet goes this way and has these bits.
     fn verdict(&self, matches: &Match, decided: Decided) -> Verdict {
         let mut verdict = Verdict::new(self.port, decided);
@@ -133,6 +143,8 @@ pub struct PathEntry {
     /// How many of its conditions keep out shadows that came later.
     later: usize,
     way: usize,
+    /// The hits up to the first that found a connection: the tuple is asked for there.
+    pinned: Option<u8>,
     /// It is a `skip_sw` filter's.
     pub alone: bool,
     /// It holds no more: nothing is made of it, and what was made is being removed.
@@ -451,8 +463,18 @@ impl Table {
             _ => None,
         };
         let verdict = Mutex::new(verdict);
-        let entry =
-            PathEntry { verdict, path: Arc::new(path), accounts, overhead, later: 0, way: way.0, alone, dead: false };
+        let pinned = key.first_found();
+        let entry = PathEntry {
+            verdict,
+            path: Arc::new(path),
+            accounts,
+            overhead,
+            pinned,
+            later: 0,
+            way: way.0,
+            alone,
+            dead: false,
+        };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
             self.senders.entry(port).or_default().insert(id);
@@ -515,14 +537,24 @@ impl Table {
         self.dying.retain(|path| !gone.contains(path));
     }
 
-    /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it.
+    /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it. Not
+    /// meant are those of the very connections that something is to be made of: they are looked at one by one.
     pub fn is_held_off(&self, path: PathId) -> bool {
         if self.dying.is_empty() {
             return false;
         }
-        let Some(path) = self.entry(path).map(|e| &e.path) else { return true };
-        let mut here = self.dying.iter().filter_map(|&p| self.entry(p)).filter(|e| e.path.port == path.port);
-        let near = here.by_ref().take(COMPARED).any(|e| e.path.template.may_overlap(&path.template));
+        let Some(mine) = self.entry(path) else { return true };
+        // Where both come to a connection by the same hits, a packet of both is one of the same connection.
+        let same = |other: &PathEntry| {
+            mine.pinned.is_some_and(|hits| {
+                let cookies =
+                    |e: &PathEntry| e.path.parents.iter().take(hits.into()).map(|p| p.cookie).collect::<Found>();
+                other.pinned == Some(hits) && cookies(mine) == cookies(other)
+            })
+        };
+        let dying = self.dying.iter().filter_map(|&p| self.entry(p));
+        let mut here = dying.filter(|e| e.path.port == mine.path.port && !same(e));
+        let near = here.by_ref().take(COMPARED).any(|e| e.path.template.may_overlap(&mine.path.template));
         near || here.next().is_some()
     }
 

@@ -265,3 +265,60 @@ fn what_the_hardware_does_not_remove_keeps_it_out_and_is_tried_again() {
     assert!(m.replace(Cookie(3), hard(5, ttl(2)), Inserted::Observed).is_err());
     assert!(m.table().filter(Cookie(3)).is_none() && m.table().filter(Cookie(1)).is_some());
 }
+
+/// No walk brings it again: what waits after a reset is there once, and what the hardware then declines is told, and tried again.
+#[test]
+fn after_a_reset_it_comes_back_once_or_is_told() {
+    let mut m = Merger::new(Memory::new(Capabilities { size: Some(1), ..Capabilities::all() }));
+    let side = Hook::Ingress(IN);
+    m.bind(side, 7).unwrap();
+    let id = FilterId { hook: Hook::Block(7), ..hard(1, ttl(1)).id };
+    m.replace(Cookie(1), Filter { id, ..hard(1, ttl(1)) }, Inserted::Observed).unwrap();
+    m.hardware().lose_all();
+    m.reset(0);
+    m.bind(side, 7).unwrap();
+    m.drain(0);
+    assert_eq!((m.merged_count(), m.hardware().len(), m.displaced()), (1, 1, vec![]));
+    // It comes back to a table that another has filled.
+    m.hardware().lose_all();
+    m.reset(0);
+    let in_its_place = crate::hardware::Entry { id: MergedId(1 << 40), ..entry_of(&m) };
+    m.hardware().put(in_its_place).unwrap();
+    m.drain(0);
+    assert_eq!((m.merged_count(), m.displaced().len()), (0, 1));
+    m.hardware().lose_all();
+    m.drain(0);
+    assert!(in_hardware(&mut m, IN, 1) && m.displaced().is_empty());
+}
+
+fn entry_of(m: &Merger<Memory>) -> crate::hardware::Entry {
+    let merged = &m.merged()[0];
+    let (id, matches, actions) = (merged.id, merged.matches, merged.actions.clone());
+    crate::hardware::Entry { id, port: IN, matches, actions, trim: crate::hardware::Trim::Never }
+}
+
+#[test]
+fn one_that_is_gone_is_not_missing_anywhere() {
+    let m = merger();
+    m.replace(Cookie(1), drop(1, ttl(1)), Inserted::Observed).unwrap();
+    m.replace(Cookie(2), hard(2, ttl(2)), Inserted::Observed).unwrap();
+    m.replace(Cookie(3), hard(3, ttl(3)), Inserted::Observed).unwrap();
+    m.replace(Cookie(4), drop(0, Match::default()), Inserted::Observed).unwrap();
+    assert_eq!(m.displaced().len(), 2);
+    m.destroy(Cookie(2)).unwrap();
+    assert_eq!(m.displaced().len(), 1);
+    m.replace(Cookie(3), drop(5, ttl(3)), Inserted::Observed).unwrap();
+    assert_eq!(m.displaced(), []);
+}
+
+#[test]
+fn what_stays_since_another_did_not_take_its_place_gets_its_last_counts() {
+    let mut m = merger();
+    m.replace(Cookie(1), hard(5, ttl(1)), Inserted::Observed).unwrap();
+    m.hardware().fail_removals(Some("busy"));
+    assert!(m.replace(Cookie(2), hard(5, ttl(1)), Inserted::Observed).is_err());
+    assert!(in_hardware(&mut m, IN, 1), "it is still there, and counts");
+    m.hardware().fail_removals(None);
+    assert_eq!(m.drain(0).removed[0].counters.packets, 1);
+    assert_eq!(m.counted(Cookie(1))[0].packets, 1);
+}
