@@ -356,3 +356,25 @@ fn frames_that_come_while_the_start_is_told_are_counted_once() {
     let output = replay(&[file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+/// All that is told, the merged filters with their parents, connections and counters too, whatever threads do the work; but for their
+/// names, which are those of the shards.
+#[test]
+fn threads_change_nothing() {
+    let mut files: Vec<_> = fs::read_dir(fixture("")).unwrap().map(|f| f.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "pcapng"));
+    assert!(!files.is_empty());
+    let told = |file: &PathBuf, threads: &str| {
+        let output = replay(&["--threads", threads, file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("text");
+        let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    for file in files {
+        let (alone, three) = (told(&file, "0"), told(&file, "3"));
+        let first = alone.iter().zip(&three).find(|(a, b)| a != b);
+        assert!(alone == three, "{}: {first:?}", file.display());
+    }
+}

@@ -63,6 +63,8 @@ impl<H: Hardware> Merger<H> {
         if skip_sw && (refused.is_some() || !failed.is_empty()) {
             // As TC does: the old one stays.
             closed.extend(table.remove_filter(cookie, before.is_some()).map(|e| e.account));
+            // Nor is it missing anywhere, or what had its cookie before.
+            turn.due(cookie);
             if let Some((old, entry)) = before.take() {
                 // Its counts go on, also those of what is still in hardware.
                 self.enter(&mut table, &mut turn, old, entry.filter, inserted, Some(cookie), Some(entry.account));

@@ -362,3 +362,15 @@ fn a_newcomer_that_is_not_busier_finds_the_table_full() {
     }
     assert_eq!((m.turned().full, m.turned().displaced, m.is_merged(busy.id)), (2, 0, true));
 }
+
+/// The device was reset, something was installed, and then the reset was told.
+#[test]
+fn what_was_installed_before_a_reset_was_told_is_not_left_behind() {
+    let mut m = merger();
+    firewall(&mut m);
+    established(&mut m, 1000);
+    m.reset(0);
+    m.drain(0);
+    assert_eq!((m.hardware().len(), m.merged_count()), (0, 0), "it is in hardware, and nobody knows it");
+    assert!(merge(&mut m, walk(1000)).unwrap().installed);
+}

@@ -464,7 +464,8 @@ impl<H: Hardware> Merger<H> {
         let event = match &done {
             Ok(()) => Event::Accepted,
             Err(HardwareError::Failed { .. }) => Event::Busy,
-            Err(HardwareError::Unsure { .. }) => Event::Unsure,
+            // It went in after the hardware was reset and before that was told: nobody else has its name.
+            Err(HardwareError::Unsure { .. } | HardwareError::Exists { .. }) => Event::Unsure,
             Err(_) => Event::Declined,
         };
         let installed = self.came_of(&pending, event, now);

@@ -3,7 +3,7 @@
 use flowmerge::{
     flower::Capabilities,
     hardware::{Hardware, HardwareError, Memory, MergedId, Offer, Reading},
-    sync::Mutex,
+    sync::{Mutex, RwLock},
 };
 use std::collections::BTreeSet;
 
@@ -38,6 +38,8 @@ pub struct Faults {
 /// The table, the faults, and what the driver saw.
 pub struct Faulty {
     pub memory: Memory,
+    /// It has lost everything, and installs nothing until the merger was told.
+    down: RwLock<bool>,
     state: Mutex<State>,
 }
 
@@ -61,7 +63,7 @@ impl Faulty {
             in_table: BTreeSet::new(),
             wrong: Vec::new(),
         };
-        Faulty { memory: Memory::new(capabilities), state: Mutex::new(state) }
+        Faulty { memory: Memory::new(capabilities), down: RwLock::new(false), state: Mutex::new(state) }
     }
 
     pub fn set(&self, change: impl FnOnce(&mut Faults)) {
@@ -82,11 +84,13 @@ impl Faulty {
         self.state.lock().wrong.clone()
     }
 
-    /// The device is reset.
-    pub fn lose_all(&self) {
-        let mut state = self.state.lock();
-        state.in_table.clear();
+    /// The device is reset: it loses everything, and installs nothing until `told` has told the merger.
+    pub fn reset(&self, told: impl FnOnce()) {
+        *self.down.write() = true;
+        self.state.lock().in_table.clear();
         self.memory.lose_all();
+        told();
+        *self.down.write() = false;
     }
 
     fn failing(&self, id: MergedId) -> HardwareError {
@@ -117,6 +121,10 @@ impl Hardware for Faulty {
 
     fn install(&self, offer: &Offer<'_>) -> Result<(), HardwareError> {
         let id = offer.id;
+        let down = self.down.read();
+        if *down {
+            return Err(self.failing(id));
+        }
         let how = {
             let mut state = self.state.lock();
             if state.in_table.contains(&id) {

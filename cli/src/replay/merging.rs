@@ -6,6 +6,7 @@ use super::{
     known::{Known, has_wrong_length, known, trailing},
     offload::{Arrival, Handled, Offload},
     totals,
+    workers::Workers,
 };
 use flowmerge::{
     conntrack::{ConnectionId, is_excluded},
@@ -21,7 +22,10 @@ use flowmerge::{
     walk::{Hit, Walk},
 };
 use merge_model::conntrack::observed::{Change, ChangeKind};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// A merged filter of the run.
 pub struct Record {
@@ -73,7 +77,9 @@ impl Record {
 
 /// The merger, its hardware, and the record.
 pub struct Merging {
-    merger: Merger<Memory>,
+    merger: Arc<Merger<Memory>>,
+    /// Who merges; nobody: the replay's own thread.
+    workers: Option<Workers>,
     /// The merged filters of the run, by name.
     pub records: BTreeMap<u64, Record>,
     /// Walks and what became of them.
@@ -104,7 +110,8 @@ impl Merging {
     /// Nothing merged yet, into a table that can do this.
     pub fn into_table(capabilities: Capabilities) -> Merging {
         Merging {
-            merger: Merger::new(Memory::new(capabilities)),
+            merger: Arc::new(Merger::new(Memory::new(capabilities))),
+            workers: None,
             records: BTreeMap::new(),
             walks: totals::Walks::default(),
             merged: totals::Merged::default(),
@@ -115,6 +122,25 @@ impl Merging {
             paths: HashMap::new(),
             marked: BTreeSet::new(),
         }
+    }
+
+    /// From now on so many threads merge the walks; with 0 the caller's own does.
+    pub fn with_threads(mut self, threads: usize) -> Merging {
+        self.workers = (threads > 0).then(|| Workers::new(&self.merger, threads));
+        self
+    }
+
+    /// What became of a walk.
+    fn outcome(&mut self, walk: Walk) -> Option<Outcome> {
+        let ticket = self.merger.walk(walk)?;
+        let Some(workers) = &self.workers else {
+            return self.merger.drain(0).walks.pop().map(|(_, outcome)| outcome);
+        };
+        let outcome = workers.outcome(ticket);
+        if outcome.is_none() {
+            self.failures.push("no worker is left".to_string());
+        }
+        outcome
     }
 
     /// The library's own state.
@@ -147,7 +173,7 @@ impl Merging {
 
     /// Notes a merged filter that was installed for a walk.
     fn record(&mut self, id: MergedId, walk: &Walk) {
-        let merger = &self.merger;
+        let merger = &*self.merger;
         let Some(merged) = merger.merged_by(id) else { return };
         let path = &*merged.path;
         let table = merger.table();
@@ -312,8 +338,7 @@ impl Offload for Merging {
         let changes_itself = self.changes_itself(&walk);
         self.walks.recorded += 1;
         self.walks.established += u64::from(established);
-        self.merger.walk(walk.clone());
-        for (_, outcome) in self.merger.drain(0).walks {
+        if let Some(outcome) = self.outcome(walk.clone()) {
             match &outcome {
                 Ok(merge) => {
                     self.walks.established_merged += u64::from(established);

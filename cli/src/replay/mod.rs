@@ -19,6 +19,7 @@ pub mod report;
 pub mod timeline;
 pub mod totals;
 pub mod tunnels;
+mod workers;
 
 pub use frames::hex;
 
@@ -72,6 +73,9 @@ pub struct Options {
     /// (hardware.handled=60%), walks.established_merged of walks.established.
     #[arg(long, value_name = "NAME=N")]
     at_least: Vec<AtLeast>,
+    /// Merge on so many threads of their own, beside the one that replays. The results are the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
 }
 
 /// Replays; whether nothing differs, and all is there that must be.
@@ -103,7 +107,7 @@ pub fn run(options: &Options) -> Result<bool> {
         run
     };
     bar.finish_and_clear();
-    let mut merging = Merging::default();
+    let mut merging = Merging::default().with_threads(options.threads);
     let software = replayed("software", &mut offload::Nothing, None);
     let hardware = replayed("hardware", &mut merging, Some(&software));
 

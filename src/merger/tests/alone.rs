@@ -307,7 +307,10 @@ fn one_that_is_gone_is_not_missing_anywhere() {
     assert_eq!(m.displaced().len(), 2);
     m.destroy(Cookie(2)).unwrap();
     assert_eq!(m.displaced().len(), 1);
-    m.replace(Cookie(3), drop(5, ttl(3)), Inserted::Observed).unwrap();
+    // Neither when a filter that itself cannot go in has its cookie.
+    m.hardware().fail_next_install("busy");
+    let id = FilterId { prio: 0, handle: 77, ..hard(0, ttl(9)).id };
+    assert!(m.replace(Cookie(3), Filter { id, ..hard(0, ttl(9)) }, Inserted::Observed).is_err());
     assert_eq!(m.displaced(), []);
 }
 
