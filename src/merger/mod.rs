@@ -22,6 +22,11 @@ mod capacity;
 mod connections;
 mod control;
 mod counters;
+#[cfg(not(feature = "shuttle"))]
+mod planted;
+#[cfg(feature = "shuttle")]
+#[doc(hidden)]
+pub mod planted;
 mod removal;
 mod retry;
 mod settings;
@@ -147,8 +152,14 @@ pub struct Merger<H> {
     last_refused: Mutex<HashMap<Cookie, Refusal>>,
     /// The latest time that was told.
     clock: AtomicU64,
-    hasher: foldhash::fast::RandomState,
+    hasher: Seeds,
 }
+
+/// What spreads connections over shards: names come from the network, hence seeds. A checker repeats its runs, hence none there.
+#[cfg(not(feature = "shuttle"))]
+type Seeds = foldhash::fast::RandomState;
+#[cfg(feature = "shuttle")]
+type Seeds = foldhash::fast::FixedState;
 
 /// A shard, and those who wait for something to leave it.
 struct Home {
@@ -200,7 +211,7 @@ impl<H: Hardware> Merger<H> {
             refused: Mutex::default(),
             last_refused: Mutex::default(),
             clock: AtomicU64::new(0),
-            hasher: foldhash::fast::RandomState::default(),
+            hasher: Seeds::default(),
         }
     }
 

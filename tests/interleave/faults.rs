@@ -1,0 +1,70 @@
+//! Hardware that fails, or loses everything, amid what the other tests do.
+
+use crate::{
+    check,
+    device::Fault,
+    world::{FIRST, LAST, OUT, Part, Setting, World, worked},
+};
+
+const INSTALLS: [&[Fault]; 4] =
+    [&[Fault::Failed], &[Fault::UnsureIn], &[Fault::UnsureOut], &[Fault::Failed, Fault::UnsureIn]];
+
+/// Whom an install that goes wrong is set against.
+const AGAINST: [Part; 7] = [
+    |w| w.destroy(LAST),
+    |w| w.destroy(FIRST),
+    |w| w.gone(1000),
+    |w| w.marked(1000, 7),
+    |w| w.given_back(1000),
+    |w| w.shadow(),
+    |w| w.replace_last(OUT + 1),
+];
+
+fn any<T: Copy>(of: &[T]) -> T {
+    use shuttle::rand::{Rng, thread_rng};
+    of[thread_rng().gen_range(0..of.len())]
+}
+
+fn walked() -> World {
+    let world = World::new(Setting::default(), &[1000, 1001]);
+    world.merged(1001);
+    world.walked(1000);
+    world
+}
+
+fn worked_twice(w: &World) {
+    worked(w);
+    worked(w);
+}
+
+#[test]
+fn installs_that_fail_against_everything() {
+    check(|| {
+        let world = walked();
+        world.merger.hardware().fail_installs(any(&INSTALLS));
+        world.together([worked_twice, any(&AGAINST)]);
+    });
+}
+
+#[test]
+fn a_reset_against_an_install() {
+    check(|| {
+        walked().together([worked_twice, |w| w.reset()]);
+    });
+}
+
+#[test]
+fn a_reset_against_everything() {
+    check(|| {
+        walked().together([worked_twice, |w| w.reset(), any(&AGAINST)]);
+    });
+}
+
+#[test]
+fn a_reset_against_removals_that_fail() {
+    check(|| {
+        let world = walked();
+        world.merger.hardware().fail_removals(any(&[1, 2]));
+        world.together([|w| w.drain(), |w| w.reset(), any(&AGAINST)]);
+    });
+}
