@@ -69,6 +69,58 @@ fn an_install_against_giving_back() {
     });
 }
 
+/// Conntrack tells of it while it is being given back: that gives nobody leave to merge it.
+#[test]
+fn giving_back_against_an_event_that_changes_nothing() {
+    check(|| {
+        let world = two();
+        world.merged(1000);
+        world.together([
+            |w| w.given_back(1000),
+            |w| w.refreshed(1000),
+            |w| {
+                w.walked(1000);
+                w.drain();
+            },
+        ]);
+    });
+}
+
+#[test]
+fn giving_back_against_a_change() {
+    check(|| {
+        let world = two();
+        world.merged(1000);
+        world.together([
+            |w| w.given_back(1000),
+            |w| w.marked(1000, 7),
+            |w| {
+                w.walked(1000);
+                w.drain();
+            },
+        ]);
+    });
+}
+
+#[test]
+fn giving_back_and_taking_back_against_death() {
+    check(|| {
+        let world = two();
+        world.merged(1000);
+        world.together([
+            |w| {
+                w.given_back(1000);
+                w.merger.take_back(flowmerge::conntrack::ConnectionId(1000));
+            },
+            |w| w.gone(1000),
+            |w| {
+                w.walked(1000);
+                w.drain();
+            },
+        ]);
+    });
+}
+
 /// Both want it out, for reasons of their own.
 #[test]
 fn the_death_of_a_connection_against_destroy() {
