@@ -86,6 +86,25 @@ fn a_sweep_against_destroy() {
 }
 
 #[test]
+fn a_reading_against_removals_that_fail() {
+    check(|| {
+        let world = busy();
+        world.merger.hardware().fail_removals(2);
+        world.together([
+            |w| {
+                w.packet(1000);
+                w.merger.read_all();
+            },
+            |w| w.gone(1000),
+            |w| {
+                w.packet(1000);
+                w.drain();
+            },
+        ]);
+    });
+}
+
+#[test]
 fn readings_that_fail_against_destroy() {
     check(|| {
         let world = busy();
