@@ -141,6 +141,8 @@ pub struct Merger<H> {
     tickets: AtomicU64,
     merged: AtomicUsize,
     stuck: Mutex<Vec<Stuck>>,
+    /// With `stuck`: a removal was tried again.
+    tried: Condvar,
     stuck_count: AtomicUsize,
     retries: Mutex<Retries>,
     removed: Mutex<VecDeque<Removed>>,
@@ -202,6 +204,7 @@ impl<H: Hardware> Merger<H> {
             tickets: AtomicU64::new(0),
             merged: AtomicUsize::new(0),
             stuck: Mutex::new(Vec::new()),
+            tried: Condvar::new(),
             stuck_count: AtomicUsize::new(0),
             retries: Mutex::new(Retries::default()),
             removed: Mutex::new(VecDeque::new()),

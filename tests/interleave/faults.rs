@@ -47,6 +47,38 @@ fn installs_that_fail_against_everything() {
 }
 
 #[test]
+fn installs_and_removals_that_fail_against_everything() {
+    check(|| {
+        let world = walked();
+        world.merger.hardware().fail_installs(any(&INSTALLS));
+        world.merger.hardware().fail_removals(any(&[1, 2, 3]));
+        world.together([worked_twice, any(&AGAINST)]);
+    });
+}
+
+#[test]
+fn removals_that_fail_against_two_at_once() {
+    check(|| {
+        let world = walked();
+        world.merger.hardware().fail_removals(any(&[1, 2, 3]));
+        world.together([worked_twice, any(&AGAINST), any(&AGAINST)]);
+    });
+}
+
+/// What is stuck is tried again while others want to know of it.
+#[test]
+fn what_is_stuck_against_destroy() {
+    check(|| {
+        let world = walked();
+        world.drain();
+        world.merger.hardware().fail_removals(1);
+        world.gone(1000);
+        world.packet(1000);
+        world.together([worked_twice, |w| w.destroy(LAST)]);
+    });
+}
+
+#[test]
 fn a_reset_against_an_install() {
     check(|| {
         walked().together([worked_twice, |w| w.reset()]);
