@@ -65,7 +65,9 @@ impl<H: Hardware> Merger<H> {
         let full = Err(HardwareError::Full { id: offer.id, size: self.merged_count() });
         let seen = pending.handles.iter().filter_map(|&h| Some(self.shard(h.shard()).connection(h)?.recent));
         let seen = seen.max().unwrap_or(0).max(1);
-        while let Some((recent, id)) = self.cold.lock().pop() {
+        // In a condition of the loop the lock would be held throughout.
+        let coldest = || self.cold.lock().pop();
+        while let Some((recent, id)) = coldest() {
             if u64::from(seen) <= 2 * u64::from(recent) {
                 // All others are busier still.
                 self.cold.lock().push((recent, id));

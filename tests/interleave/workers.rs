@@ -187,3 +187,26 @@ fn two_displacements_and_a_sweep() {
         ]);
     });
 }
+
+/// A full table, and nothing in it is less busy: the newcomers stay out.
+#[test]
+fn newcomers_to_a_table_that_is_full_and_busy() {
+    check(|| {
+        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001, 1002]);
+        world.merged(1000);
+        world.merger.sweep(1);
+        let world = world.at_once([
+            |w| {
+                w.walked(1001);
+                w.drain();
+            },
+            |w| {
+                w.walked(1002);
+                w.drain();
+            },
+        ]);
+        assert!(world.packet(1000), "it has stayed");
+        assert_eq!(world.merger.turned().full, 2);
+        world.end();
+    });
+}
