@@ -2,6 +2,7 @@
 
 use crate::{
     check,
+    device::Fault,
     world::{FIRST, FRONT, LAST, OUT, Setting, World, worked},
 };
 
@@ -187,5 +188,25 @@ fn a_port_that_goes_down_and_comes_up_against_an_install() {
             assert!(w.merger.hardware().derived(LAST, Some(OUT)).is_empty(), "sends to a port that is down");
             w.merger.port(port, true).expect("removed");
         }]);
+    });
+}
+
+/// Whoever looks at everything holds nobody up, and is held up by nobody for ever.
+#[test]
+fn a_look_inside_against_an_install_that_fails_and_destroy() {
+    check(|| {
+        let world = tracked();
+        world.merged(1001);
+        world.walked(1000);
+        world.merger.hardware().fail_installs(&[Fault::Failed]);
+        world.together([
+            |w| {
+                w.merger.snapshot();
+                w.merger.why(flowmerge::flower::Cookie(LAST));
+                w.merger.keep_alive(1);
+            },
+            worked,
+            |w| w.destroy(LAST),
+        ]);
     });
 }
