@@ -153,3 +153,34 @@ fn an_install_against_a_connection_that_dies_and_comes_again() {
         }]);
     });
 }
+
+/// A merged filter that rests on two connections, in two shards.
+fn double() -> World {
+    World::new(Setting { shards: 4, double: true, ..Setting::default() }, &[1000, 1001])
+}
+
+#[test]
+fn an_install_on_two_connections_against_the_death_of_both() {
+    check(|| {
+        let world = double();
+        world.walked(1000);
+        world.together([worked, |w| w.gone(1000), |w| w.second_gone(1000)]);
+    });
+}
+
+#[test]
+fn the_death_of_one_of_two_connections_against_destroy() {
+    check(|| {
+        let world = double();
+        world.merged(1000);
+        world.merged(1001);
+        world.together([
+            |w| w.second_gone(1000),
+            |w| w.destroy(LAST),
+            |w| {
+                w.gone(1001);
+                w.second_gone(1001);
+            },
+        ]);
+    });
+}

@@ -3,7 +3,7 @@
 use crate::{
     check,
     device::Fault,
-    world::{FIRST, FRONT, LAST, OUT, Setting, World, worked},
+    world::{ALONE, ASIDE_FRONT, FIRST, FRONT, LAST, OUT, Setting, World, worked},
 };
 
 fn tracked() -> World {
@@ -207,6 +207,59 @@ fn a_look_inside_against_an_install_that_fails_and_destroy() {
             },
             worked,
             |w| w.destroy(LAST),
+        ]);
+    });
+}
+
+/// It leaves when another comes in front, and comes back when that goes.
+#[test]
+fn a_skip_sw_filter_against_a_drain_and_a_sweep() {
+    check(|| {
+        plain().together([
+            |w| {
+                w.alone();
+                w.in_front();
+                w.destroy(ASIDE_FRONT);
+                assert!(!w.merger.hardware().derived(ALONE, None).is_empty(), "it is back");
+            },
+            |w| w.drain(),
+            |w| w.merger.sweep(1),
+        ]);
+    });
+}
+
+#[test]
+fn a_skip_sw_filter_that_fails_against_a_drain() {
+    check(|| {
+        let world = plain();
+        world.merger.hardware().fail_removals(1);
+        world.together([
+            |w| {
+                w.alone();
+                w.merger.hardware().fail_installs(&[Fault::Failed, Fault::UnsureIn]);
+                w.in_front();
+                w.destroy(ASIDE_FRONT);
+                w.destroy(ALONE);
+            },
+            |w| {
+                w.drain();
+                w.drain();
+            },
+            |w| w.stats(ALONE),
+        ]);
+    });
+}
+
+#[test]
+fn a_skip_sw_filter_against_a_reset() {
+    check(|| {
+        plain().together([
+            |w| {
+                w.alone_or_not();
+                w.destroy(ALONE);
+            },
+            |w| w.reset(),
+            |w| w.drain(),
         ]);
     });
 }

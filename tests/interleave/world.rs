@@ -29,6 +29,12 @@ pub const FIRST: u64 = 10;
 pub const LAST: u64 = 11;
 /// One in front of [`LAST`], which drops all that comes from source port 1000.
 pub const FRONT: u64 = 12;
+/// A `skip_sw` filter.
+pub const ALONE: u64 = 20;
+/// What comes in front of it.
+pub const ASIDE_FRONT: u64 = 21;
+/// Where these two are.
+const ASIDE: Port = Port(7);
 /// Where [`LAST`] sends to.
 pub const OUT: u32 = 2;
 /// The zone, as `ct` has it.
@@ -45,6 +51,8 @@ pub struct Setting {
     pub size: usize,
     /// How many merged filters may be; 0: any number.
     pub merged: usize,
+    /// [`LAST`] tracks connections, too, in a zone of its own: each merged filter rests on two.
+    pub double: bool,
     /// No connection tracking: the way has no connections, and one merged filter takes all.
     pub plain: bool,
 }
@@ -53,6 +61,7 @@ pub struct Setting {
 pub struct World {
     pub merger: Merger<Device>,
     plain: bool,
+    double: bool,
     told: Mutex<Vec<Removed>>,
     reset: AtomicBool,
     /// How often each filter's end was asked for, and of which it was told before it had come.
@@ -79,6 +88,7 @@ impl World {
         let world = World {
             merger,
             plain: setting.plain,
+            double: setting.double,
             told: Mutex::default(),
             reset: false.into(),
             asked: Mutex::default(),
@@ -99,13 +109,18 @@ impl World {
             true => ActionKind::Gact { random: None },
             false => ActionKind::Ct(Ct { zone: ZONE, ..Ct::default() }),
         };
-        filter(0, 2, Match::default(), vec![Action::new(kind, Control::Pipe), Action::gact(Control::Goto(1))])
+        filter(IN, 0, 2, Match::default(), vec![Action::new(kind, Control::Pipe), Action::gact(Control::Goto(1))])
     }
 
     fn last(&self, out: u32) -> Filter {
         let established = Match::default().with(Field::CtState, ct_state::ESTABLISHED, ct_state::ESTABLISHED);
         let matches = if self.plain { Match::default() } else { established };
-        filter(1, 2, matches, vec![Action::redirect(Port(out))])
+        let mut actions = vec![Action::redirect(Port(out))];
+        if self.double {
+            let ct = ActionKind::Ct(Ct { zone: ZONE + 1, ..Ct::default() });
+            actions.insert(0, Action::new(ct, Control::Pipe));
+        }
+        filter(IN, 1, 2, matches, actions)
     }
 
     fn enter(&self, cookie: u64, filter: Filter) {
@@ -114,13 +129,19 @@ impl World {
 
     fn connected(&self, port: u16) {
         self.merger.connection(ConnectionEvent::Is(name(port), connection(port))).expect("nothing to remove");
+        if self.double {
+            let second = Connection { zone: ZONE + 1, ..connection(port) };
+            self.merger.connection(ConnectionEvent::Is(second_name(port), second)).expect("nothing to remove");
+        }
     }
 
     /// A walk of this connection is handed in.
     pub fn walked(&self, port: u16) {
         let found = Some(Found { connection: name(port), direction: Direction::Original });
         let found = if self.plain { vec![] } else { vec![found] };
-        let hits = vec![Hit { filter: Cookie(FIRST), found }, Hit { filter: Cookie(LAST), found: vec![] }];
+        let second = Some(Found { connection: second_name(port), direction: Direction::Original });
+        let second = if self.double { vec![second] } else { vec![] };
+        let hits = vec![Hit { filter: Cookie(FIRST), found }, Hit { filter: Cookie(LAST), found: second }];
         self.merger.walk(Walk { port: IN, key: key(port), hits }).expect("room in the queue");
     }
 
@@ -197,7 +218,7 @@ impl World {
     /// [`FRONT`] comes, which takes the packets from source port 1000.
     pub fn shadow(&self) {
         let matches = Match::default().exact(Field::IpProto, proto::TCP.into()).exact(Field::SrcPort, 1000);
-        let front = filter(1, 1, matches, vec![Action::gact(Control::Shot)]);
+        let front = filter(IN, 1, 1, matches, vec![Action::gact(Control::Shot)]);
         if self.merger.replace(Cookie(FRONT), front, Inserted::Observed).is_ok() {
             // Those who asked before were told of what is stuck.
             let stuck = !self.merger.stuck().is_empty();
@@ -209,6 +230,36 @@ impl World {
     pub fn gone(&self, port: u16) {
         if self.merger.connection(ConnectionEvent::Gone(name(port))).is_ok() {
             assert_eq!(self.merger.hardware().resting(port, None), [], "on {port}, which is gone");
+        }
+    }
+
+    /// Conntrack says that the one in the second zone is gone.
+    pub fn second_gone(&self, port: u16) {
+        if self.merger.connection(ConnectionEvent::Gone(second_name(port))).is_ok() {
+            assert_eq!(self.merger.hardware().resting(port, None), [], "on {port}, which is gone");
+        }
+    }
+
+    /// A `skip_sw` filter comes, at a port of its own: it is in hardware at once.
+    pub fn alone(&self) {
+        if self.alone_or_not() {
+            assert!(self.merger.hardware().receive(ASIDE, &key(1000)), "software does not have it");
+        }
+    }
+
+    /// The same where the hardware may have lost it again. Whether it was entered.
+    pub fn alone_or_not(&self) -> bool {
+        let actions = vec![Action::redirect(Port(OUT))];
+        let alone = Filter { skip_sw: true, ..filter(ASIDE, 0, 2, Match::default(), actions) };
+        self.merger.replace(Cookie(ALONE), alone, Inserted::Observed).is_ok()
+    }
+
+    /// A filter comes in front of that, which leaves.
+    pub fn in_front(&self) {
+        let ttl = Match::default().exact(Field::IpTtl, 1);
+        let front = filter(ASIDE, 0, 1, ttl, vec![Action::gact(Control::Shot)]);
+        if self.merger.replace(Cookie(ASIDE_FRONT), front, Inserted::Observed).is_ok() {
+            assert_eq!(self.merger.hardware().derived(ALONE, None), [], "another is in front");
         }
     }
 
@@ -308,7 +359,7 @@ impl World {
         }
         locked(&self.asked).clear();
         self.replacing.store(0, Relaxed);
-        [FIRST, LAST, FRONT].into_iter().for_each(|cookie| self.destroy(cookie));
+        [FIRST, LAST, FRONT, ALONE, ASIDE_FRONT].into_iter().for_each(|cookie| self.destroy(cookie));
         for (id, ..) in snapshot.connections {
             merger.connection(ConnectionEvent::Gone(id)).expect("nothing to remove");
         }
@@ -353,14 +404,18 @@ fn name(port: u16) -> ConnectionId {
     ConnectionId(port.into())
 }
 
+fn second_name(port: u16) -> ConnectionId {
+    ConnectionId(u64::from(port) + (1 << 16))
+}
+
 fn connection(port: u16) -> Connection {
     let (src, dst) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
     let tuple = Tuple { src, dst, proto: proto::TCP, src_port: port, dst_port: 80 };
     Connection::established(ZONE, tuple, tuple.inverse())
 }
 
-fn filter(chain: u32, prio: u16, matches: Match, actions: Vec<Action>) -> Filter {
-    let id = FilterId { hook: Hook::Ingress(IN), chain, prio, protocol: 0x800, handle: 1 };
+fn filter(port: Port, chain: u32, prio: u16, matches: Match, actions: Vec<Action>) -> Filter {
+    let id = FilterId { hook: Hook::Ingress(port), chain, prio, protocol: 0x800, handle: 1 };
     let matches = matches.exact(Field::Protocol, 0x800).exact(Field::EthType, 0x800);
     Filter::flower(id, matches, actions)
 }
