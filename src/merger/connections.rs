@@ -101,17 +101,24 @@ impl<H: Hardware> Merger<H> {
         failed: &mut Vec<HardwareError>,
     ) -> MutexGuard<'a, Shard> {
         let mut cleared: SmallVec<[MergedId; 4]> = SmallVec::new();
+        let mut stuck_too = false;
         while let Some(entry) = shard.connection_mut(handle) {
             // What is gone may still be linked to it for a moment, from another shard.
             let left = entry.merged.iter().filter(|id| !cleared.contains(id));
             let ids: SmallVec<[MergedId; 4]> = left.copied().collect();
-            if ids.is_empty() {
+            // What another call could not take out is linked to it no more.
+            let stuck = !stuck_too && self.stuck_count.load(Relaxed) > 0;
+            if ids.is_empty() && !stuck {
                 break;
             }
             entry.closing = true;
             drop(shard);
             self.remove_all(&ids, now, failed);
             cleared.extend(ids);
+            if stuck {
+                stuck_too = true;
+                self.remove_stuck_on(handle, now, failed);
+            }
             shard = self.shard(handle.shard());
         }
         shard

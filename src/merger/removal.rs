@@ -242,6 +242,7 @@ impl<H: Hardware> Merger<H> {
             id,
             port: entry.path.port,
             matches,
+            connections: links.clone(),
             merged: merged.remains(),
             parents: entry.parents().map(|(account, parent)| (account, *parent)).collect(),
             overhead: counters::overhead(&entry.path),

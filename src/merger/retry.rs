@@ -3,12 +3,13 @@
 
 use super::{Merger, Removed, counters};
 use crate::{
+    conntrack::ConnectionHandle,
     flower::{Match, Port},
     hardware::{Hardware, HardwareError, MergedId, Reading},
     merge::Parent,
     sync::atomic::Ordering::Relaxed,
     table::{
-        Account,
+        Account, Links,
         life::{Event, State},
         shard::Remains,
     },
@@ -22,6 +23,7 @@ pub(super) struct Stuck {
     pub id: MergedId,
     pub port: Port,
     pub matches: Match,
+    pub connections: Links,
     pub merged: Remains,
     pub parents: Vec<(Account, Parent)>,
     pub overhead: u64,
@@ -95,13 +97,20 @@ impl<H: Hardware> Merger<H> {
     /// Tries again at once what the hardware would not remove and counts for one of these accounts, so that the accounts can be closed;
     /// what fails is told. `failed`: what failed just now, and is not tried again at once.
     pub(super) fn remove_stuck_of(&self, accounts: &[Account], now: u64, failed: &mut Vec<HardwareError>) {
+        self.remove_stuck_if(|s| s.parents.iter().any(|(account, _)| accounts.contains(account)), now, failed);
+    }
+
+    /// The same for what rests on a connection.
+    pub(super) fn remove_stuck_on(&self, connection: ConnectionHandle, now: u64, failed: &mut Vec<HardwareError>) {
+        self.remove_stuck_if(|s| s.connections.all().contains(&connection), now, failed);
+    }
+
+    fn remove_stuck_if(&self, concerns: impl Fn(&Stuck) -> bool, now: u64, failed: &mut Vec<HardwareError>) {
         if self.stuck_count.load(Relaxed) == 0 {
             return;
         }
         let failed_now: SmallVec<[MergedId; 4]> = failed.iter().map(HardwareError::id).collect();
-        let concerns = |s: &Stuck| {
-            s.parents.iter().any(|(account, _)| accounts.contains(account)) && !failed_now.contains(&s.id)
-        };
+        let concerns = |s: &Stuck| concerns(s) && !failed_now.contains(&s.id);
         let mut stuck = self.stuck.lock();
         while stuck.iter().any(|s| s.due == TRIED && concerns(s)) {
             self.tried.wait(&mut stuck);

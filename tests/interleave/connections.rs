@@ -184,3 +184,21 @@ fn the_death_of_one_of_two_connections_against_destroy() {
         ]);
     });
 }
+
+#[test]
+fn removals_on_two_connections_that_fail() {
+    check(|| {
+        let world = double();
+        world.merged(1000);
+        world.walked(1001);
+        world.merger.hardware().fail_removals(1);
+        world.together([
+            |w| w.second_gone(1000),
+            |w| w.given_back(1000),
+            |w| {
+                w.drain();
+                w.merger.read_all();
+            },
+        ]);
+    });
+}
