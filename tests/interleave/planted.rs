@@ -7,7 +7,7 @@ use crate::{
 use flowmerge::merger::planted::{Fault, plant};
 use shuttle::{
     FailurePersistence,
-    scheduler::{PctScheduler, RandomScheduler},
+    scheduler::{PctScheduler, RandomScheduler, UncontrolledNondeterminismCheckScheduler},
 };
 use std::panic;
 
@@ -64,5 +64,17 @@ fn an_install_that_is_not_told_is_found() {
         let world = tracked();
         world.walked(1000);
         world.together([|w| w.drain(), |w| w.destroy(LAST)]);
+    });
+}
+
+/// The same choices lead to the same run, so that a failure can be replayed.
+#[test]
+fn a_run_can_be_repeated() {
+    let twice = UncontrolledNondeterminismCheckScheduler::new(RandomScheduler::new_from_seed(crate::SEED, 20));
+    run(twice, FailurePersistence::Print, || {
+        let world = World::new(Setting { shards: 2, double: true, ..Setting::default() }, &[1000, 1001]);
+        world.merged(1001);
+        world.walked(1000);
+        world.together([|w| w.drain(), |w| w.destroy(LAST), |w| w.shadow()]);
     });
 }
