@@ -26,7 +26,7 @@ fn any<T: Copy>(of: &[T]) -> T {
 }
 
 fn walked() -> World {
-    let world = World::new(Setting::default(), &[1000, 1001]);
+    let world = World::new(Setting { shards: any(&[1, 2]), ..Setting::default() }, &[1000, 1001]);
     world.merged(1001);
     world.walked(1000);
     world
@@ -98,5 +98,39 @@ fn a_reset_against_removals_that_fail() {
         let world = walked();
         world.merger.hardware().fail_removals(any(&[1, 2]));
         world.together([|w| w.drain(), |w| w.reset(), any(&AGAINST)]);
+    });
+}
+
+/// The table is full: the one that is to make room may not leave, the one that is to come may not come.
+#[test]
+fn displacements_that_fail_against_everything() {
+    check(|| {
+        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001]);
+        world.merged(1001);
+        world.merger.sweep(1);
+        world.merger.sweep(2);
+        world.walked(1000);
+        match any(&[0, 1, 2]) {
+            0 => world.merger.hardware().fail_removals(any(&[1, 2])),
+            1 => world.merger.hardware().fail_installs(any(&INSTALLS)),
+            _ => {}
+        }
+        world.together([worked_twice, any(&AGAINST), |w| w.gone(1001)]);
+    });
+}
+
+#[test]
+fn two_workers_and_hardware_that_fails() {
+    check(|| {
+        let world = walked();
+        world.merger.hardware().fail_installs(any(&INSTALLS));
+        world.together([
+            worked_twice,
+            |w| {
+                w.walked(1000);
+                worked(w);
+            },
+            any(&AGAINST),
+        ]);
     });
 }
