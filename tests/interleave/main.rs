@@ -28,7 +28,7 @@ use shuttle::{
 };
 
 /// Runs of a scenario by each of the two schedulers.
-const RUNS: usize = 250;
+const RUNS: usize = 200;
 /// How often PCT changes threads in a run.
 const CHANGES: usize = 4;
 const SEED: u64 = 0x6d65_7267_6572;
