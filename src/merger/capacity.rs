@@ -93,8 +93,9 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// The hardware was reset and has lost all its entries, with what they counted since they were last read. Each is offered again by the
-    /// next [`drain`](Merger::drain)s; what it would not remove is gone. No call into the hardware may be under way that was begun before
-    /// the reset, but for installs and removals, whose outcome is not relied upon.
+    /// next [`drain`](Merger::drain)s; what it would not remove is gone. From the loss until this returns the hardware installs nothing: it
+    /// fails ([`HardwareError::Failed`]). No call into the hardware may be under way that was begun before the reset, but for installs and
+    /// removals, whose outcome is not relied upon.
     pub fn reset(&self, now: u64) {
         self.clock.fetch_max(now, Relaxed);
         tracing::info!("hardware was reset");

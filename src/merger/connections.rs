@@ -113,7 +113,8 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Takes out what derives from a connection, whose shard is locked before and after. It stays marked as closing, so that nothing
-    /// new is made of it meanwhile.
+    /// new is made of it meanwhile. Should another call that was about the same connection end before, and take that mark off, what
+    /// was made of it since then goes, too.
     fn clear<'a>(
         &'a self,
         mut shard: MutexGuard<'a, Shard>,
@@ -121,15 +122,28 @@ impl<H: Hardware> Merger<H> {
         now: u64,
         failed: &mut Vec<HardwareError>,
     ) -> MutexGuard<'a, Shard> {
-        let Some(entry) = shard.connection_mut(handle) else { return shard };
-        if entry.merged.is_empty() {
-            return shard;
+        let mut cleared: SmallVec<[MergedId; 4]> = SmallVec::new();
+        let mut stuck_too = false;
+        while let Some(entry) = shard.connection_mut(handle) {
+            // What is gone may still be linked to it for a moment, from another shard.
+            let left = entry.merged.iter().filter(|id| !cleared.contains(id));
+            let ids: SmallVec<[MergedId; 4]> = left.copied().collect();
+            // What another call could not take out is linked to it no more.
+            let stuck = !stuck_too && self.stuck_count.load(Relaxed) > 0;
+            if ids.is_empty() && !stuck {
+                break;
+            }
+            entry.closing = true;
+            drop(shard);
+            self.remove_all(&ids, now, failed);
+            cleared.extend(ids);
+            if stuck {
+                stuck_too = true;
+                self.remove_stuck_on(handle, now, failed);
+            }
+            shard = self.shard(handle.shard());
         }
-        entry.closing = true;
-        let ids: SmallVec<[MergedId; 4]> = entry.merged.iter().copied().collect();
-        drop(shard);
-        self.remove_all(&ids, now, failed);
-        self.shard(handle.shard())
+        shard
     }
 }
 

@@ -55,6 +55,8 @@ impl<H: Hardware> Merger<H> {
         }
         self.enter(&mut table, &mut turn, cookie, filter, inserted, instead, None);
         self.sweep_out(table, now, &mut turn, &mut failed);
+        let replaced: Vec<_> = before.iter().map(|(_, e)| e.account).chain(closed.iter().copied()).collect();
+        self.remove_stuck_of(&replaced, now, &mut failed);
         let refused = match skip_sw {
             true if failed.is_empty() => self.install_alone(&mut turn, cookie, now, &mut failed).err(),
             _ => None,
@@ -178,6 +180,7 @@ impl<H: Hardware> Merger<H> {
     ) -> Vec<Option<crate::table::Account>> {
         let mut table = self.table.write();
         let mut accounts = Vec::with_capacity(cookies.len());
+        let mut live = Vec::with_capacity(cookies.len());
         for &cookie in cookies {
             let reordered = table.chains.ordered_by(cookie);
             forget(&mut table, turn, &reordered);
@@ -189,6 +192,7 @@ impl<H: Hardware> Merger<H> {
                 turn.due(cookie);
             }
             let hook = entry.as_ref().map(|e| e.filter.id.hook);
+            live.extend(entry.as_ref().map(|e| e.account));
             accounts.push(entry.map(|e| e.account).or_else(|| table.take_retired(cookie)));
             if let Some(hook) = hook.filter(|&hook| !table.chains.any(hook)) {
                 // What was refused because of filters there need not be any more.
@@ -197,6 +201,7 @@ impl<H: Hardware> Merger<H> {
             }
         }
         self.sweep_out(table, now, turn, failed);
+        self.remove_stuck_of(&live, now, failed);
         accounts
     }
 

@@ -125,7 +125,8 @@ impl<H: Hardware> Merger<H> {
         }
         let mut last: Option<(PathId, u64)> = None;
         for (id, reading) in &read {
-            let Some(merged) = shard.merged_mut(*id) else { continue };
+            // What is stuck counts where it is tracked from now on.
+            let Some(merged) = shard.merged_mut(*id).filter(|m| m.state != State::Stuck) else { continue };
             let path = merged.path;
             let overhead = match last {
                 Some((same, overhead)) if same == path => overhead,

@@ -22,6 +22,11 @@ mod capacity;
 mod connections;
 mod control;
 mod counters;
+#[cfg(not(feature = "shuttle"))]
+mod planted;
+#[cfg(feature = "shuttle")]
+#[doc(hidden)]
+pub mod planted;
 mod removal;
 mod retry;
 mod settings;
@@ -142,6 +147,8 @@ pub struct Merger<H> {
     tickets: AtomicU64,
     merged: AtomicUsize,
     stuck: Mutex<Vec<Stuck>>,
+    /// With `stuck`: a removal was tried again.
+    tried: Condvar,
     stuck_count: AtomicUsize,
     retries: Mutex<Retries>,
     /// The paths of `skip_sw` filters whose merged filters waited to be offered again, and were turned down.
@@ -155,11 +162,17 @@ pub struct Merger<H> {
     last_refused: Mutex<HashMap<Cookie, Refusal>>,
     /// The latest time that was told.
     clock: AtomicU64,
-    hasher: foldhash::fast::RandomState,
+    hasher: Seeds,
     inbox: Arc<Inbox>,
     batches: Mutex<Vec<Batch>>,
     alarm: Arc<Alarm>,
 }
+
+/// What spreads connections over shards: names come from the network, hence seeds. A checker repeats its runs, hence none there.
+#[cfg(not(feature = "shuttle"))]
+type Seeds = foldhash::fast::RandomState;
+#[cfg(feature = "shuttle")]
+type Seeds = foldhash::fast::FixedState;
 
 /// A shard, and those who wait for something to leave it.
 struct Home {
@@ -212,6 +225,7 @@ impl<H: Hardware> Merger<H> {
             tickets: AtomicU64::new(0),
             merged: AtomicUsize::new(0),
             stuck: Mutex::new(Vec::new()),
+            tried: Condvar::new(),
             stuck_count: AtomicUsize::new(0),
             retries: Mutex::new(Retries::default()),
             lost: Mutex::default(),
@@ -222,7 +236,7 @@ impl<H: Hardware> Merger<H> {
             refused: Mutex::default(),
             last_refused: Mutex::default(),
             clock: AtomicU64::new(0),
-            hasher: foldhash::fast::RandomState::default(),
+            hasher: Seeds::default(),
             settings,
         }
     }

@@ -4,17 +4,21 @@
 //! A merged filter that the hardware does not give up is *stuck*: it may still handle packets. So it stays known, keeps its
 //! packets from being merged again, and hands on what it counts to those parents that are left, until it is gone.
 
-use super::{Merger, REMOVED, Removed, counters, retry::Stuck};
+use super::{
+    Merger, REMOVED, Removed, counters,
+    planted::{self, Fault},
+    retry::Stuck,
+};
 use crate::{
     conntrack::{Connection, ConnectionHandle},
     hardware::{Hardware, HardwareError, MergedId, Offer, Reading},
+    sync::atomic::Ordering::Relaxed,
     table::{
         Counted, Doom, PathId, Shard, Table,
         life::{Event, State},
     },
 };
 use smallvec::SmallVec;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// How many are taken out between two moments in which others get at the shard.
 const BATCH: usize = 64;
@@ -177,6 +181,12 @@ impl<H: Hardware> Merger<H> {
             }
             shard = self.shard(index);
         }
+        if planted::is(Fault::FreedFirst) {
+            tried.iter().for_each(|(id, _)| drop(self.freed(&mut shard, *id)));
+            drop(shard);
+            self.home(index).left.notify_all();
+            shard = self.shard(index);
+        }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
         self.hand(&table, &counted);
         for (id, _) in tried {
@@ -240,6 +250,7 @@ impl<H: Hardware> Merger<H> {
             id,
             port: entry.path.port,
             matches,
+            connections: links.clone(),
             merged: merged.remains(),
             parents: entry.parents().map(|(account, parent)| (account, *parent)).collect(),
             overhead: entry.overhead,
@@ -255,6 +266,9 @@ impl<H: Hardware> Merger<H> {
 
     /// Waits until other threads have taken these out.
     pub(super) fn wait_for(&self, others: &[MergedId], failed: &mut Vec<HardwareError>) {
+        if planted::is(Fault::NotWaited) {
+            return;
+        }
         for &id in others {
             let home = self.home(self.shard_of_merged(id));
             let mut shard = home.shard.lock();
@@ -303,6 +317,9 @@ impl<H> Merger<H> {
 pub(super) fn doom_one(shard: &mut Shard, id: MergedId) -> Fate {
     let Some(merged) = shard.merged_mut(id) else { return Fate::Others };
     let before = merged.state;
+    if before == State::Installing && planted::is(Fault::NotRecalled) {
+        return Fate::Others;
+    }
     merged.step(Event::Doomed);
     match (before, merged.state) {
         (State::Installed, _) => Fate::Mine,

@@ -140,18 +140,22 @@ impl<H> Merger<H> {
             connections.extend(all.map(|e| (e.id, e.connection.clone(), e.merged.len(), e.keeps_out())));
         }
         connections.sort_unstable_by_key(|c| c.0);
+        // One lock after the other: what is locked in the expression below stays so to its end.
+        let queue = self.queue.lock().len();
+        let waiting = self.retries.lock().len();
+        let refused = self.refused();
         Snapshot {
             filters,
             ways,
             paths,
             merged,
             connections,
-            queue: self.queue.lock().len(),
-            waiting: self.retries.lock().len(),
+            queue,
+            waiting,
             stuck: self.stuck(),
             displaced: self.displaced(),
             turned: self.turned(),
-            refused: self.refused(),
+            refused,
         }
     }
 

@@ -342,7 +342,7 @@ fn trying_all_paths_finds_what_the_index_finds() {
             let cookies: Vec<Cookie> = table.filters().map(|(c, _)| c).collect();
             let paths: BTreeSet<PathId> = cookies.iter().flat_map(|&c| table.paths_through(c)).collect();
             let mut reached = |path: &PathId| {
-                let path = std::sync::Arc::clone(&table.entry(*path).expect("there").path);
+                let path = crate::sync::Arc::clone(&table.entry(*path).expect("there").path);
                 (0..path.parents.len()).any(|hit: usize| {
                     let before = hit.checked_sub(1).map(|i| path.parents[i].cookie);
                     let in_front = table.in_front(path.parents[hit].cookie, before);
