@@ -94,7 +94,8 @@ impl<H: Hardware> Merger<H> {
 
     /// The hardware was reset and has lost all its entries, with what they counted since they were last read. Each is offered again by the
     /// next [`drain`](Merger::drain)s; what it would not remove is gone. No call into the hardware may be under way that was begun before
-    /// the reset, but for installs and removals, whose outcome is not relied upon.
+    /// the reset, but for installs and removals, whose outcome is not relied upon. Between the
+    /// loss and this call the hardware must install nothing: what it had accepted would be taken for lost.
     pub fn reset(&self, now: u64) {
         self.clock.fetch_max(now, Relaxed);
         tracing::info!("hardware was reset");
