@@ -146,7 +146,12 @@ impl Machine {
     }
 
     /// Follows what a call did; `told`: what it said that is still in hardware.
-    fn follow(&mut self, must: impl Fn(&Track) -> bool, may: impl Fn(&Track) -> bool, told: Option<&Result<(), NotRemoved>>) {
+    fn follow(
+        &mut self,
+        must: impl Fn(&Track) -> bool,
+        may: impl Fn(&Track) -> bool,
+        told: Option<&Result<(), NotRemoved>>,
+    ) {
         let before: BTreeSet<MergedId> = self.model.tracks.keys().copied().collect();
         // Where the table is full, what is little used makes room for others, of which a call may install some.
         let full = self.chosen.size.is_some() || self.m.hardware().faults().install == Install::Full;
@@ -202,7 +207,11 @@ impl Machine {
                 let done = self.m.unbind(Hook::Ingress(IN[port]), BLOCK);
                 let was = self.model.bound.remove(&IN[port]);
                 let of_block = |t: &Track| t.filters.iter().any(|f| f.id.hook == Hook::Block(BLOCK));
-                self.follow(|t| was && of_block(t) && (!t.alone || t.port == IN[port]), |t| of_block(t) && !t.alone, Some(&done));
+                self.follow(
+                    |t| was && of_block(t) && (!t.alone || t.port == IN[port]),
+                    |t| of_block(t) && !t.alone,
+                    Some(&done),
+                );
             }
             Command::Told { connection, form } => {
                 let (id, is) = (ConnectionId(connection), universe::connection(connection, form));
@@ -226,7 +235,10 @@ impl Machine {
                 if self.model.connections.contains_key(&id) {
                     self.model.held.insert(id);
                 }
-                assert!(done.as_ref().is_ok_and(|known| *known == self.model.connections.contains_key(&id)) || done.is_err());
+                assert!(
+                    done.as_ref().is_ok_and(|known| *known == self.model.connections.contains_key(&id))
+                        || done.is_err()
+                );
                 self.follow(|t| t.connections.iter().any(|c| c.0 == id), none, Some(&done.map(|_| ())));
             }
             Command::TakeBack(n) => {
@@ -328,7 +340,8 @@ impl Machine {
         let done = self.m.destroy(cookie);
         self.model.filters.remove(&cookie);
         let number = self.model.account.remove(&cookie);
-        let told = self.told_before(&number.or(self.model.retired.get(&cookie).copied()).into_iter().collect::<Vec<_>>(), &done);
+        let told = self
+            .told_before(&number.or(self.model.retired.get(&cookie).copied()).into_iter().collect::<Vec<_>>(), &done);
         self.follow(|t| t.parents.iter().any(|p| Some(p.1) == number), |t| t.alone, Some(&told));
         let number = number.or_else(|| self.model.retired.remove(&cookie));
         match (done, number) {
@@ -352,7 +365,11 @@ impl Machine {
         if new.is_empty() { Ok(()) } else { Err(NotRemoved(new)) }
     }
 
-    fn destroyed(&mut self, which: impl Fn(&Filter) -> bool, done: Result<Vec<(Cookie, Vec<flowmerge::flower::Counters>)>, NotRemoved>) {
+    fn destroyed(
+        &mut self,
+        which: impl Fn(&Filter) -> bool,
+        done: Result<Vec<(Cookie, Vec<flowmerge::flower::Counters>)>, NotRemoved>,
+    ) {
         let cookies: Vec<Cookie> = self.model.filters.iter().filter(|(_, f)| which(f)).map(|(&c, _)| c).collect();
         let numbers: Vec<_> = cookies.iter().filter_map(|c| self.model.account.remove(c)).collect();
         cookies.iter().for_each(|c| drop(self.model.filters.remove(c)));
@@ -421,10 +438,17 @@ impl Machine {
             match all.iter().position(|l| l.id == told.id) {
                 Some(at) => assert_eq!(&all.swap_remove(at), told),
                 // The device had not known whether it was installed.
-                None => assert_eq!((told.counters.packets, self.model.tracks.contains_key(&told.id)), (0, false), "{told:?}"),
+                None => assert_eq!(
+                    (told.counters.packets, self.model.tracks.contains_key(&told.id)),
+                    (0, false),
+                    "{told:?}"
+                ),
             }
         }
-        assert!(left.iter().all(|l| drained.removed.iter().any(|told| told.id == l.id)), "{left:?} left and are not told");
+        assert!(
+            left.iter().all(|l| drained.removed.iter().any(|told| told.id == l.id)),
+            "{left:?} left and are not told"
+        );
         self.model.left = all;
         for (waiting, (_, outcome)) in waiting.iter().zip(&drained.walks) {
             if healthy && waiting.version == self.version {

@@ -10,7 +10,10 @@ use flowmerge::{
     flower::{Cookie, Counters, Filter, Hook, Port},
     hardware::MergedId,
     merger::{MergedView, Merger, Removed, Snapshot, Worth},
-    packet::{self, apply::{End, apply_through}},
+    packet::{
+        self,
+        apply::{End, apply_through},
+    },
     table::life::State,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +92,8 @@ impl Model {
     }
 
     pub fn way(&self, packet: &Packet) -> Option<Way> {
-        World { filters: &self.filters, bound: &self.bound, down: &self.down, connections: &self.connections }.way(packet)
+        World { filters: &self.filters, bound: &self.bound, down: &self.down, connections: &self.connections }
+            .way(packet)
     }
 
     pub fn open(&mut self, cookie: Cookie, filter: &Filter) {
@@ -261,7 +265,10 @@ impl Model {
         for view in &snapshot.merged {
             assert!(matches!(view.state, State::Installed | State::Waiting), "{view:?} between two calls");
             if let Some(entry) = hardware.memory.entry(view.id) {
-                assert_eq!((entry.port, &entry.matches, &entry.actions), (view.path.port, &view.matches, &view.actions));
+                assert_eq!(
+                    (entry.port, &entry.matches, &entry.actions),
+                    (view.path.port, &view.matches, &view.actions)
+                );
             }
         }
         self.check_parents(m, snapshot);
@@ -366,8 +373,10 @@ impl Model {
                 _ => self.bound.iter().copied().collect(),
             };
             for port in ports {
-                let here = self.tracks.values().filter(|t| t.alone && t.port == port && t.parents[0].0 == cookie).count();
-                let told = snapshot.displaced.iter().filter(|d| d.cookie == cookie && d.side == Hook::Ingress(port)).count();
+                let here =
+                    self.tracks.values().filter(|t| t.alone && t.port == port && t.parents[0].0 == cookie).count();
+                let told =
+                    snapshot.displaced.iter().filter(|d| d.cookie == cookie && d.side == Hook::Ingress(port)).count();
                 assert_eq!(here + told, 1, "{cookie:?} at {port:?}: {here} in hardware, {told} told to be displaced");
             }
         }

@@ -353,7 +353,11 @@ impl Soak {
         let handled = self.handled.load(Relaxed);
         assert_eq!((firsts.packets, firsts.bytes), (seconds.packets, seconds.bytes));
         match resets {
-            false => assert_eq!((firsts.packets, firsts.bytes), (handled, handled * 40), "what hardware counted and what parents have"),
+            false => assert_eq!(
+                (firsts.packets, firsts.bytes),
+                (handled, handled * 40),
+                "what hardware counted and what parents have"
+            ),
             true => assert!(firsts.packets <= handled, "{} of {handled}", firsts.packets),
         }
         (0..3).for_each(|_| drop(drain()));
