@@ -180,7 +180,6 @@ impl<H: Hardware> Merger<H> {
     ) -> Vec<Option<crate::table::Account>> {
         let mut table = self.table.write();
         let mut accounts = Vec::with_capacity(cookies.len());
-        let mut live = Vec::with_capacity(cookies.len());
         for &cookie in cookies {
             let reordered = table.chains.ordered_by(cookie);
             forget(&mut table, turn, &reordered);
@@ -192,7 +191,6 @@ impl<H: Hardware> Merger<H> {
                 turn.due(cookie);
             }
             let hook = entry.as_ref().map(|e| e.filter.id.hook);
-            live.extend(entry.as_ref().map(|e| e.account));
             accounts.push(entry.map(|e| e.account).or_else(|| table.take_retired(cookie)));
             if let Some(hook) = hook.filter(|&hook| !table.chains.any(hook)) {
                 // What was refused because of filters there need not be any more.
@@ -201,7 +199,8 @@ impl<H: Hardware> Merger<H> {
             }
         }
         self.sweep_out(table, now, turn, failed);
-        self.remove_stuck_of(&live, now, failed);
+        let all: Vec<_> = accounts.iter().copied().flatten().collect();
+        self.remove_stuck_of(&all, now, failed);
         accounts
     }
 

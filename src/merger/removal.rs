@@ -156,11 +156,9 @@ impl<H: Hardware> Merger<H> {
                 Ok(reading) => {
                     let more = merged.advance(reading, bytes);
                     counters::gather(&mut counted, path, more);
-                    merged.step(Event::Left);
                 }
-                Err(HardwareError::Missing { .. }) => merged.step(Event::Left),
+                Err(HardwareError::Missing { .. }) => {}
                 Err(_) => {
-                    merged.step(Event::Kept);
                     kept = true;
                     continue;
                 }
@@ -189,8 +187,13 @@ impl<H: Hardware> Merger<H> {
         }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
         self.hand(&table, &counted);
-        for (id, _) in tried {
+        // Until here each was being removed for all others, who may have seen it while the shard was not locked.
+        for (id, result) in tried {
             self.unseen(&table, &shard, *id);
+            let left = matches!(result, Ok(_) | Err(HardwareError::Missing { .. }));
+            if let Some(merged) = shard.merged_mut(*id) {
+                merged.step(if left { Event::Left } else { Event::Kept });
+            }
         }
         let elsewhere: SmallVec<[_; 4]> = tried.iter().flat_map(|(id, _)| self.freed(&mut shard, *id)).collect();
         drop(shard);
