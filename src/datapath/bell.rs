@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A worker that goes to sleep says so first (`down`) and only then looks whether there is nothing to do; a datapath hands over first
-//! and only then looks whether all sleep. How neither can miss the other: [`Ring`](super::ring::Ring).
+//! and only then looks whether all sleep. How neither can miss the other: `ring`.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::fmt;

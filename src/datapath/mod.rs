@@ -2,16 +2,16 @@
 //!
 //! **The idea.** Each processor (or receive queue, or thread) has a [`Datapath`] of its own, and no two calls into one overlap. It
 //! writes down hits without looking anything up. When a walk ends, one look without a lock ([`Glance`]) tells what most walks
-//! are: merged, refused, waiting for a worker. Only what is new is copied, into memory that was there before ([`ring`]), for workers to
+//! are: merged, refused, waiting for a worker. Only what is new is copied, into memory that was there before (`ring`), for workers to
 //! take in batches from the [`Inbox`]. If there is no room the walk is dropped, never the packet, and counted.
 //!
 //! **Three forms of one walk**, as drivers differ:
 //! - A [`Record`] on the caller's stack, which borrows the packet's key: [`Datapath::finish`]. The fastest; packets that are sent again from
 //!   inside TC nest as the calls do.
 //! - [`begin`](Datapath::begin), [`hit`](Datapath::hit), [`found`](Datapath::found), [`end`](Datapath::end): the datapath keeps the walk, and
-//!   what begins inside it, on a stack ([`nested`]).
+//!   what begins inside it, on a stack (`nested`).
 //! - The same with a name for the packet ([`begin_of`](Datapath::begin_of) and so on), where notifications of several packets interleave and
-//!   a packet may vanish without a word: a bounded table, in which the oldest walk makes room ([`flight`]).
+//!   a packet may vanish without a word: a bounded table, in which the oldest walk makes room (`flight`).
 //!
 //! None of it blocks or allocates; all that is turned away is counted ([`Turned`]).
 

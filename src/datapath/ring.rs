@@ -7,7 +7,7 @@
 //! The tail is moved by a read-modify-write where a store would do. It is what makes [`is_empty`](Ring::is_empty), which is one too, a
 //! safe question before going to sleep: of two read-modify-writes of one word one is first. If the writer's is, the reader sees
 //! the words. If the reader's is, the writer sees all that the reader did before it, [`Bell`](super::Bell) for one, and rings. A full
-//! fence behind a plain store would do as well and costs more (`benches/datapath.rs`).
+//! fence behind a plain store would do as well and takes as long, ten times a plain store (`benches/datapath.rs`).
 
 use crate::sync::{
     Mutex,

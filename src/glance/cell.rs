@@ -126,9 +126,10 @@ impl Cell {
                 continue;
             }
             // A slot is used for another verdict only when no cell lists it. So if it held another one, the list has changed; and if
-            // the list is another connection's, so is the cell. The slot was read before.
+            // the list is another connection's, so is the cell. The slot was read before. (It may have been listed anew by
+            // now, at the same place: then it holds.)
             if let Some(decided) = verdicts.agrees(verdict, port, key, steps)
-                && entry.load(Ordering::Relaxed) == listed
+                && entry.load(Ordering::Acquire) == listed
                 && self.control.load(Ordering::Relaxed) == control.0
             {
                 return Some(decided);

@@ -5,7 +5,7 @@ use crate::sync::OnceLock;
 /// Items in a piece: 64 KiB of cells. Under the checkers fewer: they keep track of each of their atomics.
 const PIECE: usize = match (cfg!(feature = "loom"), cfg!(feature = "shuttle")) {
     (true, _) => 2,
-    (_, true) => 64,
+    (_, true) => 8,
     _ => 1024,
 };
 

@@ -2,9 +2,9 @@
 //! is queued, or is not worth a merge.
 //!
 //! **The idea.** A *verdict* says of the packets of one way, with some bits compared, that they are merged, or that they are refused. It is
-//! written once for all connections ([`verdict`]). Each connection has a *cell* ([`cell`]), which its handle leads to: it lists the
+//! written once for all connections (`verdict`). Each connection has a *cell* (`cell`), which its handle leads to: it lists the
 //! verdicts that hold for the connection. So a finished walk is looked up by the first connection that it found. Walks that found none,
-//! and refusals that hold for any connection, stand in a small table by their way ([`table`]).
+//! and refusals that hold for any connection, stand in a small table by their way (`table`).
 //!
 //! **Why that is the same as asking whether the merged filter matches.** A merged filter matches what agrees with the constants of its
 //! path and with the tuples that the path was filled in with. A verdict compares: the port and the filters hit, each; for each `ct` whether it
@@ -18,19 +18,19 @@
 //! a collision, a cell that has no room left, a slot that is just being written cost time. A verdict that does not hold (any more)
 //! must not be taken for one that does: it would keep a flow in software. So [`retire`](Glance::retire) ends a verdict at once, whichever
 //! cells still list it; its slot is used again only when none does; and what was read of a slot counts only if slot, list
-//! and cell are as before when it has been read (`looked_up` in [`cell`]). What a walk is judged by then held when it was
+//! and cell are as before when it has been read (`looked_up` in `cell`). What a walk is judged by then held when it was
 //! judged: after a change only walks that were being judged can still be taken for what they were.
 //!
 //! Writers come from many threads: calls for one connection must not overlap (its shard's lock), others may.
 
-pub mod cell;
+mod cell;
 mod chunks;
 #[cfg(test)]
 mod interleaved;
 mod table;
 #[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests;
-pub mod verdict;
+mod verdict;
 
 pub use verdict::{Decided, Verdict, VerdictId};
 

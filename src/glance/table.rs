@@ -63,7 +63,7 @@ impl Table {
             // Shown still, it is the verdict that was read, as in a cell.
             if shown & 0xff00_0000 == tag(way)
                 && let Some(decided) = verdicts.agrees(verdict, port, key, steps)
-                && entry.load(Ordering::Relaxed) == shown
+                && entry.load(Ordering::Acquire) == shown
             {
                 return Some(decided);
             }
