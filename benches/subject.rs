@@ -108,11 +108,14 @@ pub struct Subject {
     pub board: Arc<Board>,
 }
 
+/// What `ct` found, by the runtime's handle.
+type FoundBy = Option<(ConnectionHandle, Direction)>;
+
 /// A packet as a driver has it: with the runtime's handles of its connections, which it keeps beside them.
 #[derive(Clone, Debug)]
 pub struct Ready {
     key: Key,
-    hits: SmallVec<[(Cookie, Option<(ConnectionHandle, Direction)>); 5]>,
+    hits: SmallVec<[(Cookie, FoundBy); 5]>,
 }
 
 /// A thread's end of the datapath.

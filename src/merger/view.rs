@@ -250,7 +250,7 @@ impl<H> Merger<H> {
 
     /// How many accounts of filters are open: as many as filters, and replaced ones that TC has not destroyed yet.
     pub fn account_count(&self) -> usize {
-        self.ledger.lock().len()
+        self.ledger.lock().count()
     }
 
     /// The latest time that was told.

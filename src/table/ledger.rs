@@ -60,8 +60,8 @@ impl Ledger {
     }
 
     /// How many accounts are open.
-    pub fn len(&self) -> usize {
-        self.accounts.len()
+    pub fn count(&self) -> usize {
+        self.accounts.count()
     }
 
     /// Hands counters to filters: each action that the way runs counts them.

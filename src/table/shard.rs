@@ -358,7 +358,7 @@ impl Shard {
 
     /// How many connections there are.
     pub fn connection_count(&self) -> usize {
-        self.connections.len()
+        self.connections.count()
     }
 
     fn id(&self, slot: u32, generation: u32) -> MergedId {
@@ -505,7 +505,7 @@ impl Shard {
 
     /// How many merged filters there are, on their way in and out included.
     pub fn merged_count(&self) -> usize {
-        self.merged.len()
+        self.merged.count()
     }
 }
 

@@ -123,7 +123,7 @@ impl<T> Slots<T> {
     }
 
     /// How many entries there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len
     }
 
@@ -179,7 +179,7 @@ impl<K: Hash + Eq, V> Spread<K, V> {
     }
 
     /// How many keys there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.small.iter().map(HashMap::len).sum()
     }
 }
@@ -192,13 +192,13 @@ mod tests {
     fn slots_are_used_again_under_other_names() {
         let mut slots = Slots::default();
         let names: Vec<_> = (0..3000).map(|n| slots.insert(n)).collect();
-        assert_eq!((slots.len(), slots.end()), (3000, 3000));
+        assert_eq!((slots.count(), slots.end()), (3000, 3000));
         for &(at, generation) in &names[1000..2000] {
             assert_eq!(slots.named(at, generation), slots.get(at));
             assert!(slots.remove(at).is_some() && slots.remove(at).is_none());
         }
         let again: Vec<_> = (0..1000).map(|n| slots.insert(n)).collect();
-        assert_eq!((slots.len(), slots.end()), (3000, 3000));
+        assert_eq!((slots.count(), slots.end()), (3000, 3000));
         for (at, generation) in again {
             assert_eq!(generation, 1);
             assert!(slots.named(at, 0).is_none() && slots.named_mut(at, 1).is_some());
@@ -213,9 +213,9 @@ mod tests {
         for n in 0..10_000u64 {
             assert_eq!(map.insert(n, n + 1), None);
         }
-        assert_eq!((map.len(), map.get(&77)), (10_000, Some(&78)));
+        assert_eq!((map.count(), map.get(&77)), (10_000, Some(&78)));
         assert_eq!(map.insert(77, 0), Some(78));
-        assert_eq!((map.remove(&77), map.remove(&77), map.len()), (Some(0), None, 9999));
+        assert_eq!((map.remove(&77), map.remove(&77), map.count()), (Some(0), None, 9999));
         // No small map has much more than its share.
         assert!(map.small.iter().all(|small| small.len() < 2 * 10_000 / SMALL));
     }

@@ -153,6 +153,8 @@ impl Machine {
         told: Option<&Result<(), NotRemoved>>,
     ) {
         let before: BTreeSet<MergedId> = self.model.tracks.keys().copied().collect();
+        // What was stuck before is tried again by calls that it stands in the way of, and named by them if it stays.
+        let stuck: BTreeSet<MergedId> = self.model.stuck.keys().copied().collect();
         // Where the table is full, what is little used makes room for others, of which a call may install some.
         let full = self.chosen.size.is_some() || self.m.hardware().faults().install == Install::Full;
         let may = |t: &Track| full && !t.alone || may(t) || must(t);
@@ -167,6 +169,7 @@ impl Machine {
             if full {
                 named.extend(&new);
             }
+            named.retain(|id| !stuck.contains(id));
             assert_eq!(named, new, "what is stuck is named by the call");
         }
         drop(snapshot);
@@ -357,7 +360,8 @@ impl Machine {
         let errors = done.as_ref().err().map(|e| e.0.clone()).unwrap_or_default();
         let (old, new): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| self.model.stuck.contains_key(&e.id()));
         let derived = self.model.stuck.values().filter(|t| t.parents.iter().any(|p| numbers.contains(&p.1)));
-        let derived: BTreeSet<MergedId> = derived.map(|t| t.id).collect();
+        let still: BTreeSet<MergedId> = self.m.stuck().iter().map(|e| e.id()).collect();
+        let derived: BTreeSet<MergedId> = derived.map(|t| t.id).filter(|id| still.contains(id)).collect();
         // What is not in the table, though the device is not sure, no packet tells the parents of.
         let known = |id: &MergedId| !self.model.stuck[id].parents.is_empty();
         let old: BTreeSet<MergedId> = old.iter().map(|e| e.id()).filter(known).collect();

@@ -162,7 +162,7 @@ fn a_blocks_skip_sw_filters_are_installed_where_it_is_bound() {
     let missing = m.displaced().remove(0);
     assert_eq!((missing.cookie, missing.side), (Cookie(1), Hook::Ingress(Port(3))));
     assert_eq!(m.drain(0).displaced, std::slice::from_ref(&missing));
-    assert!(in_hardware(&mut m, Port(3), 1) && m.displaced().len() == 0, "drain tries again");
+    assert!(in_hardware(&mut m, Port(3), 1) && m.displaced().is_empty(), "drain tries again");
     m.bind(Hook::Egress(Port(2)), 7).unwrap();
     assert_eq!(m.displaced().remove(0).side, Hook::Egress(Port(2)));
     m.unbind(Hook::Egress(Port(2)), 7).unwrap();
