@@ -109,6 +109,10 @@ impl<H: Hardware> Merger<H> {
             shard.from(0, end, |id, _| all.push(id));
             all.into_iter().for_each(|id| self.unseen(&table, &shard, id));
             shard.from_mut(0, end, |id, merged| {
+                // What was stuck at an earlier reset may not have been freed yet.
+                if merged.state == State::Gone {
+                    return;
+                }
                 merged.step(Event::Reset);
                 if merged.state == State::Waiting {
                     merged.begin_anew();

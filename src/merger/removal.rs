@@ -158,7 +158,9 @@ impl<H: Hardware> Merger<H> {
                     counters::gather(&mut counted, path, more);
                 }
                 Err(HardwareError::Missing { .. }) => {}
+                // From now on it counts where it is tracked as stuck.
                 Err(_) => {
+                    merged.step(Event::Kept);
                     kept = true;
                     continue;
                 }
@@ -187,12 +189,11 @@ impl<H: Hardware> Merger<H> {
         }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
         self.hand(&table, &counted);
-        // Until here each was being removed for all others, who may have seen it while the shard was not locked.
-        for (id, result) in tried {
+        // Until here what has left was being removed for all others, who may have seen it while the shard was not locked.
+        for (id, _) in tried {
             self.unseen(&table, &shard, *id);
-            let left = matches!(result, Ok(_) | Err(HardwareError::Missing { .. }));
-            if let Some(merged) = shard.merged_mut(*id) {
-                merged.step(if left { Event::Left } else { Event::Kept });
+            if let Some(merged) = shard.merged_mut(*id).filter(|merged| merged.state == State::Removing) {
+                merged.step(Event::Left);
             }
         }
         let elsewhere: SmallVec<[_; 4]> = tried.iter().flat_map(|(id, _)| self.freed(&mut shard, *id)).collect();

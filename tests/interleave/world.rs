@@ -8,6 +8,7 @@ use flowmerge::{
         action::Ct,
         field::{ct_state, tcp_flags},
     },
+    glance,
     hardware::MergedId,
     merger::{ConnectionEvent, Merger, Removed, Settings},
     table::{Inserted, life::State},
@@ -79,7 +80,9 @@ pub type Part = fn(&World);
 impl World {
     /// One with the way's two filters, and connections from these source ports.
     pub fn new(setting: Setting, ports: &[u16]) -> World {
-        let mut settings = Settings { shards: setting.shards.max(1), settled: 0, ..Settings::default() };
+        // Each run makes a merger, and each atomic in it is one of the checker's.
+        let seen = glance::Limits { shards: 0, connections: 64, verdicts: 16, ways: 16 };
+        let mut settings = Settings { shards: setting.shards.max(1), settled: 0, seen, ..Settings::default() };
         if setting.merged > 0 {
             settings.limits.merged = setting.merged;
         }
