@@ -4,7 +4,7 @@
 //! nothing of caches: `cargo bench` measures those.
 
 use flowmerge_bench::{
-    subject::{Ready, Subject},
+    subject::{Datapath, Ready, Subject},
     world::World,
 };
 use gungraun::{library_benchmark, library_benchmark_group, main};
@@ -14,6 +14,7 @@ const N: u64 = 1000;
 /// The runtime, and what is done to it.
 struct Prepared {
     subject: Subject,
+    datapath: Datapath,
     world: World,
     packets: Vec<Ready>,
 }
@@ -22,7 +23,8 @@ impl Prepared {
     /// Connections `0..N` merged.
     fn merged(world: World) -> Prepared {
         let subject = Subject::new(world.filters());
-        let mut prepared = Prepared { subject, world, packets: Vec::new() };
+        let datapath = subject.datapath();
+        let mut prepared = Prepared { subject, datapath, world, packets: Vec::new() };
         prepared.connect(0..N);
         prepared.hand_over();
         prepared.subject.work();
@@ -38,9 +40,8 @@ impl Prepared {
         self.packets = numbers.map(|n| self.subject.ready(self.world.packet(n))).collect();
     }
 
-    fn hand_over(&self) {
-        let mut datapath = self.subject.datapath();
-        self.packets.iter().for_each(|packet| datapath.finish(packet));
+    fn hand_over(&mut self) {
+        self.packets.iter().for_each(|packet| self.datapath.finish(packet));
     }
 
     /// As many more wait to be merged.
@@ -70,17 +71,14 @@ impl Prepared {
 
 #[library_benchmark]
 #[bench::ten_hits(args = (World::five(false)), setup = Prepared::long)]
-fn record(prepared: Prepared) -> Prepared {
-    {
-        let mut datapath = prepared.subject.datapath();
-        prepared.packets.iter().for_each(|packet| datapath.abandon(packet));
-    }
+fn record(mut prepared: Prepared) -> Prepared {
+    prepared.packets.iter().for_each(|packet| prepared.datapath.abandon(packet));
     prepared
 }
 
 #[library_benchmark]
 #[bench::merged(args = (World::five(false)), setup = Prepared::merged)]
-fn already(prepared: Prepared) -> Prepared {
+fn already(mut prepared: Prepared) -> Prepared {
     prepared.hand_over();
     prepared.subject.work();
     prepared
