@@ -92,7 +92,8 @@ impl ConnectionEntry {
         match self.worth {
             _ if self.held => Some("it was given back to software on request"),
             Worth::Never(why) => Some(why),
-            Worth::After(walks) if self.seen < walks => Some("it has not brought enough packets yet"),
+            // The first walk need not be counted.
+            Worth::After(walks) if walks > 1 && self.seen < walks => Some("it has not brought enough packets yet"),
             Worth::After(_) => None,
         }
     }
