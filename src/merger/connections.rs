@@ -52,8 +52,7 @@ impl<H: Hardware> Merger<H> {
                 }
                 if let Some(entry) = shard.connection_mut(handle) {
                     entry.liberal &= is.tcp.is_some();
-                    entry.gate = is.qualifies();
-                    entry.connection = is;
+                    entry.becomes(is);
                     entry.worth = worth;
                     entry.closing = false;
                 }

@@ -342,6 +342,12 @@ impl<H> Merger<H> {
 
     /// The shards of these connections, locked in order.
     fn lock(&self, handles: &[ConnectionHandle]) -> Locked<'_> {
+        // Most walks meet one connection.
+        if let [one] = handles {
+            let mut locked = Locked(SmallVec::new());
+            locked.0.push((one.shard(), self.shard(one.shard())));
+            return locked;
+        }
         let mut indexes: SmallVec<[u8; 2]> = handles.iter().map(|h| h.shard()).collect();
         indexes.sort_unstable();
         indexes.dedup();
@@ -372,8 +378,12 @@ impl Locked<'_> {
 
     /// What these connections are, and whether conntrack has to be liberal about one of them first.
     fn values(&self, handles: &[ConnectionHandle]) -> (SmallVec<[Connection; 1]>, bool) {
-        let entries = || handles.iter().filter_map(|&handle| self.connection(handle));
-        (entries().map(|e| e.connection.clone()).collect(), entries().any(|e| e.wants_liberal()))
+        let (mut values, mut liberal) = (SmallVec::new(), false);
+        for entry in handles.iter().filter_map(|&handle| self.connection(handle)) {
+            liberal |= entry.wants_liberal();
+            values.push(entry.connection.clone());
+        }
+        (values, liberal)
     }
 }
 

@@ -610,10 +610,15 @@ impl<'a> View<'a> {
             found: SmallVec::new(),
             epoch: recorded.steps().epoch(),
         };
-        for (cookie, found) in recorded.steps().hits() {
-            let before = view.found.len();
-            view.found.extend(found.map(|f| f.map(|(handle, direction)| (Ok(handle), direction))));
-            view.hits.push((cookie, (view.found.len() - before) as u8));
+        let steps = recorded.steps();
+        for &filter in steps.filters() {
+            view.hits.push((filter, 0));
+        }
+        for (hit, found) in steps.all_found() {
+            if let Some((_, findings)) = view.hits.get_mut(hit) {
+                *findings += 1;
+            }
+            view.found.push(found.map(|(handle, direction)| (Ok(handle), direction)));
         }
         view
     }
@@ -632,20 +637,15 @@ impl<'a> View<'a> {
 
     /// The walk's way; `None` if a connection is not there any more.
     fn way_key(&self, handles: &[ConnectionHandle], locked: &Locked<'_>) -> Option<WayKey> {
-        let mut found = SmallVec::with_capacity(self.found.len());
+        let mut found = SmallVec::new();
         for f in &self.found {
             found.push(match f {
                 None => None,
                 Some((handle, direction)) => {
                     let handle = (*handle).ok()?;
-                    let connection = &locked.connection(handle)?.connection;
-                    Some(CtKey {
-                        index: index(handles, handle),
-                        direction: *direction,
-                        ipv6: connection.original.src.is_ipv6(),
-                        proto: connection.original.proto,
-                        changes: merge::changes(connection, *direction),
-                    })
+                    let [original, reply] = locked.connection(handle)?.ct;
+                    let ct = if *direction == Direction::Original { original } else { reply };
+                    Some(CtKey { index: index(handles, handle), ..ct })
                 }
             });
         }

@@ -28,11 +28,11 @@ pub use overlap::overlap;
 pub use shard::{ConnectionEntry, Links, Merged, Shard};
 
 use crate::{
-    conntrack::Direction,
+    conntrack::{Connection, Direction},
     flower::{Action, Cookie, Filter, FilterId, Hook, Match, Port},
     glance::{Decided, Glance, Verdict, VerdictId},
     merge::{
-        Parent, Path, Ports, Refusal, Refused,
+        self, Parent, Path, Ports, Refusal, Refused,
         template::{Is, Template},
     },
     sync::{Arc, Mutex},
@@ -40,7 +40,10 @@ use crate::{
 use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::{collections::BTreeSet, hash::BuildHasher};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, Hash, Hasher},
+};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 type Set<K> = HashSet<K, foldhash::fast::RandomState>;
@@ -60,8 +63,27 @@ pub struct CtKey {
     pub changes: [bool; 4],
 }
 
+impl CtKey {
+    /// What a packet of this direction finds in a connection, being the walk's first.
+    pub fn of(connection: &Connection, direction: Direction) -> CtKey {
+        CtKey {
+            index: 0,
+            direction,
+            ipv6: connection.original.src.is_ipv6(),
+            proto: connection.original.proto,
+            changes: merge::changes(connection, direction),
+        }
+    }
+
+    fn bits(self) -> u64 {
+        let changes = self.changes.iter().fold(1, |bits, &changes| bits << 1 | u64::from(changes));
+        let flags = u64::from(self.direction == Direction::Reply) << 1 | u64::from(self.ipv6);
+        flags << 24 | u64::from(self.index) << 16 | u64::from(self.proto) << 8 | changes
+    }
+}
+
 /// What walks of one way share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WayKey {
     /// Where their packets come in.
     pub port: Port,
@@ -69,6 +91,15 @@ pub struct WayKey {
     pub hits: SmallVec<[(Cookie, u8); 6]>,
     /// What each `ct` that ran found, hit by hit.
     pub found: SmallVec<[Option<CtKey>; 3]>,
+}
+
+impl Hash for WayKey {
+    /// A few words: each walk is looked up by it.
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        state.write_u32(self.port.0);
+        self.hits.iter().for_each(|(cookie, findings)| state.write_u64(cookie.0.rotate_left(8) ^ u64::from(*findings)));
+        self.found.iter().for_each(|found| state.write_u64(found.map_or(0, CtKey::bits)));
+    }
 }
 
 /// Some cookies.

@@ -5,12 +5,12 @@
 //! a lock of its own; none is held while the hardware works.
 
 use super::{
-    Counted, PathId,
+    Counted, CtKey, PathId,
     life::{self, Event, State},
     slots::{NONE, Slots, Spread},
 };
 use crate::{
-    conntrack::{Connection, ConnectionHandle, ConnectionId, NotQualified},
+    conntrack::{Connection, ConnectionHandle, ConnectionId, Direction, NotQualified},
     flower::Counters,
     hardware::{MergedId, Reading},
     merge::Refusal,
@@ -57,6 +57,8 @@ pub struct ConnectionEntry {
     handle: Option<ConnectionHandle>,
     /// What it is.
     pub connection: Connection,
+    /// What a packet of the original direction finds in it, and of the reply's, for its way.
+    pub ct: [CtKey; 2],
     /// Whether the gate lets it through.
     pub gate: Result<(), NotQualified>,
     /// Whether and when it is worth a merged filter.
@@ -86,7 +88,19 @@ pub enum Worth {
     Never(&'static str),
 }
 
+/// What packets of both directions find in a connection.
+fn found_in(connection: &Connection) -> [CtKey; 2] {
+    [Direction::Original, Direction::Reply].map(|direction| CtKey::of(connection, direction))
+}
+
 impl ConnectionEntry {
+    /// It is this now.
+    pub fn becomes(&mut self, connection: Connection) {
+        self.gate = connection.qualifies();
+        self.ct = found_in(&connection);
+        self.connection = connection;
+    }
+
     /// Why it is not worth a merged filter, or not yet.
     pub fn not_worth(&self) -> Option<&'static str> {
         match self.worth {
@@ -320,6 +334,7 @@ impl Shard {
         let entry = ConnectionEntry {
             id,
             handle: None,
+            ct: found_in(&connection),
             gate: connection.qualifies(),
             connection,
             worth,

@@ -279,6 +279,11 @@ impl Steps {
         })
     }
 
+    /// What the `ct` actions found, in order, each with the number of its hit.
+    pub(crate) fn all_found(&self) -> impl Iterator<Item = (usize, Option<(ConnectionHandle, Direction)>)> {
+        self.findings.bytes().map(|byte| (usize::from(byte & 0xf), self.found_of(byte)))
+    }
+
     /// What a byte stands for.
     fn found_of(&self, byte: u8) -> Option<(ConnectionHandle, Direction)> {
         let which = usize::from(byte & !REPLY & !0xf) >> WHICH;
