@@ -3,9 +3,20 @@
 //! Their guards are consumed by waiting, parking_lot's are not: so a guard here holds one that can be taken out and put back.
 
 #[cfg(feature = "loom")]
-pub use loom::{sync::atomic, thread};
+pub use loom::sync::atomic;
 #[cfg(not(feature = "loom"))]
 pub use shuttle::{sync::atomic, thread};
+
+/// Loom's threads; time stands still in it.
+#[cfg(feature = "loom")]
+pub mod thread {
+    pub use loom::thread::*;
+
+    /// Parks until it is woken.
+    pub fn park_timeout(_: std::time::Duration) {
+        park();
+    }
+}
 
 #[cfg(feature = "loom")]
 use loom::sync;

@@ -16,7 +16,7 @@ use flowmerge::{
     conntrack::{Connection, Direction, proto, tuple::address_bits},
     flower::{
         Action, ActionKind, Control, Field, Filter, FilterId, Hook, Match, Port,
-        action::{CsumFlags, Ct, Nat},
+        action::{CsumFlags, Ct, Nat, Skbmod},
         field::ct_state,
     },
     packet::apply::{Trim, apply},
@@ -294,6 +294,24 @@ fn known_difference_checksums_computed_rather_than_mended() {
         assert_eq!(software.verdict, Verdict::Decided(Terminal::Redirect));
         let expected = if v6 { &good } else { &software.sent[0].frame };
         assert_eq!(&sent, expected, "UDP over IPv6 gets one, all else is the same");
+    }
+}
+
+/// `skbmod` drops a frame without 14 bytes behind the Ethernet header, whatever it writes; no table does.
+#[test]
+fn known_difference_skbmod_of_a_frame_that_has_hardly_anything() {
+    let mut world = World::new(Setting::default());
+    let swap = Action::new(ActionKind::Skbmod(Skbmod::Swap), Control::Pipe);
+    world.add(rule(0, 1, 0x800, 0, vec![swap, Action::redirect(OUT)]));
+    let right = packet(proto::TCP, false);
+    merged(&mut world, &right);
+    let whole = right.frame(false).len() as u8;
+    for (left, frames) in [(28, 1), (27, 0)] {
+        let cut = Packet { flaw: Flaw::Cut(whole - left), ..right.clone() };
+        let frame = cut.frame(false);
+        assert_eq!(frame.len(), usize::from(left));
+        let handled = world.merger.hardware().receive(IN, &frame, 1).expect("a merged filter matches");
+        assert_eq!((handled.sent.len(), world.software(&cut, &frame).sent.len()), (1, frames));
     }
 }
 

@@ -123,7 +123,8 @@ impl World {
         // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for. So it
         // is where `csum` drops what is cut off: the table drops it, too, but counts it for what stands behind.
         // The same of a transport header that is cut off behind a rewrite of it: flower sees nothing of it, written or not.
-        let cut_off = matches!(packet.flaw, Flaw::Cut(_)) && self.rewrites_transport(&way);
+        // And `skbmod` drops what has no 14 bytes behind the Ethernet header.
+        let cut_off = matches!(packet.flaw, Flaw::Cut(_)) && self.minds_the_end(&way);
         let flawed = packet.is_flawed() && way.has_connection() || cut_off;
         let dropped = self.is_dropped_by_csum(&outcome).then(|| self.sent(&outcome));
         let (outcome, less) = match flawed || dropped.is_some() {
@@ -171,14 +172,15 @@ impl World {
         Ok(())
     }
 
-    /// Whether a filter of the way rewrites a transport header.
-    fn rewrites_transport(&self, way: &Way) -> bool {
-        let transport = |a: &Action| match &a.kind {
+    /// Whether a filter of the way rewrites a transport header, or asks for more of a packet than it may have.
+    fn minds_the_end(&self, way: &Way) -> bool {
+        let minds = |a: &Action| match &a.kind {
+            ActionKind::Skbmod(skbmod) => *skbmod != Skbmod::Ecn,
             ActionKind::Pedit(p) => p.keys.iter().any(|k| matches!(k.header, PeditHeader::Tcp | PeditHeader::Udp)),
             _ => false,
         };
         let of_way = |id: FilterId| way.steps.iter().any(|step| step.0 == id);
-        self.filters.iter().any(|(rule, _)| of_way(rule.filter.id) && rule.filter.actions.iter().any(transport))
+        self.filters.iter().any(|(rule, _)| of_way(rule.filter.id) && rule.filter.actions.iter().any(minds))
     }
 
     fn is_dropped_by_csum(&self, outcome: &Outcome) -> bool {
