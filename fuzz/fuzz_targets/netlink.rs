@@ -160,7 +160,7 @@ fn execute(filter: Filter) {
         Hook::Egress(_) | Hook::Block(_) => Port(1),
     };
     let mut model = Model::new();
-    let mut merger = Merger::new(Memory::default());
+    let merger = Merger::new(Memory::default());
     let targets = filter.actions.iter().filter_map(|action| match action.kind {
         ActionKind::Mirred(mirred) => Some(mirred.port),
         _ => None,
