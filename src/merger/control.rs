@@ -210,19 +210,14 @@ impl<H: Hardware> Merger<H> {
     /// # Errors
     /// The hardware did not remove a merged filter.
     pub fn action_changed(&self, mut change: impl FnMut(&mut crate::flower::Action) -> bool) -> Result<(), NotRemoved> {
-        let mut turn = self.control.lock();
-        let now = self.now();
-        let mut failed = Vec::new();
-        let mut table = self.table.write();
-        for cookie in table.change_actions(&mut change) {
-            forget(&mut table, &mut turn, &[cookie]);
-            if table.filter(cookie).is_some_and(|e| e.filter.skip_sw) {
-                turn.due(cookie);
+        self.change(|table, turn| {
+            for cookie in table.change_actions(&mut change) {
+                forget(table, turn, &[cookie]);
+                if is_alone(table, cookie) {
+                    turn.due(cookie);
+                }
             }
-        }
-        self.sweep_out(table, now, &mut turn, &mut failed);
-        self.settle(&mut turn, now);
-        told_of(failed)
+        })
     }
 
     /// A port is up, with carrier, or not. Software sends nothing to a port that is down, and drops what is redirected there;
@@ -305,12 +300,10 @@ impl<H: Hardware> Merger<H> {
         let doomed = table.take_doomed();
         for doom in &doomed {
             // A skip_sw filter whose merged filter goes while it stays is tried again.
-            let parents = table.entry(doom.path).map(|e| e.path.parents.len());
-            if let (Some(1), Some(cookie)) =
-                (parents, table.entry(doom.path).and_then(|e| Some(e.path.parents.first()?.cookie)))
-                && is_alone(&table, cookie)
+            if let Some([parent]) = table.entry(doom.path).map(|e| &e.path.parents[..])
+                && is_alone(&table, parent.cookie)
             {
-                turn.due(cookie);
+                turn.due(parent.cookie);
             }
         }
         drop(table);

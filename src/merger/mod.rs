@@ -43,20 +43,17 @@ pub use workers::Workers;
 
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId},
+    datapath::{Batch, Bell, Datapath, Inbox},
     flower::{Capabilities, Cookie, Counters, capabilities::Abilities},
+    glance::{self, Glance},
     hardware::{Hardware, HardwareError, MergedId},
     merge::Refusal,
     sync::{
-        Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     table::{ConnectionEntry, Ledger, PathId, Shard, Table},
     walk::Walk,
-};
-use crate::{
-    datapath::{Batch, Bell, Datapath, Inbox},
-    glance::{self, Glance},
-    sync::Arc,
 };
 use alone::Alone;
 use hashbrown::HashMap;

@@ -80,7 +80,7 @@ impl<H> Merger<H> {
             let merged = shard.merged(id)?;
             (merged.state, merged.path, merged.connections.clone(), merged.remains())
         };
-        let path = Arc::clone(&table.entry(path_id)?.path);
+        let (path, overhead) = table.entry(path_id).map(|e| (Arc::clone(&e.path), e.overhead))?;
         let locked = self.lock(links.all());
         let entries: SmallVec<[_; 2]> = links.all().iter().filter_map(|&c| locked.connection(c)).collect();
         let known: SmallVec<[&Connection; 2]> = entries.iter().map(|e| &e.connection).collect();
@@ -88,20 +88,10 @@ impl<H> Merger<H> {
             return None;
         }
         let entry = Offer { id, path: &path, connections: &known, mend: self.mends() }.entry();
-        let overhead = table.entry(path_id)?.overhead;
         let bytes = |packets, all| counters::bytes(self.capabilities.counts, overhead, packets, all);
         let connections = entries.iter().map(|e| e.id).collect();
         let (matches, actions) = (entry.matches, entry.actions);
-        Some(MergedView {
-            id,
-            state,
-            path_id,
-            matches,
-            actions,
-            connections,
-            counters: counted.counters(bytes),
-            path: Arc::clone(&path),
-        })
+        Some(MergedView { id, state, path_id, matches, actions, connections, counters: counted.counters(bytes), path })
     }
 
     /// All merged filters, on their way in and out included.

@@ -13,7 +13,7 @@ use crate::{
     merge::{self, Met, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
     sync::{Arc, atomic::Ordering::Relaxed},
     table::{
-        CtKey, Links, PathId, Table, WayId, WayKey,
+        CtKey, Links, PathEntry, PathId, Table, WayId, WayKey,
         life::{Event, State},
         overlap,
     },
@@ -55,6 +55,21 @@ pub(super) struct Pending {
     path_id: PathId,
     /// TCP connections that conntrack has to be liberal about first.
     liberal: bool,
+}
+
+impl Pending {
+    /// One of this path and these connections, whose shards are locked.
+    fn new(
+        id: MergedId,
+        filter: FilterId,
+        (path_id, entry): (PathId, &PathEntry),
+        handles: Handles,
+        locked: &Locked<'_>,
+    ) -> Pending {
+        let (connections, liberal) = locked.values(&handles);
+        let (path, verdict) = (Arc::clone(&entry.path), *entry.verdict.lock());
+        Pending { id, filter, path, handles, connections, verdict, path_id, liberal }
+    }
 }
 
 /// What is to be done about a walk.
@@ -133,7 +148,7 @@ impl<H: Hardware> Merger<H> {
     /// A walk of which all is known.
     fn plan(&self, table: &Table, view: &View<'_>, busy: bool, now: u64) -> Plan {
         let Some(handles) = view.handles() else { return Plan::Fold };
-        let mut locked = self.lock(&handles);
+        let locked = self.lock(&handles);
         let Some(key) = view.way_key(&handles, &locked) else { return Plan::Fold };
         let Some(way) = table.find_way(&key) else { return Plan::Fold };
         if table.is_younger(way, view.epoch) || view.hits.len() > self.settings.limits.hits {
@@ -151,6 +166,21 @@ impl<H: Hardware> Merger<H> {
         };
         let Some((path, entry)) = found else { return Plan::Fold };
         let Some(filter) = table.last_filter(way) else { return Plan::Fold };
+        self.make(table, (path, entry), filter, handles, locked, busy, now)
+    }
+
+    /// What is to be done about a walk on this path, of which these are the connections, their shards locked.
+    #[allow(clippy::too_many_arguments)]
+    fn make<'a>(
+        &'a self,
+        table: &Table,
+        (path, entry): (PathId, &PathEntry),
+        filter: FilterId,
+        handles: Handles,
+        mut locked: Locked<'a>,
+        busy: bool,
+        now: u64,
+    ) -> Plan {
         if handles.is_empty() {
             let index = self.shard_of_path(path);
             locked.0.push((index, self.shard(index)));
@@ -163,14 +193,8 @@ impl<H: Hardware> Merger<H> {
         if table.is_held_off(path) {
             return Plan::Done(Err(leaving(filter)));
         }
-        let (connections, liberal) = locked.values(&handles);
         match self.enter_merged(&mut locked, filter, path, &handles, now) {
-            Ok(id) => {
-                let verdict = *entry.verdict.lock();
-                let path_id = path;
-                let path = Arc::clone(&entry.path);
-                Plan::Install(Pending { id, filter, path, handles, connections, verdict, path_id, liberal })
-            }
+            Ok(id) => Plan::Install(Pending::new(id, filter, (path, entry), handles, &locked)),
             Err(refusal) => Plan::Done(Err(refusal)),
         }
     }
@@ -241,16 +265,7 @@ impl<H: Hardware> Merger<H> {
         let index = self.shard_of_path(path);
         let mut locked = Locked(smallvec![(index, self.shard(index))]);
         let id = self.enter_merged(&mut locked, filter, path, &[], now)?;
-        Ok(Pending {
-            id,
-            filter,
-            path: Arc::clone(&entry.path),
-            handles: Handles::new(),
-            connections: SmallVec::new(),
-            verdict: None,
-            path_id: path,
-            liberal: false,
-        })
+        Ok(Pending::new(id, filter, (path, entry), Handles::new(), &locked))
     }
 
     pub(super) fn shard_of_path(&self, path: PathId) -> u8 {
@@ -269,22 +284,8 @@ impl<H: Hardware> Merger<H> {
         };
         let way = table.way(key);
         let path = self.path_of(&mut table, view, way, last, &handles, &locked)?;
-        if handles.is_empty() {
-            let index = self.shard_of_path(path);
-            locked.0.push((index, self.shard(index)));
-        }
-        if let Some((id, state)) = self.there_already(&locked, path, &handles) {
-            return Ok(Plan::Done(Self::told(id, state, last)));
-        }
-        if table.is_held_off(path) {
-            return Err(leaving(last));
-        }
-        let (connections, liberal) = locked.values(&handles);
-        let id = self.enter_merged(&mut locked, last, path, &handles, now)?;
-        let path_id = path;
         let entry = table.entry(path).ok_or(Refusal::NoHits)?;
-        let (path, verdict) = (Arc::clone(&entry.path), *entry.verdict.lock());
-        Ok(Plan::Install(Pending { id, filter: last, path, handles, connections, verdict, path_id, liberal }))
+        Ok(self.make(&table, (path, entry), last, handles, locked, false, now))
     }
 
     /// The way's path for a walk, a known one or a new one.
@@ -578,13 +579,9 @@ impl<H: Hardware> Merger<H> {
         };
         let handles: Handles = links.all().into();
         let locked = self.lock(&handles);
-        let (connections, liberal) = locked.values(&handles);
         let filter = table.last_filter(table.way_of(path)?)?;
-        let path_id = path;
-        let entry = table.entry(path)?;
-        let (path, verdict) = (Arc::clone(&entry.path), *entry.verdict.lock());
-        let all = connections.len() == handles.len();
-        all.then_some(Pending { id, filter, path, handles, connections, verdict, path_id, liberal })
+        let pending = Pending::new(id, filter, (path, table.entry(path)?), handles, &locked);
+        (pending.connections.len() == pending.handles.len()).then_some(pending)
     }
 
     fn view<'a>(&self, walk: &'a Walk, epoch: u64) -> View<'a> {

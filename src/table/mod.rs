@@ -550,11 +550,6 @@ impl Table {
         std::mem::take(&mut self.doomed)
     }
 
-    /// Whether something must go.
-    pub fn is_doomed(&self) -> bool {
-        !self.doomed.is_empty()
-    }
-
     /// Of these paths nothing is left in hardware: those that hold no more are forgotten.
     pub fn bury(&mut self, doomed: &[Doom]) {
         let gone: Set<PathId> =
@@ -592,11 +587,6 @@ impl Table {
     /// The path, also while what was made of it is being removed.
     pub fn entry(&self, path: PathId) -> Option<&PathEntry> {
         self.paths.get(path.0 as usize)
-    }
-
-    /// Whether nothing is to be made of a path any more.
-    pub fn is_dead(&self, path: PathId) -> bool {
-        self.entry(path).is_none_or(|e| e.dead)
     }
 
     /// All paths that hold.
