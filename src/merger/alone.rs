@@ -13,7 +13,7 @@
 //!                                     └───────── tried ◄─── that filter goes, or drain ── waiting
 //! ```
 
-use super::Merger;
+use super::{Locked, Merger};
 use crate::{
     flower::{Cookie, Counts, Field, Filter, Hook, Port},
     hardware::{Hardware, HardwareError},
@@ -204,11 +204,15 @@ impl<H: Hardware> Merger<H> {
             return Err(Refusal::Hidden { filter: id, field, why });
         }
         self.fits_hardware(id, &path, &[])?;
-        let way = table.way(WayKey { port, hits: smallvec![(cookie, 0)], found: smallvec![] });
+        let way = table.way(WayKey::new(port, &[cookie]));
         let path = table.add_path(way, path, true);
-        let reserved = self.reserve(&table, id, path, now);
+        let mut installs = self.installs(1);
+        let index = self.shard_of_path(path);
+        let mut locked = Locked(smallvec![(index, self.shard(index))]);
+        let prepared = self.prepare(&table, (path, id), &[], &mut locked, &mut installs, now);
+        drop(locked);
         drop(table);
-        let installed = reserved.and_then(|pending| self.install_one(pending, now));
+        let installed = prepared.and_then(|()| self.install(&mut installs, now).unwrap_or(Err(Refusal::NoHits)));
         installed.map(|_| ()).inspect_err(|_| {
             let mut failed = Vec::new();
             let mut table = self.table.write();

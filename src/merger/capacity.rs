@@ -5,8 +5,9 @@
 //! least twice as many walks to software in an interval as the other has packets in hardware, and the other has been there for a while.
 //! So two that are alike do not push each other out.
 
-use super::{Merger, work::Pending};
+use super::Merger;
 use crate::{
+    conntrack::ConnectionHandle,
     hardware::{Hardware, HardwareError, MergedId, Offer},
     sync::atomic::Ordering::Relaxed,
     table::life::{Event, State},
@@ -61,9 +62,14 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// The table is full: a merged filter that is used much less makes room, if there is one.
-    pub(super) fn displace(&self, offer: &Offer<'_>, pending: &Pending, now: u64) -> Result<(), HardwareError> {
+    pub(super) fn displace(
+        &self,
+        offer: &Offer<'_>,
+        handles: &[ConnectionHandle],
+        now: u64,
+    ) -> Result<(), HardwareError> {
         let full = Err(HardwareError::Full { id: offer.id, size: self.merged_count() });
-        let seen = pending.handles.iter().filter_map(|&h| Some(self.shard(h.shard()).connection(h)?.recent));
+        let seen = handles.iter().filter_map(|&h| Some(self.shard(h.shard()).connection(h)?.recent));
         let seen = seen.max().unwrap_or(0).max(1);
         loop {
             // In a statement of its own, so that the list is free again before it is asked for once more, and the hardware is called.

@@ -22,6 +22,7 @@ mod capacity;
 mod connections;
 mod control;
 mod counters;
+mod install;
 #[cfg(not(feature = "shuttle"))]
 mod planted;
 #[cfg(feature = "shuttle")]
@@ -31,6 +32,7 @@ mod removal;
 mod retry;
 mod settings;
 mod view;
+mod walks;
 mod work;
 mod workers;
 
@@ -371,16 +373,6 @@ impl Locked<'_> {
 
     fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         self.of(handle.shard())?.connection(handle)
-    }
-
-    /// What these connections are, and whether conntrack has to be liberal about one of them first.
-    fn values(&self, handles: &[ConnectionHandle]) -> (SmallVec<[Connection; 1]>, bool) {
-        let (mut values, mut liberal) = (SmallVec::new(), false);
-        for entry in handles.iter().filter_map(|&handle| self.connection(handle)) {
-            liberal |= entry.wants_liberal();
-            values.push(entry.connection.clone());
-        }
-        (values, liberal)
     }
 }
 

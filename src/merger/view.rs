@@ -1,6 +1,6 @@
 //! A look inside: what is in hardware, what is not and why, and how much of everything there is.
 
-use super::{Displaced, Merger, Turned, counters, work::View};
+use super::{Displaced, Merger, Turned, counters, walks::View};
 use crate::{
     conntrack::{Connection, ConnectionId},
     flower::{Action, Cookie, Counters, Filter, Match, Port},
@@ -207,14 +207,14 @@ impl<H> Merger<H> {
     pub(super) fn tell_refused(&self, view: &View<'_>, refusal: &Refusal) {
         tracing::trace!(%refusal, "refused");
         *self.refused.lock().entry(refusal.reason()).or_default() += 1;
-        for handle in view.found.iter().flatten().filter_map(|(handle, _)| handle.ok()) {
+        for &handle in &view.handles {
             if let Some(entry) = self.shard(handle.shard()).connection_mut(handle)
                 && entry.refused.as_deref() != Some(refusal)
             {
                 entry.refused = Some(Box::new(refusal.clone()));
             }
         }
-        if let Some(&(last, _)) = view.hits.last() {
+        if let Some(&last) = view.filters.last() {
             // A filter that is gone meanwhile leaves nothing behind.
             let table = self.table.read();
             if table.filter(last).is_some() {

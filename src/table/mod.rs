@@ -21,18 +21,19 @@ mod overlap;
 pub mod shard;
 pub mod slots;
 mod stale;
+mod way;
 
 pub use chain::{Chains, Inserted, Neighbour};
 pub use ledger::{Account, Counted, Ledger};
 pub use overlap::overlap;
 pub use shard::{ConnectionEntry, Links, Merged, Shard};
+pub use way::{CtKey, WayKey};
 
 use crate::{
-    conntrack::{Connection, Direction},
-    flower::{Action, Cookie, Filter, FilterId, Hook, Match, Port},
-    glance::{Decided, Glance, Verdict, VerdictId},
+    flower::{Action, Cookie, Filter, FilterId, Hook, Port},
+    glance::{Decided, Glance, VerdictId},
     merge::{
-        self, Parent, Path, Ports, Refusal, Refused,
+        Parent, Path, Ports, Refusal, Refused,
         template::{Is, Template},
     },
     sync::{Arc, Mutex},
@@ -40,93 +41,10 @@ use crate::{
 use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::{
-    collections::BTreeSet,
-    hash::{BuildHasher, Hash, Hasher},
-};
+use std::{collections::BTreeSet, hash::BuildHasher};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 type Set<K> = HashSet<K, foldhash::fast::RandomState>;
-
-/// What a `ct` action of a way found, as far as all its walks share it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CtKey {
-    /// Which of the walk's connections.
-    pub index: u8,
-    /// The packet's direction in it.
-    pub direction: Direction,
-    /// IPv6 rather than IPv4.
-    pub ipv6: bool,
-    /// IP protocol.
-    pub proto: u8,
-    /// Which of source address, destination address, source port and destination port `nat` changes.
-    pub changes: [bool; 4],
-}
-
-impl CtKey {
-    /// What a packet of this direction finds in a connection, being the walk's first.
-    pub fn of(connection: &Connection, direction: Direction) -> CtKey {
-        CtKey {
-            index: 0,
-            direction,
-            ipv6: connection.original.src.is_ipv6(),
-            proto: connection.original.proto,
-            changes: merge::changes(connection, direction),
-        }
-    }
-
-    fn bits(self) -> u64 {
-        let changes = self.changes.iter().fold(1, |bits, &changes| bits << 1 | u64::from(changes));
-        let flags = u64::from(self.direction == Direction::Reply) << 1 | u64::from(self.ipv6);
-        flags << 24 | u64::from(self.index) << 16 | u64::from(self.proto) << 8 | changes
-    }
-}
-
-/// What walks of one way share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WayKey {
-    /// Where their packets come in.
-    pub port: Port,
-    /// The filters, in the order of the hits, and how many findings each has.
-    pub hits: SmallVec<[(Cookie, u8); 6]>,
-    /// What each `ct` that ran found, hit by hit.
-    pub found: SmallVec<[Option<CtKey>; 3]>,
-}
-
-impl Hash for WayKey {
-    /// A few words: each walk is looked up by it.
-    fn hash<S: Hasher>(&self, state: &mut S) {
-        state.write_u32(self.port.0);
-        self.hits.iter().for_each(|(cookie, findings)| state.write_u64(cookie.0.rotate_left(8) ^ u64::from(*findings)));
-        self.found.iter().for_each(|found| state.write_u64(found.map_or(0, CtKey::bits)));
-    }
-}
-
-/// Some cookies.
-type Found = SmallVec<[Cookie; 6]>;
-
-impl WayKey {
-    /// The hits up to the first that found a connection.
-    fn first_found(&self) -> Option<u8> {
-        let mut found = self.found.iter();
-        let hit = self.hits.iter().position(|(_, n)| found.by_ref().take((*n).into()).any(Option::is_some))?;
-        u8::try_from(hit + 1).ok()
-    }
-
-    /// What a datapath compares to tell that a packet goes this way and has these bits.
-    fn verdict(&self, matches: &Match, decided: Decided) -> Verdict {
-        let mut verdict = Verdict::new(self.port, decided);
-        let mut found = self.found.iter();
-        for &(filter, findings) in &self.hits {
-            verdict.hit(filter);
-            for found in found.by_ref().take(findings.into()) {
-                verdict.found(found.map(|f| (usize::from(f.index), f.direction)));
-            }
-        }
-        verdict.compare(matches);
-        verdict
-    }
-}
 
 /// A filter and what hangs on it.
 #[derive(Clone, Debug)]
@@ -145,6 +63,8 @@ struct Way {
     key: WayKey,
     /// The youngest of its filters.
     born: u64,
+    /// The last of its filters.
+    last: Option<FilterId>,
     paths: Vec<u32>,
     /// What was found out about packets that are not merged.
     refused: Vec<Remembered>,
@@ -312,15 +232,15 @@ impl Table {
             return;
         };
         refused.into_iter().for_each(|r| self.retire_verdict(r.verdict));
-        let hash = self.hasher.hash_one(&key);
+        let hash = self.hasher.hash_one(key.words());
         if let Ok(entry) = self.way_of.find_entry(hash, |&w| w == way) {
             entry.remove();
         }
         for path in paths {
             self.kill(PathId(path));
         }
-        for (cookie, _) in &key.hits {
-            if let Some(entry) = self.filters.get_mut(cookie) {
+        for cookie in key.filters() {
+            if let Some(entry) = self.filters.get_mut(&cookie) {
                 entry.ways.remove(&way);
             }
         }
@@ -328,8 +248,8 @@ impl Table {
 
     /// The way of these filters and findings, if there is one.
     pub fn find_way(&self, key: &WayKey) -> Option<WayId> {
-        let hash = self.hasher.hash_one(key);
-        self.way_of.find(hash, |&w| self.ways[w].key == *key).map(|&w| WayId(w))
+        let hash = self.hasher.hash_one(key.words());
+        self.way_of.find(hash, |&w| self.ways[w].key.words() == key.words()).map(|&w| WayId(w))
     }
 
     /// The way of these filters and findings, made if it is new. All its filters must exist.
@@ -337,17 +257,18 @@ impl Table {
         if let Some(way) = self.find_way(&key) {
             return way;
         }
-        let hash = self.hasher.hash_one(&key);
-        let born = key.hits.iter().filter_map(|(cookie, _)| self.filters.get(cookie)).map(|e| e.born).max();
+        let hash = self.hasher.hash_one(key.words());
+        let born = key.filters().filter_map(|cookie| self.filters.get(&cookie)).map(|e| e.born).max();
         let born = born.unwrap_or_default();
-        let way = self.ways.insert(Way { key: key.clone(), born, paths: Vec::new(), refused: Vec::new() });
-        for (cookie, _) in &key.hits {
-            if let Some(entry) = self.filters.get_mut(cookie) {
+        let last = key.filters().next_back().and_then(|cookie| Some(self.filters.get(&cookie)?.filter.id));
+        let way = self.ways.insert(Way { key: key.clone(), born, last, paths: Vec::new(), refused: Vec::new() });
+        for cookie in key.filters() {
+            if let Some(entry) = self.filters.get_mut(&cookie) {
                 entry.ways.insert(way);
             }
         }
         let Table { way_of, ways, hasher, .. } = self;
-        way_of.insert_unique(hash, way, |&w| hasher.hash_one(&ways[w].key));
+        way_of.insert_unique(hash, way, |&w| hasher.hash_one(ways[w].key.words()));
         WayId(way)
     }
 
@@ -458,8 +379,7 @@ impl Table {
 
     /// The last filter of a way.
     pub fn last_filter(&self, way: WayId) -> Option<FilterId> {
-        let (cookie, _) = self.ways.get(way.0)?.key.hits.last()?;
-        Some(self.filters.get(cookie)?.filter.id)
+        self.ways.get(way.0)?.last
     }
 
     /// Changes actions of filters; the filters of which one was changed.
@@ -488,9 +408,7 @@ impl Table {
         // One that rests on connections stands in their cells; one that rests on none is shown when something is in hardware.
         let key = &self.ways[way.0].key;
         let verdict = match self.glance.as_deref() {
-            Some(glance) if key.found.iter().any(Option::is_some) => {
-                glance.publish(&key.verdict(&path.template.known.unpack(), Decided::Merged))
-            }
+            Some(glance) if key.meets() => glance.publish(&key.verdict(&path.template.known.unpack(), Decided::Merged)),
             _ => None,
         };
         let verdict = Mutex::new(verdict);
@@ -573,8 +491,9 @@ impl Table {
         // Where both come to a connection by the same hits, a packet of both is one of the same connection.
         let same = |other: &PathEntry| {
             mine.pinned.is_some_and(|hits| {
-                let cookies =
-                    |e: &PathEntry| e.path.parents.iter().take(hits.into()).map(|p| p.cookie).collect::<Found>();
+                let cookies = |e: &PathEntry| {
+                    e.path.parents.iter().take(hits.into()).map(|p| p.cookie).collect::<SmallVec<[Cookie; 6]>>()
+                };
                 other.pinned == Some(hits) && cookies(mine) == cookies(other)
             })
         };

@@ -279,9 +279,13 @@ impl Steps {
         })
     }
 
-    /// What the `ct` actions found, in order, each with the number of its hit.
-    pub(crate) fn all_found(&self) -> impl Iterator<Item = (usize, Option<(ConnectionHandle, Direction)>)> {
-        self.findings.bytes().map(|byte| (usize::from(byte & 0xf), self.found_of(byte)))
+    /// What the `ct` actions found, in order, each with the number of its hit: which of the walk's connections, in which direction.
+    #[inline]
+    pub(crate) fn all_met(&self) -> impl Iterator<Item = (u32, Option<(u8, Direction)>)> {
+        self.findings.bytes().map(|byte| {
+            let which = (byte & !REPLY) >> WHICH;
+            (u32::from(byte & 0xf), which.checked_sub(1).map(|index| (index, direction_of(byte))))
+        })
     }
 
     /// What a byte stands for.
