@@ -26,32 +26,38 @@ impl ConnectionHandle {
     }
 
     /// The handle with these bits, as [`bits`](ConnectionHandle::bits) gave them; `None` if no handle has them.
+    #[inline]
     pub fn from_bits(bits: u64) -> Option<ConnectionHandle> {
         let handle = NonZeroU64::new(bits).map(ConnectionHandle)?;
         (handle.generation() != 0).then_some(handle)
     }
 
     /// All of it, for a driver to keep.
+    #[inline]
     pub fn bits(self) -> u64 {
         self.0.get()
     }
 
     /// The shard.
+    #[inline]
     pub fn shard(self) -> u8 {
         (self.0.get() >> (SLOT_BITS + GENERATION_BITS)) as u8
     }
 
     /// The slot in the shard.
+    #[inline]
     pub fn slot(self) -> u32 {
         (self.0.get() >> GENERATION_BITS) as u32
     }
 
     /// Which of the connections that were there.
+    #[inline]
     pub fn generation(self) -> u32 {
         self.0.get() as u32 & Self::LAST_GENERATION
     }
 
     /// Shard and slot together, 40 bits.
+    #[inline]
     pub(crate) fn place(self) -> u64 {
         self.0.get() >> GENERATION_BITS
     }

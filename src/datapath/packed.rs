@@ -4,7 +4,7 @@
 use super::ring::{Ring, Writer};
 use crate::{
     conntrack::ConnectionHandle,
-    flower::{Cookie, Key, Port, key::WORDS},
+    flower::{Key, Port, key::WORDS},
     walk::{
         Recorded, Steps,
         record::{CONNECTIONS, FOUND, Findings, HITS},
@@ -62,26 +62,27 @@ pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, ste
     Some(writer.publish(ring, at))
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write`] wrote. `None` if the words are no walk.
 pub(super) fn read(words: &[u64], into: &mut Recorded) -> Option<()> {
-    let mut words = words.iter().copied();
-    let (first, mut there, epoch) = (words.next()?, words.next()?, words.next()?);
+    let (&[first, mut there, epoch], words) = words.split_first_chunk()?;
     let count = |shift: u32| (first >> shift & 0xff) as usize;
-    let (filters, founds, connections) = (count(8), count(16), count(24));
-    let mut found = [0; FOUND / 8];
+    let (filters, words) = words.split_at_checked(count(8))?;
+    let (connections, words) = words.split_at_checked(count(24))?;
+    let (findings, words) = words.split_at_checked(count(16).div_ceil(8))?;
     let steps = &mut into.steps;
     steps.clear();
     steps.set_epoch(epoch);
-    words.by_ref().take(filters).for_each(|filter| steps.hit(Cookie(filter)));
-    words.by_ref().take(connections).filter_map(ConnectionHandle::from_bits).for_each(|c| steps.meet(c));
-    for (to, word) in found.iter_mut().zip(words.by_ref().take(founds.div_ceil(8))) {
-        *to = word;
+    steps.set_filters(filters);
+    for &connection in connections {
+        steps.meet(ConnectionHandle::from_bits(connection)?);
     }
-    steps.set_findings(Findings::from_words(found, founds));
+    let mut found = [0; FOUND / 8];
+    found.get_mut(..findings.len())?.copy_from_slice(findings);
+    steps.set_findings(Findings::from_words(found, count(16)));
     let mut key = [0; WORDS];
-    while there != 0 {
-        key[there.trailing_zeros() as usize % WORDS] = words.next()?;
-        there &= there - 1;
+    for &word in words {
+        key[there.trailing_zeros() as usize % WORDS] = word;
+        there &= there.wrapping_sub(1);
     }
     into.port = Port((first >> 32) as u32);
     into.key = Key::from_words(key);
@@ -91,7 +92,10 @@ pub(super) fn read(words: &[u64], into: &mut Recorded) -> Option<()> {
 #[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use super::*;
-    use crate::{conntrack::Direction, flower::Field};
+    use crate::{
+        conntrack::Direction,
+        flower::{Cookie, Field},
+    };
 
     #[test]
     fn walks_come_out_as_they_went_in() {

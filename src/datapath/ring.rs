@@ -68,7 +68,11 @@ impl Ring {
             let first = self.word(head).load(Ordering::Relaxed);
             // A run has a first word, and lies before the tail: the writer moves it by whole runs.
             let words = length(first).clamp(1, tail.wrapping_sub(head));
-            out.extend((0..words).map(|n| self.word(head.wrapping_add(n)).load(Ordering::Relaxed)));
+            let (at, load) = (head & (self.words.len() - 1), |word: &AtomicU64| word.load(Ordering::Relaxed));
+            // It may go round the end.
+            let before = words.min(self.words.len() - at);
+            out.extend(self.words[at..at + before].iter().map(load));
+            out.extend(self.words[..words - before].iter().map(load));
             head = head.wrapping_add(words);
             read += 1;
         }

@@ -26,6 +26,7 @@ pub struct Packed {
 const _: () = assert!(WORDS <= 64, "a bit for every word of a key");
 
 /// The positions of the bits that are set, the lowest first.
+#[inline]
 fn bits(mut all: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let bit = (all != 0).then(|| all.trailing_zeros() as usize)?;
@@ -53,6 +54,7 @@ impl Packed {
         m
     }
 
+    #[inline]
     fn words(&self) -> impl Iterator<Item = (usize, &[u64; 2])> {
         bits(self.at).zip(&self.words)
     }
@@ -68,6 +70,7 @@ impl Packed {
     }
 
     /// Whether a packet with this key matches, as [`Match::fits`] says.
+    #[inline]
     pub fn fits(&self, packet: &Key) -> bool {
         let packet_words = packet.words();
         let bits = self.words().all(|(i, [mask, value])| packet_words.get(i).is_some_and(|word| word & mask == *value));

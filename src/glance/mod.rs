@@ -183,6 +183,7 @@ impl Glance {
     }
 
     /// The walk that this connection had queued was judged, or was not handed over after all.
+    #[inline]
     pub fn judged(&self, connection: ConnectionHandle, direction: Direction) {
         if let Some(cell) = self.cells.get(connection) {
             cell.unqueue(connection, direction);
@@ -245,6 +246,7 @@ impl Glance {
 
     /// The verdict holds for the connection, being the first that the way meets, `other` the second. Ways that meet three are not
     /// recognised. False if nothing was listed. A cell without room lists the verdict in place of another.
+    #[inline]
     pub fn list(&self, connection: ConnectionHandle, other: Option<ConnectionHandle>, verdict: VerdictId) -> bool {
         let Some(cell) = self.cells.get(connection).filter(|cell| cell.control(connection).is_some()) else {
             return false;

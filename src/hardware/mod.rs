@@ -187,12 +187,14 @@ impl HardwareError {
 
 impl MergedId {
     /// The name of a slot's entry: `1, 2, ...` over all shards in the low half, how often the slot was used before in the high one.
+    #[inline]
     pub(crate) fn new(generation: u32, slot: u32, shard: u8, shards: u8) -> MergedId {
         let number = u64::from(slot) * u64::from(shards) + u64::from(shard) + 1;
         MergedId(u64::from(generation) << 32 | number)
     }
 
     /// Generation, slot and shard; `None` for a name that none has.
+    #[inline]
     pub(crate) fn parts(self, shards: u8) -> Option<(u32, u32, u8)> {
         let number = (self.0 as u32).checked_sub(1)?;
         let shards = u32::from(shards);

@@ -62,6 +62,7 @@ impl Path {
     }
 
     /// Whether what [`matches`](Path::matches) gives for these connections matches the packet, without making it.
+    #[inline]
     pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
         self.template.fits(packet, connections)
     }

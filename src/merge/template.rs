@@ -227,6 +227,7 @@ impl Template {
     }
 
     /// Whether what [`fill`](Template::fill) gives for these connections matches the packet. Nothing is filled in for that.
+    #[inline]
     pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
         self.conditions.iter().all(|c| c.holds(connections))
             && self.known.fits(packet)

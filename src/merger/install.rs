@@ -51,6 +51,7 @@ struct OnPath {
 impl Installs<'_> {
     /// Adds one of this path and these connections, whose shards are locked; its name is still to be set. `None` if one of these is
     /// not there.
+    #[inline]
     pub fn push(
         &mut self,
         table: &Table,
@@ -70,11 +71,12 @@ impl Installs<'_> {
             self.paths.push(OnPath { id: path, path: Arc::clone(&entry.path), filter, verdict: *entry.verdict.lock() });
         }
         let on = self.paths.len() - 1;
-        self.all.push(Pending { id: MergedId(0), on, handles: handles.into(), connections, liberal });
+        self.all.push(Pending { id: MergedId(0), on, handles: Handles::from_slice(handles), connections, liberal });
         Some(())
     }
 
     /// Names the one that was added last.
+    #[inline]
     pub fn name_last(&mut self, id: MergedId) {
         if let Some(last) = self.all.last_mut() {
             last.id = id;
@@ -93,6 +95,7 @@ pub(super) struct Room<'m> {
 
 impl Room<'_> {
     /// Takes room for one more. False if there is none.
+    #[inline]
     pub fn take(&mut self) -> bool {
         for wanted in [self.at_once, 1] {
             if self.left > 0 {
@@ -144,7 +147,10 @@ impl<H: Hardware> Merger<H> {
     fn install_one(&self, pending: &Pending, on: &OnPath, now: u64) -> Outcome {
         let refused = |why: String| Refusal::Hardware { filter: on.filter, why };
         let id = pending.id;
-        let known: SmallVec<[&Connection; 2]> = pending.connections.iter().collect();
+        let mut known: SmallVec<[&Connection; 2]> = SmallVec::new();
+        for connection in &pending.connections {
+            known.push(connection);
+        }
         let offer = Offer { id, path: &on.path, connections: &known, mend: self.mends() };
         if self.stuck_count.load(Relaxed) > 0
             && let Some(why) = self.stuck_in_the_way(&offer)

@@ -288,6 +288,7 @@ impl<H> Merger<H> {
         &self.inbox
     }
 
+    #[inline]
     fn glance(&self) -> &Glance {
         self.inbox.glance()
     }
@@ -314,15 +315,18 @@ impl<H> Merger<H> {
         self.shard_of(id).handle(id)
     }
 
+    #[inline]
     fn shard(&self, index: u8) -> MutexGuard<'_, Shard> {
         self.home(index).shard.lock()
     }
 
+    #[inline]
     fn home(&self, index: u8) -> &Home {
         &self.shards[usize::from(index) % self.shards.len()]
     }
 
     /// How many shards there are.
+    #[inline]
     fn count(&self) -> u8 {
         self.shards.len() as u8
     }
@@ -335,11 +339,13 @@ impl<H> Merger<H> {
         self.shard(self.shard_index(id))
     }
 
+    #[inline]
     fn shard_of_merged(&self, id: MergedId) -> u8 {
         id.parts(self.count()).map_or(0, |(_, _, shard)| shard)
     }
 
     /// The shards of these connections, locked in order.
+    #[inline]
     fn lock(&self, handles: &[ConnectionHandle]) -> Locked<'_> {
         // Most walks meet one connection.
         if let [one] = handles {
@@ -353,6 +359,7 @@ impl<H> Merger<H> {
         Locked(indexes.into_iter().map(|index| (index, self.shard(index))).collect())
     }
 
+    #[inline]
     fn mends(&self) -> bool {
         self.capabilities.abilities.contains(Abilities::MEND)
     }
@@ -363,14 +370,17 @@ struct Locked<'a>(SmallVec<[(u8, MutexGuard<'a, Shard>); 2]>);
 
 impl Locked<'_> {
     /// One of them.
+    #[inline]
     fn of(&self, index: u8) -> Option<&Shard> {
         self.0.iter().find(|(i, _)| *i == index).map(|(_, shard)| &**shard)
     }
 
+    #[inline]
     fn of_mut(&mut self, index: u8) -> Option<&mut Shard> {
         self.0.iter_mut().find(|(i, _)| *i == index).map(|(_, shard)| &mut **shard)
     }
 
+    #[inline]
     fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         self.of(handle.shard())?.connection(handle)
     }

@@ -107,6 +107,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// The path of a walk that is nothing out of the ordinary.
+    #[inline]
     fn known(&self, table: &Table, view: &View<'_>, locked: &Locked<'_>) -> Option<PathId> {
         let entries = view.entries(locked)?;
         if !entries.iter().all(|entry| entry.is_ready()) || view.filters.len() > self.settings.limits.hits {
@@ -229,6 +230,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// The way's path for a walk, a known one or a new one.
+    #[inline]
     fn path_of(
         &self,
         table: &mut Table,
@@ -374,11 +376,13 @@ impl<H: Hardware> Merger<H> {
 }
 
 /// The path of a way for this walk.
+#[inline]
 fn path_of(table: &Table, way: WayId, view: &View<'_>, known: &Known<'_>) -> Option<PathId> {
     let mut paths = table.paths(way);
     paths.find(|(_, PathEntry { path, .. })| path.fits(view.key, known)).map(|(id, _)| id)
 }
 
+#[inline]
 fn known<'a>(entries: &Entries<'a>) -> Known<'a> {
     let mut known = Known::new();
     for entry in entries {

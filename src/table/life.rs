@@ -63,6 +63,7 @@ impl Event {
 }
 
 /// What comes of an event in a state; `None` where it cannot happen.
+#[inline]
 pub fn next(state: State, event: Event) -> Option<State> {
     use Event::*;
     use State::*;

@@ -65,7 +65,8 @@ struct Way {
     born: u64,
     /// The last of its filters.
     last: Option<FilterId>,
-    paths: Vec<u32>,
+    /// Mostly one.
+    paths: SmallVec<[u32; 4]>,
     /// What was found out about packets that are not merged.
     refused: Vec<Remembered>,
 }
@@ -247,6 +248,7 @@ impl Table {
     }
 
     /// The way of these filters and findings, if there is one.
+    #[inline]
     pub fn find_way(&self, key: &WayKey) -> Option<WayId> {
         let hash = self.hasher.hash_one(key.words());
         self.way_of.find(hash, |&w| self.ways[w].key.words() == key.words()).map(|&w| WayId(w))
@@ -261,7 +263,7 @@ impl Table {
         let born = key.filters().filter_map(|cookie| self.filters.get(&cookie)).map(|e| e.born).max();
         let born = born.unwrap_or_default();
         let last = key.filters().next_back().and_then(|cookie| Some(self.filters.get(&cookie)?.filter.id));
-        let way = self.ways.insert(Way { key: key.clone(), born, last, paths: Vec::new(), refused: Vec::new() });
+        let way = self.ways.insert(Way { key: key.clone(), born, last, paths: SmallVec::new(), refused: Vec::new() });
         for cookie in key.filters() {
             if let Some(entry) = self.filters.get_mut(&cookie) {
                 entry.ways.insert(way);
@@ -363,21 +365,25 @@ impl Table {
     }
 
     /// The paths of a way.
+    #[inline]
     pub fn paths(&self, way: WayId) -> impl Iterator<Item = (PathId, &PathEntry)> {
         self.ways[way.0].paths.iter().map(|&p| (PathId(p), &self.paths[p as usize]))
     }
 
     /// The way of a path.
+    #[inline]
     pub fn way_of(&self, path: PathId) -> Option<WayId> {
         self.paths.get(path.0 as usize).map(|p| WayId(p.way))
     }
 
     /// Whether one of a way's filters was entered after a walk was finished.
+    #[inline]
     pub fn is_younger(&self, way: WayId, epoch: u64) -> bool {
         self.ways[way.0].born > epoch
     }
 
     /// The last filter of a way.
+    #[inline]
     pub fn last_filter(&self, way: WayId) -> Option<FilterId> {
         self.ways.get(way.0)?.last
     }
@@ -456,7 +462,7 @@ impl Table {
         let Some(way) = self.paths.get(path.0 as usize).filter(|p| !p.dead).map(|p| p.way) else { return };
         self.kill(path);
         if let Some(w) = self.ways.get_mut(way) {
-            w.paths.retain(|&p| p != path.0);
+            w.paths.retain(|p| *p != path.0);
             if w.paths.is_empty() && w.refused.is_empty() {
                 self.remove_way(way);
             }
@@ -483,6 +489,7 @@ impl Table {
 
     /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it. Not
     /// meant are those of the very connections that something is to be made of: they are looked at one by one.
+    #[inline]
     pub fn is_held_off(&self, path: PathId) -> bool {
         if self.dying.is_empty() {
             return false;
@@ -504,6 +511,7 @@ impl Table {
     }
 
     /// The path, also while what was made of it is being removed.
+    #[inline]
     pub fn entry(&self, path: PathId) -> Option<&PathEntry> {
         self.paths.get(path.0 as usize)
     }

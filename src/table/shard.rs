@@ -31,6 +31,7 @@ pub enum Links {
 
 impl Links {
     /// Of these.
+    #[inline]
     pub fn of(handles: &[ConnectionHandle]) -> Links {
         match handles {
             [] => Links::None,
@@ -40,6 +41,7 @@ impl Links {
     }
 
     /// As a list.
+    #[inline]
     pub fn all(&self) -> &[ConnectionHandle] {
         match self {
             Links::None => &[],
@@ -102,6 +104,7 @@ impl ConnectionEntry {
     }
 
     /// Why it is not worth a merged filter, or not yet.
+    #[inline]
     pub fn not_worth(&self) -> Option<&'static str> {
         match self.worth {
             _ if self.held => Some("it was given back to software on request"),
@@ -118,11 +121,13 @@ impl ConnectionEntry {
     }
 
     /// Whether something may be merged on it now, and nothing has to be asked for.
+    #[inline]
     pub fn is_ready(&self) -> bool {
         self.gate.is_ok() && !self.closing && self.not_worth().is_none()
     }
 
     /// Whether conntrack has to be made liberal about its windows first.
+    #[inline]
     pub fn wants_liberal(&self) -> bool {
         self.connection.tcp.is_some() && !self.liberal
     }
@@ -217,6 +222,7 @@ impl Remains {
 
 impl Merged {
     /// Makes a step of its life.
+    #[inline]
     pub fn step(&mut self, event: Event) {
         let next = life::next(self.state, event);
         debug_assert!(next.is_some(), "{:?} in {:?}", event, self.state);
@@ -262,11 +268,13 @@ struct Heads(Vec<Vec<u32>>);
 const HEADS: usize = 4096;
 
 impl Heads {
+    #[inline]
     fn get(&self, path: PathId) -> u32 {
         let chunk = self.0.get(path.0 as usize / HEADS);
         chunk.and_then(|c| c.get(path.0 as usize % HEADS)).copied().unwrap_or(NONE)
     }
 
+    #[inline]
     fn set(&mut self, path: PathId, head: u32) {
         let (chunk, at) = (path.0 as usize / HEADS, path.0 as usize % HEADS);
         if self.0.len() <= chunk {
@@ -314,11 +322,13 @@ impl Shard {
     }
 
     /// The connection.
+    #[inline]
     pub fn connection(&self, handle: ConnectionHandle) -> Option<&ConnectionEntry> {
         self.connections.get(handle.slot()).filter(|entry| entry.handle == Some(handle))
     }
 
     /// The connection.
+    #[inline]
     pub fn connection_mut(&mut self, handle: ConnectionHandle) -> Option<&mut ConnectionEntry> {
         self.connections.get_mut(handle.slot()).filter(|entry| entry.handle == Some(handle))
     }
@@ -377,10 +387,12 @@ impl Shard {
         self.connections.count()
     }
 
+    #[inline]
     fn id(&self, slot: u32, generation: u32) -> MergedId {
         MergedId::new(generation, slot, self.index, self.shards)
     }
 
+    #[inline]
     fn slot(&self, id: MergedId) -> Option<u32> {
         let (generation, slot, shard) = id.parts(self.shards)?;
         (shard == self.index && self.merged.generation(slot) == Some(generation)).then_some(slot)
@@ -410,11 +422,13 @@ impl Shard {
     }
 
     /// The merged filter.
+    #[inline]
     pub fn merged(&self, id: MergedId) -> Option<&Merged> {
         self.merged.get(self.slot(id)?)
     }
 
     /// The merged filter.
+    #[inline]
     pub fn merged_mut(&mut self, id: MergedId) -> Option<&mut Merged> {
         let slot = self.slot(id)?;
         self.merged.get_mut(slot)

@@ -78,11 +78,13 @@ impl<T> Slots<T> {
         }
     }
 
+    #[inline]
     fn slot(&self, at: u32) -> Option<&Slot<T>> {
         self.chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
     }
 
     /// The entry in a slot.
+    #[inline]
     pub fn get(&self, at: u32) -> Option<&T> {
         match &self.slot(at)?.held {
             Held::Used(value) => Some(value),
@@ -91,6 +93,7 @@ impl<T> Slots<T> {
     }
 
     /// The entry in a slot.
+    #[inline]
     pub fn get_mut(&mut self, at: u32) -> Option<&mut T> {
         match &mut self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)?.held {
             Held::Used(value) => Some(value),
@@ -99,6 +102,7 @@ impl<T> Slots<T> {
     }
 
     /// The entry that had this name, if it is still there.
+    #[inline]
     pub fn named(&self, at: u32, generation: u32) -> Option<&T> {
         self.get(at).filter(|_| self.generation(at) == Some(generation))
     }
@@ -112,6 +116,7 @@ impl<T> Slots<T> {
     }
 
     /// A slot's generation.
+    #[inline]
     pub fn generation(&self, at: u32) -> Option<u32> {
         self.slot(at).map(|slot| slot.generation)
     }
@@ -162,6 +167,7 @@ impl<K: Hash + Eq, V> Spread<K, V> {
     }
 
     /// What is under a key.
+    #[inline]
     pub fn get(&self, key: &K) -> Option<&V> {
         self.small[self.of(key)].get(key)
     }

@@ -66,7 +66,9 @@ impl WayKey {
     pub fn new(port: Port, filters: &[Cookie]) -> WayKey {
         let mut words = SmallVec::new();
         words.push(u64::from(port.0) << 32 | filters.len() as u64);
-        words.extend(filters.iter().map(|cookie| cookie.0));
+        for cookie in filters {
+            words.push(cookie.0);
+        }
         WayKey(words)
     }
 

@@ -47,6 +47,7 @@ impl<'k> Record<'k> {
     }
 
     /// What was recorded.
+    #[inline]
     pub fn steps(&self) -> &Steps {
         &self.steps
     }
@@ -79,6 +80,7 @@ impl Recorded {
     }
 
     /// What was recorded.
+    #[inline]
     pub fn steps(&self) -> &Steps {
         &self.steps
     }
@@ -154,6 +156,7 @@ impl Findings {
     }
 
     /// Findings of these words, of which so many are there.
+    #[inline]
     pub(crate) fn from_words(words: [u64; FOUND / 8], count: usize) -> Findings {
         Findings { count: count.min(FOUND) as u32, words }
     }
@@ -168,6 +171,7 @@ impl Findings {
         self.count as usize
     }
 
+    #[inline]
     fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
         (0..self.count).map(|n| (self.words[n as usize / 8] >> (n % 8 * 8)) as u8)
     }
@@ -175,6 +179,7 @@ impl Findings {
 
 impl Steps {
     /// Forgets all of it.
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.hits = 0;
         self.connections = 0;
@@ -226,6 +231,7 @@ impl Steps {
     }
 
     /// How many filters had been entered when the walk began: one entered later with a cookie of the walk is not what it hit.
+    #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -237,6 +243,7 @@ impl Steps {
     }
 
     /// The connections found, each once, in the order in which the walk met them.
+    #[inline]
     pub fn connections(&self) -> impl Iterator<Item = ConnectionHandle> + '_ {
         self.met[..self.connections as usize].iter().copied().flatten()
     }
@@ -294,21 +301,32 @@ impl Steps {
         Some((self.connection(which.checked_sub(1)?)?, direction_of(byte)))
     }
 
+    #[inline]
     pub(crate) fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
     }
 
+    /// The filters hit, when steps are put together again.
+    #[inline]
+    pub(crate) fn set_filters(&mut self, filters: &[u64]) {
+        self.hits = filters.len().min(HITS) as u32;
+        self.filters.iter_mut().zip(filters).for_each(|(to, &filter)| *to = Cookie(filter));
+    }
+
     /// The next connection that the walk meets, when steps are put together again.
+    #[inline]
     pub(crate) fn meet(&mut self, connection: ConnectionHandle) {
         self.index(connection);
     }
 
     /// What the `ct` actions found, when steps are put together again.
+    #[inline]
     pub(crate) fn set_findings(&mut self, findings: Findings) {
         self.findings = findings;
     }
 }
 
+#[inline]
 fn direction_of(byte: u8) -> Direction {
     if byte & REPLY == 0 { Direction::Original } else { Direction::Reply }
 }
