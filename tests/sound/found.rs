@@ -13,19 +13,33 @@ use flowmerge::{
     },
 };
 
+/// One filter, of all packets, with these actions.
+fn world_of(actions: Vec<Action>) -> World {
+    let mut world = World::new(Setting::default());
+    let mut only = rule(0, 2, 3, 0, actions);
+    only.filter.matches = Match::default();
+    world.add(only);
+    world
+}
+
+/// All packets are edited by `skbedit inheritdsfield`, and sent.
+fn inherits() -> World {
+    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
+    world_of(vec![Action::new(ActionKind::Skbedit(inherit), Control::Pipe), Action::redirect(OUT)])
+}
+
+/// The packet, cut off after so many bytes.
+fn cut_after(whole: &Packet, bytes: usize) -> Packet {
+    Packet { flaw: Flaw::Cut((whole.frame(false).len() - bytes) as u8), ..whole.clone() }
+}
+
 /// `skbedit inheritdsfield` drops a packet whose IP header is not whole, so a merged filter must not send one.
 #[test]
 fn skbedit_that_reads_the_ip_header_drops_what_lacks_it() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = inherits();
     let whole = packet(proto::UDP, false);
     merged(&mut world, &whole);
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
+    let cut = cut_after(&whole, 30);
     assert_eq!(world.packet(&cut).expect("the same as in software").len(), 0);
     assert_eq!(world.handled, 0);
 }
@@ -53,17 +67,13 @@ fn a_filter_in_front_that_looks_behind_two_tags_is_named() {
 /// `csum` drops a packet whose IP header is not whole, also one that is told to compute nothing.
 #[test]
 fn csum_of_nothing_drops_what_is_cut_off() {
-    let mut world = World::new(Setting::default());
     let sums = || Action::new(ActionKind::Csum(CsumFlags::empty()), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![sums(), sums(), Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = world_of(vec![sums(), sums(), Action::redirect(OUT)]);
     let whole = packet(proto::UDP, false);
     let made = merged(&mut world, &whole);
     let names: Vec<_> = made.entry.actions.iter().map(|a| a.name()).collect();
     assert_eq!(names, ["csum", "mirred"], "one is enough");
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
+    let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 1);
 }
@@ -71,15 +81,10 @@ fn csum_of_nothing_drops_what_is_cut_off() {
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
 #[test]
 fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = inherits();
     let whole = Packet { tags: vec![(0x8100, 10), (0x8100, 11)], ..packet(proto::UDP, false) };
     assert_eq!(world.packet(&whole).expect("the same as in software").len(), 0);
-    let cut = Packet { flaw: Flaw::Cut(whole.frame(false).len() as u8 - 30), ..whole };
+    let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 0);
 }
