@@ -9,7 +9,7 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Action, ActionKind, Control, Field, Match,
-        action::{CsumFlags, Skbedit, Vlan},
+        action::{CsumFlags, Skbedit, Skbmod, Vlan},
     },
 };
 
@@ -76,6 +76,23 @@ fn csum_of_nothing_drops_what_is_cut_off() {
     let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 1);
+}
+
+/// What is cut off is another packet than the whole one: here flower does not see the protocol that a filter in front asks for.
+#[test]
+fn what_is_cut_off_goes_its_own_way() {
+    let sums = ActionKind::Csum(CsumFlags::ICMP);
+    let edits = ActionKind::Skbmod(Skbmod::Swap);
+    for kind in [sums, edits] {
+        let mut world = world_of(vec![Action::new(kind, Control::Pipe), Action::redirect(OUT)]);
+        let mut in_front = rule(0, 1, 0x800, 0, vec![Action::gact(Control::Shot)]);
+        in_front.filter.matches.set(Field::IpProto, proto::UDP.into(), 0xff);
+        world.add(in_front);
+        merged(&mut world, &Packet { proto: proto::ICMP, ..packet(proto::UDP, false) });
+        world.packet(&cut_after(&packet(proto::UDP, false), 26)).expect("as told");
+        assert_eq!(world.handled, 1);
+        world.finish().expect("counted as told");
+    }
 }
 
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.

@@ -10,7 +10,7 @@ use crate::{
 use flowmerge::{
     conntrack::{ConnectionId, Direction, is_excluded, proto},
     flower::{
-        Action, ActionKind, Control, Field, FilterId, Key, Port, Tunnel,
+        Action, ActionKind, Control, Counts, Field, FilterId, Key, Port, Tunnel,
         action::{Mpls, PeditHeader, Skbmod},
         field::ip_flags,
     },
@@ -57,6 +57,11 @@ impl Way {
             key.get(Field::EncAddrType),
         ];
         Way { port, steps: steps.collect(), shape }
+    }
+
+    /// Its first steps.
+    fn until(&self, steps: usize) -> Way {
+        Way { steps: self.steps.iter().take(steps).cloned().collect(), ..self.clone() }
     }
 
     /// Whether a connection is part of it.
@@ -120,31 +125,37 @@ impl World {
         let made = made.expect("just looked");
         let Made { entry, way, .. } = made.clone();
         let got: Frames = handled.sent.iter().map(|s| (s.port, s.ingress, s.frame.clone(), s.tunnel.clone())).collect();
-        // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for. So it
-        // is where `csum` drops what is cut off: the table drops it, too, but counts it for what stands behind.
-        // The same of a transport header that is cut off behind a rewrite of it: flower sees nothing of it, written or not.
-        // And `skbmod` drops what has no 14 bytes behind the Ethernet header.
+        // Conntrack takes what is flawed for invalid, hardware does not see it: what a flawless packet does is asked for.
+        // Where `csum` drops what is cut off, the table drops it, too, but counts it for what stands behind; where a transport header
+        // is cut off behind a rewrite of it, flower sees nothing of it, written or not; and `skbmod` drops what has no 14 bytes behind
+        // the Ethernet header. The whole packet may be another one to flower: what that does is asked for which it was merged from.
         let cut_off = matches!(packet.flaw, Flaw::Cut(_)) && self.minds_the_end(&way);
         let flawed = packet.is_flawed() && way.has_connection() || cut_off;
         let dropped = self.is_dropped_by_csum(&outcome).then(|| self.sent(&outcome));
-        let (outcome, less) = match flawed || dropped.is_some() {
+        let (outcome, more) = match flawed || dropped.is_some() {
             false => (outcome, 0),
             true => {
+                if dropped.is_some() && !way.has_connection() {
+                    let until = Way::of(packet.port, &outcome).steps.len();
+                    let same = self.is_same(&Way::of(packet.port, &outcome), &way.until(until));
+                    prop_assert!(same, "{packet:?} went {outcome:#?} but was handled by {made:#?}");
+                }
                 self.flawed += 1;
                 self.tracker = before.clone();
-                let flawless = packet.flawless().frame(self.setting.padded);
-                let less = flawless.len() - frame.len();
-                (self.software(packet, &flawless), less as u64)
+                let instead = if way.has_connection() { packet.flawless() } else { made.packet.clone() };
+                let whole = instead.frame(self.setting.padded);
+                let bytes = |frame: &[u8]| Counts::Ingress.bytes(frame) as i64;
+                (self.software(&instead, &whole), bytes(frame) - bytes(&whole))
             }
         };
-        add(&mut self.counted, &outcome, less);
+        add(&mut self.counted, &outcome, more);
         prop_assert!(decided(&outcome), "{packet:?} handled by {entry:#?} but {outcome:#?}");
         let went = Way::of(packet.port, &outcome);
         // What a policer drops ends there.
         let policed =
             entry.actions.iter().any(|a| matches!(a.kind, ActionKind::Police(_)) && self.exceeded.contains(&a.index));
         let same = match policed {
-            true => self.is_same(&went, &Way { steps: way.steps[..went.steps.len()].to_vec(), ..way.clone() }),
+            true => self.is_same(&went, &way.until(went.steps.len())),
             false => self.is_same(&went, &way),
         };
         prop_assert!(same, "{packet:?} went {went:?} but was handled by {made:#?}");
