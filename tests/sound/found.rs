@@ -95,6 +95,18 @@ fn what_is_cut_off_goes_its_own_way() {
     }
 }
 
+/// A walk that ends where `csum` drops is merged from what the filters say, and others like it are counted for what stands behind.
+#[test]
+fn what_csum_dropped_is_merged_as_if_it_had_not() {
+    let sums = Action::new(ActionKind::Csum(CsumFlags::ICMP), Control::Pipe);
+    let mut world = world_of(vec![sums, Action::redirect(OUT)]);
+    let cut = cut_after(&packet(proto::UDP, true), 50);
+    merged(&mut world, &cut);
+    world.packet(&cut).expect("as told");
+    assert_eq!(world.handled, 1);
+    world.finish().expect("counted as told");
+}
+
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
 #[test]
 fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {

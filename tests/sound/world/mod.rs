@@ -268,11 +268,11 @@ impl World {
     }
 }
 
-/// Adds what was counted, each packet `more` bytes longer.
-fn add(to: &mut Counted, outcome: &Outcome, more: i64) {
+/// Adds what was counted, each packet `less` bytes shorter.
+fn add(to: &mut Counted, outcome: &Outcome, less: u64) {
     for c in &outcome.counted {
         let entry = to.entry((c.filter, c.action)).or_default();
-        *entry = (entry.0 + 1, entry.1 + c.bytes.saturating_add_signed(more));
+        *entry = (entry.0 + 1, entry.1 + c.bytes - less);
     }
 }
 
