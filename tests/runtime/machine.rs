@@ -91,6 +91,8 @@ struct Chosen {
     size: Option<usize>,
     merged: usize,
     shards: u8,
+    queue: usize,
+    hits: usize,
 }
 
 fn chosen() -> impl Strategy<Value = Chosen> {
@@ -98,7 +100,16 @@ fn chosen() -> impl Strategy<Value = Chosen> {
     let size = prop_oneof![3 => Just(None), 1 => Just(Some(3))];
     let merged = prop_oneof![4 => Just(1000), 1 => Just(4usize)];
     let shards = prop_oneof![Just(1), Just(3), Just(8)];
-    (idle, size, merged, shards).prop_map(|(idle, size, merged, shards)| Chosen { idle, size, merged, shards })
+    let queue = prop_oneof![3 => Just(4096), 1 => Just(2usize)];
+    let hits = prop_oneof![4 => Just(16), 1 => Just(2usize)];
+    (idle, size, merged, shards, queue, hits).prop_map(|(idle, size, merged, shards, queue, hits)| Chosen {
+        idle,
+        size,
+        merged,
+        shards,
+        queue,
+        hits,
+    })
 }
 
 /// A walk that was handed in.
@@ -118,6 +129,8 @@ struct Machine {
     /// Rises with whatever may change what becomes of a walk.
     version: u64,
     shared: Port,
+    /// Walks that were turned away because the queue was full.
+    turned: u64,
 }
 
 fn none(_: &Track) -> bool {
@@ -128,7 +141,7 @@ impl Machine {
     fn new(chosen: Chosen) -> Machine {
         let hardware = Faulty::new(Capabilities { size: chosen.size, ..Capabilities::all() }, 1);
         let settings = Settings {
-            limits: Limits { merged: chosen.merged, ..Limits::default() },
+            limits: Limits { merged: chosen.merged, queue: chosen.queue, hits: chosen.hits, ..Limits::default() },
             shards: chosen.shards,
             policy: Box::new(universe::worth),
             idle: chosen.idle,
@@ -136,7 +149,7 @@ impl Machine {
         };
         let m = Merger::with(hardware, settings);
         let (model, waiting) = (Model::new(), Vec::new());
-        let mut machine = Machine { m, model, chosen, now: SECOND, waiting, version: 0, shared: OUT[0] };
+        let mut machine = Machine { m, model, chosen, now: SECOND, waiting, version: 0, shared: OUT[0], turned: 0 };
         for filter in [0, 1, 2, 3, 7, 8] {
             machine.run(&Command::Replace { filter, cookie: filter as u64 });
         }
@@ -420,8 +433,13 @@ impl Machine {
         if let Some(handled) = self.m.hardware().memory.receive(packet.port, &packet.frame, self.now) {
             self.model.handled(handled.id, packet.bytes, self.now);
         } else if let Some(way) = self.model.way(&packet) {
-            let ticket = self.m.walk(way.walk(&packet)).expect("there is room");
-            self.waiting.push(Waiting { ticket, way, packet: which, version: self.version });
+            let ticket = self.m.walk(way.walk(&packet));
+            assert_eq!(ticket.is_some(), self.waiting.len() < self.chosen.queue);
+            match ticket {
+                Some(ticket) => self.waiting.push(Waiting { ticket, way, packet: which, version: self.version }),
+                None => self.turned += 1,
+            }
+            assert_eq!((self.m.queued(), self.m.turned().queue), (self.waiting.len(), self.turned));
         }
     }
 
@@ -485,12 +503,14 @@ impl Machine {
             };
             connection.qualifies().is_err() || self.model.held.contains(id) || !worth
         });
+        let too_long = way.hits.len() > self.chosen.hits;
+        let stays = way.excluded || in_front || too_long;
         match outcome {
             Ok(merge) => {
-                assert!(!way.excluded && !in_front, "{way:?}");
+                assert!(!stays, "{way:?}");
                 assert_eq!(self.m.hardware().memory.lookup(packet.port, &packet.key), Some(merge.id), "{way:?}");
             }
-            Err(refusal) => assert!(keeps_out || way.excluded || in_front, "{way:?}: {refusal}"),
+            Err(refusal) => assert!(keeps_out || stays, "{way:?}: {refusal}"),
         }
     }
 
@@ -539,7 +559,7 @@ proptest! {
 fn what_was_found_stays_as_the_model_says() {
     use self::Install::{Fails, UnsureIn, Works};
     use Command::*;
-    let any = Chosen { idle: None, size: None, merged: 1000, shards: 1 };
+    let any = Chosen { idle: None, size: None, merged: 1000, shards: 1, queue: 4096, hits: 16 };
     // A `skip_sw` filter is refused, and the device keeps what it was not sure of: it counts for nobody.
     let refused = vec![
         Removals(true),
