@@ -9,7 +9,7 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Action, ActionKind, Control, Field, Match,
-        action::{CsumFlags, Skbedit, Skbmod, Vlan},
+        action::{CsumFlags, Ct, Mpls, MplsEntry, Skbedit, Skbmod, Vlan},
     },
 };
 
@@ -105,6 +105,19 @@ fn what_csum_dropped_is_merged_as_if_it_had_not() {
     world.packet(&cut).expect("as told");
     assert_eq!(world.handled, 1);
     world.finish().expect("counted as told");
+}
+
+/// A wrong checksum stays wrong, and is not compared, also below a label that does not say that it is the last.
+#[test]
+fn a_wrong_checksum_below_a_stack_without_a_bottom() {
+    let entry = MplsEntry { label: Some(2), tc: Some(1), bos: Some(false), ttl: Some(64) };
+    let push = Action::new(ActionKind::Mpls(Mpls::Push { protocol: 0x8847, entry }), Control::Pipe);
+    let ct = ActionKind::Ct(Ct { zone: 5, ..Ct::default() });
+    let mut world = world_of(vec![Action::new(ct, Control::Pipe), push, Action::redirect(OUT)]);
+    let right = packet(proto::UDP, false);
+    merged(&mut world, &right);
+    world.packet(&Packet { flaw: Flaw::L4, ..right }).expect("the same but for the checksum");
+    assert_eq!(world.handled, 1);
 }
 
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
