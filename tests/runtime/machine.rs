@@ -211,7 +211,7 @@ impl Machine {
                 let port = OUT[out];
                 let done = self.m.port(port, up);
                 let changed = if up { self.model.down.remove(&port) } else { self.model.down.insert(port) };
-                let sends = |t: &Track| changed && t.filters.iter().any(|f| universe::target(f) == Some(port));
+                let sends = |t: &Track| changed && t.filters.iter().any(|f| universe::sends(f, port));
                 self.follow(sends, none, Some(&done));
             }
             Command::Bind(port) => {
