@@ -60,6 +60,7 @@ pub struct Model {
     ports: HashMap<Port, PortState>,
     /// Those of which it was said how they judge.
     pub(crate) policers: HashMap<u32, bool>,
+    pub(crate) lenient: bool,
     pub(crate) fragments: Reassembly,
 }
 
@@ -77,6 +78,12 @@ impl Model {
     /// Takes a port away; its filters are not touched.
     pub fn remove_port(&mut self, port: Port) {
         self.ports.remove(&port);
+    }
+
+    /// From now on packets that are cut off are treated as hardware does, not as Linux: what `csum` and `skbmod` would drop goes on,
+    /// and `pedit` leaves out words that are not there and writes those behind. It tells what stands behind.
+    pub fn set_lenient(&mut self, lenient: bool) {
+        self.lenient = lenient;
     }
 
     /// A port's state, if it is there.

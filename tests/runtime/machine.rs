@@ -91,6 +91,8 @@ struct Chosen {
     size: Option<usize>,
     merged: usize,
     shards: u8,
+    queue: usize,
+    hits: usize,
 }
 
 fn chosen() -> impl Strategy<Value = Chosen> {
@@ -98,7 +100,16 @@ fn chosen() -> impl Strategy<Value = Chosen> {
     let size = prop_oneof![3 => Just(None), 1 => Just(Some(3))];
     let merged = prop_oneof![4 => Just(1000), 1 => Just(4usize)];
     let shards = prop_oneof![Just(1), Just(3), Just(8)];
-    (idle, size, merged, shards).prop_map(|(idle, size, merged, shards)| Chosen { idle, size, merged, shards })
+    let queue = prop_oneof![3 => Just(4096), 1 => Just(2usize)];
+    let hits = prop_oneof![4 => Just(16), 1 => Just(2usize)];
+    (idle, size, merged, shards, queue, hits).prop_map(|(idle, size, merged, shards, queue, hits)| Chosen {
+        idle,
+        size,
+        merged,
+        shards,
+        queue,
+        hits,
+    })
 }
 
 /// A walk that was handed in.
@@ -118,6 +129,8 @@ struct Machine {
     /// Rises with whatever may change what becomes of a walk.
     version: u64,
     shared: Port,
+    /// Walks that were turned away because the queue was full.
+    turned: u64,
 }
 
 fn none(_: &Track) -> bool {
@@ -128,7 +141,7 @@ impl Machine {
     fn new(chosen: Chosen) -> Machine {
         let hardware = Faulty::new(Capabilities { size: chosen.size, ..Capabilities::all() }, 1);
         let settings = Settings {
-            limits: Limits { merged: chosen.merged, ..Limits::default() },
+            limits: Limits { merged: chosen.merged, queue: chosen.queue, hits: chosen.hits, ..Limits::default() },
             shards: chosen.shards,
             policy: Box::new(universe::worth),
             idle: chosen.idle,
@@ -136,7 +149,7 @@ impl Machine {
         };
         let m = Merger::with(hardware, settings);
         let (model, waiting) = (Model::new(), Vec::new());
-        let mut machine = Machine { m, model, chosen, now: SECOND, waiting, version: 0, shared: OUT[0] };
+        let mut machine = Machine { m, model, chosen, now: SECOND, waiting, version: 0, shared: OUT[0], turned: 0 };
         for filter in [0, 1, 2, 3, 7, 8] {
             machine.run(&Command::Replace { filter, cookie: filter as u64 });
         }
@@ -198,7 +211,7 @@ impl Machine {
                 let port = OUT[out];
                 let done = self.m.port(port, up);
                 let changed = if up { self.model.down.remove(&port) } else { self.model.down.insert(port) };
-                let sends = |t: &Track| changed && t.filters.iter().any(|f| universe::target(f) == Some(port));
+                let sends = |t: &Track| changed && t.filters.iter().any(|f| universe::sends(f, port));
                 self.follow(sends, none, Some(&done));
             }
             Command::Bind(port) => {
@@ -296,6 +309,12 @@ impl Machine {
 
     fn replace(&mut self, filter: Filter, cookie: Cookie) {
         let done = self.m.replace(cookie, filter.clone(), Inserted::Observed);
+        // Where what it takes the place of would not go, it was not offered.
+        let new = |id: MergedId| !self.model.tracks.contains_key(&id) && !self.model.stuck.contains_key(&id);
+        let offered = match &done {
+            Ok(_) | Err(ReplaceError::SkipSw(_)) => true,
+            Err(ReplaceError::NotRemoved(NotRemoved(errors))) => errors.iter().any(|e| new(e.id())),
+        };
         let instead = self.model.same(&filter);
         let mut gone = BTreeSet::new();
         let mut places = vec![(filter.id.hook, filter.id.chain)];
@@ -325,9 +344,11 @@ impl Machine {
             Err(ReplaceError::NotRemoved(errors)) => Err(errors.clone()),
             _ => Ok(()),
         };
+        self.model.refused = (failed && offered).then_some(filter);
         let must = |t: &Track| t.parents.iter().any(|p| gone.contains(&p.1));
         let near = |t: &Track| t.alone || t.filters.iter().any(|f| places.contains(&(f.id.hook, f.id.chain)));
         self.follow(must, near, (!failed).then_some(&told));
+        self.model.refused = None;
         if let Some(own) = own {
             self.model.close(own);
         }
@@ -412,8 +433,13 @@ impl Machine {
         if let Some(handled) = self.m.hardware().memory.receive(packet.port, &packet.frame, self.now) {
             self.model.handled(handled.id, packet.bytes, self.now);
         } else if let Some(way) = self.model.way(&packet) {
-            let ticket = self.m.walk(way.walk(&packet)).expect("there is room");
-            self.waiting.push(Waiting { ticket, way, packet: which, version: self.version });
+            let ticket = self.m.walk(way.walk(&packet));
+            assert_eq!(ticket.is_some(), self.waiting.len() < self.chosen.queue);
+            match ticket {
+                Some(ticket) => self.waiting.push(Waiting { ticket, way, packet: which, version: self.version }),
+                None => self.turned += 1,
+            }
+            assert_eq!((self.m.queued(), self.m.turned().queue), (self.waiting.len(), self.turned));
         }
     }
 
@@ -464,6 +490,9 @@ impl Machine {
     /// A walk that holds is merged, unless there is a reason that the model knows.
     fn judge(&self, waiting: &Waiting, outcome: &flowmerge::merger::Outcome) {
         let way = &waiting.way;
+        let packet = &self.model.packets[waiting.packet];
+        // It belongs to a `skip_sw` filter that was not in hardware when it came.
+        let in_front = self.model.is_for_hardware(packet, way);
         let keeps_out = way.connections.iter().any(|id| {
             let connection = &self.model.connections[id];
             let worth = match universe::worth(connection) {
@@ -474,13 +503,14 @@ impl Machine {
             };
             connection.qualifies().is_err() || self.model.held.contains(id) || !worth
         });
+        let too_long = way.hits.len() > self.chosen.hits;
+        let stays = way.excluded || in_front || too_long;
         match outcome {
             Ok(merge) => {
-                assert!(!way.excluded, "{way:?}");
-                let packet = &self.model.packets[waiting.packet];
+                assert!(!stays, "{way:?}");
                 assert_eq!(self.m.hardware().memory.lookup(packet.port, &packet.key), Some(merge.id), "{way:?}");
             }
-            Err(refusal) => assert!(keeps_out || way.excluded, "{way:?}: {refusal}"),
+            Err(refusal) => assert!(keeps_out || stays, "{way:?}: {refusal}"),
         }
     }
 
@@ -519,6 +549,37 @@ proptest! {
     #[test]
     fn whatever_happens_all_is_as_the_model_says(chosen in chosen(), commands in prop::collection::vec(command(), 1..80)) {
         let mut machine = Machine::new(chosen);
+        commands.iter().for_each(|command| machine.run(command));
+        machine.end();
+    }
+}
+
+/// What the random sequences have found, each as its smallest.
+#[test]
+fn what_was_found_stays_as_the_model_says() {
+    use self::Install::{Fails, UnsureIn, Works};
+    use Command::*;
+    let any = Chosen { idle: None, size: None, merged: 1000, shards: 1, queue: 4096, hits: 16 };
+    // A `skip_sw` filter is refused, and the device keeps what it was not sure of: it counts for nobody.
+    let refused = vec![
+        Removals(true),
+        Replace { filter: 5, cookie: 2 },
+        Install(UnsureIn),
+        Replace { filter: 6, cookie: 0 },
+        Destroy(2),
+    ];
+    // A packet is for a `skip_sw` filter that the device failed to take back: what it hits instead is not merged.
+    let not_taken_back = vec![
+        Replace { filter: 6, cookie: 0 },
+        Install(Fails),
+        Port { out: 1, up: false },
+        Install(Works),
+        Replace { filter: 5, cookie: 5 },
+        Packet { which: 13, times: 1 },
+        Drain(0),
+    ];
+    for commands in [refused, not_taken_back] {
+        let mut machine = Machine::new(any.clone());
         commands.iter().for_each(|command| machine.run(command));
         machine.end();
     }

@@ -54,6 +54,8 @@ pub struct Model {
     pub seen: BTreeMap<ConnectionId, u32>,
     pub tracks: BTreeMap<MergedId, Track>,
     pub stuck: BTreeMap<MergedId, Track>,
+    /// A `skip_sw` filter that was offered just now, and refused: what is left of it nobody counts for.
+    pub refused: Option<Filter>,
     /// What `drain` has to tell.
     pub left: Vec<Removed>,
     pub packets: Vec<Packet>,
@@ -86,6 +88,7 @@ impl Model {
             seen: BTreeMap::new(),
             tracks: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            refused: None,
             left: Vec::new(),
             packets: universe::packets(),
         }
@@ -94,6 +97,13 @@ impl Model {
     pub fn way(&self, packet: &Packet) -> Option<Way> {
         World { filters: &self.filters, bound: &self.bound, down: &self.down, connections: &self.connections }
             .way(packet)
+    }
+
+    /// Whether a `skip_sw` filter stands in front of the first that a packet hits in software: hardware should have handled it.
+    pub fn is_for_hardware(&self, packet: &Packet, way: &Way) -> bool {
+        let first = &self.filters[&way.hits[0].filter].id;
+        let in_front = |f: &Filter| (f.id.hook, f.id.chain) == (first.hook, first.chain) && f.id.prio < first.prio;
+        self.filters.values().any(|f| f.skip_sw && in_front(f) && f.matches.fits(&packet.key))
     }
 
     pub fn open(&mut self, cookie: Cookie, filter: &Filter) {
@@ -107,6 +117,14 @@ impl Model {
 
     pub fn close(&mut self, number: Number) -> Vec<Counters> {
         self.accounts[number].take().unwrap_or_default()
+    }
+
+    /// The ports that a hook's filters are at.
+    fn ports(&self, hook: Hook) -> Vec<Port> {
+        match hook {
+            Hook::Ingress(port) => vec![port],
+            _ => self.bound.iter().copied().collect(),
+        }
     }
 
     /// The cookie of the filter of the same identity.
@@ -226,7 +244,8 @@ impl Model {
     }
 
     /// An entry of which only its name is known: the device did not know whether it had installed it, and would not remove it.
-    /// What it comes from, the packets tell that it matches.
+    /// What it comes from, the packets tell that it matches. What is left of a refused `skip_sw` filter is at the first of its ports:
+    /// there it was offered first, and at none behind one that failed.
     fn unsure(&mut self, m: &Merger<Faulty>, id: MergedId) {
         let counters = Counters::default();
         let memory = &m.hardware().memory;
@@ -235,7 +254,12 @@ impl Model {
             let mut alone = self.filters.iter().filter(|(_, f)| f.skip_sw && f.matches.fits(&p.key));
             alone.next().map(|(&cookie, _)| vec![cookie])
         };
-        let cookies = packet.and_then(|p| alone(p).or_else(|| Some(self.way(p)?.cookies()))).unwrap_or_default();
+        let refused = |p: &Packet| {
+            let refused = self.refused.as_ref().filter(|f| f.matches.fits(&p.key))?;
+            (self.ports(refused.id.hook).first() == Some(&p.port)).then(Vec::new)
+        };
+        let cookies = |p: &Packet| refused(p).or_else(|| alone(p)).or_else(|| Some(self.way(p)?.cookies()));
+        let cookies = packet.and_then(cookies).unwrap_or_default();
         let track = Track {
             id,
             port: packet.map_or(Port(0), |p| p.port),
@@ -350,7 +374,7 @@ impl Model {
             let track = &self.tracks[&id];
             let entry = m.hardware().memory.entry(id).expect("found");
             let applied = apply_through(&entry.actions, entry.trim, &packet.frame, None).expect("applies");
-            let sent = applied.sent.first().map(|s| (s.port, Tuple::of_key(&packet::arrived(&s.frame))));
+            let sent = applied.sent.iter().map(|s| (s.port, Tuple::of_key(&packet::arrived(&s.frame))));
             let cookies: Vec<Cookie> = track.parents.iter().map(|p| p.0).collect();
             if track.alone {
                 assert!(track.filters[0].matches.fits(&packet.key), "{track:?}");
@@ -360,19 +384,17 @@ impl Model {
             assert_eq!(cookies, way.cookies(), "{track:?}");
             assert_eq!(track.connections.iter().map(|c| c.0).collect::<Vec<_>>(), way.connections);
             assert!(!way.excluded, "{track:?}");
-            assert_eq!(sent, way.sent, "{track:?}");
-            assert!(sent.is_some() || matches!(applied.end, End::Dropped), "{track:?}");
+            assert_eq!(sent.collect::<Vec<_>>(), way.sent, "{track:?}");
+            // After the last that is sent nothing is left to be dropped.
+            let end = if way.sent.is_empty() { End::Dropped } else { End::Taken };
+            assert_eq!(applied.end, end, "{track:?}");
         }
     }
 
     /// Each `skip_sw` filter is at each port of its hook once, or it is told why not.
     fn check_alone(&self, snapshot: &Snapshot) {
         for (&cookie, filter) in self.filters.iter().filter(|(_, f)| f.skip_sw) {
-            let ports: Vec<Port> = match filter.id.hook {
-                Hook::Ingress(port) => vec![port],
-                _ => self.bound.iter().copied().collect(),
-            };
-            for port in ports {
+            for port in self.ports(filter.id.hook) {
                 let here =
                     self.tracks.values().filter(|t| t.alone && t.port == port && t.parents[0].0 == cookie).count();
                 let told =

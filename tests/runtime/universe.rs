@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! port 1, chain 0: skip_sw | drop 1001 | drop 1002..1003 | udp out | ct zone 5 ─► chain 1
-//!         chain 1: mark 1 drop | mark 0 out | ct zone 6 ─► chain 2: out
-//! block 9 (ports 2 and 5), chain 0: skip_sw | ct zone 5 nat ─► chain 1: out
+//!         chain 1: mark 1 drop | mark 0 out | copy out, ct zone 6 ─► chain 2: out
+//! block 9 (ports 2 and 5), chain 0: skip_sw | ct zone 5 nat ─► chain 1: copy out, out
 //! ```
 
 use flowmerge::{
@@ -42,6 +42,10 @@ pub fn filter(n: usize, shared: Port) -> Filter {
     let drop = || Action::gact(Control::Shot);
     let out = |port| Action::redirect(port);
     let both = || Action { index: SHARED, ..Action::redirect(shared) };
+    let copy = || {
+        let mirred = Mirred { port: OUT[1], ingress: false, mirror: true };
+        Action::new(ActionKind::Mirred(mirred), Control::Pipe)
+    };
     let (own, block) = (Hook::Ingress(Port(1)), Hook::Block(BLOCK));
     let (hook, chain, prio, matches, action) = match n {
         0 => (own, 0, 10, tcp, ct(5, false, 1)),
@@ -58,16 +62,13 @@ pub fn filter(n: usize, shared: Port) -> Filter {
         _ => (block, 0, 2, udp.exact(Field::SrcPort, 2001), out(OUT[1])),
     };
     let id = FilterId { hook, chain, prio, protocol: 0x800, handle: 1 };
-    let pass = Action::gact(Control::Pipe);
-    Filter { skip_sw: matches!(n, 6 | 11), ..Filter::flower(id, matches, vec![pass, action]) }
+    let first = if matches!(n, 2 | 8) { copy() } else { Action::gact(Control::Pipe) };
+    Filter { skip_sw: matches!(n, 6 | 11), ..Filter::flower(id, matches, vec![first, action]) }
 }
 
-/// Where a filter's packets leave, if it sends them.
-pub fn target(filter: &Filter) -> Option<Port> {
-    filter.actions.iter().find_map(|a| match a.kind {
-        ActionKind::Mirred(Mirred { port, .. }) => Some(port),
-        _ => None,
-    })
+/// Whether a filter's packets, or copies of them, leave at a port.
+pub fn sends(filter: &Filter, to: Port) -> bool {
+    filter.actions.iter().any(|a| matches!(a.kind, ActionKind::Mirred(Mirred { port, .. }) if port == to))
 }
 
 /// Zone of the `n`-th connection, and the client's port.
@@ -166,8 +167,8 @@ pub struct World<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     pub hits: Vec<Hit>,
-    /// Where it leaves, and as what; `None`: it is dropped.
-    pub sent: Option<(Port, Option<Tuple>)>,
+    /// Where it and its copies leave, and as what.
+    pub sent: Vec<(Port, Option<Tuple>)>,
     /// Connections, each once.
     pub connections: Vec<ConnectionId>,
     /// It goes through conntrack whatever hardware could do.
@@ -188,7 +189,7 @@ impl World<'_> {
     /// Software's way with a packet; `None` if no filter decides it.
     pub fn way(&self, packet: &Packet) -> Option<Way> {
         let hook = if self.bound.contains(&packet.port) { Hook::Block(BLOCK) } else { Hook::Ingress(packet.port) };
-        let mut way = Way { hits: Vec::new(), sent: None, connections: Vec::new(), excluded: false };
+        let mut way = Way { hits: Vec::new(), sent: Vec::new(), connections: Vec::new(), excluded: false };
         let mut key = packet.key;
         let mut now = Tuple::of_key(&key);
         let mut chain = 0;
@@ -197,9 +198,14 @@ impl World<'_> {
             let first = here.filter(|(_, f)| f.matches.fits(&key)).min_by_key(|(_, f)| f.id.prio);
             let (&cookie, filter) = first?;
             let mut found = Vec::new();
-            let last = filter.actions.last()?;
-            if let ActionKind::Ct(ct) = &last.kind {
-                found.push(self.track(ct, &mut key, &mut now));
+            for action in &filter.actions {
+                match &action.kind {
+                    ActionKind::Ct(ct) => found.push(self.track(ct, &mut key, &mut now)),
+                    ActionKind::Mirred(mirred) if !self.down.contains(&mirred.port) => {
+                        way.sent.push((mirred.port, now));
+                    }
+                    _ => {}
+                }
             }
             way.hits.push(Hit { filter: cookie, found: found.clone() });
             for f in found.into_iter().flatten() {
@@ -207,10 +213,9 @@ impl World<'_> {
                     way.connections.push(f.connection);
                 }
             }
-            match last.control {
+            match filter.actions.last()?.control {
                 Control::Goto(to) => chain = to,
                 _ => {
-                    way.sent = target(filter).filter(|port| !self.down.contains(port)).map(|port| (port, now));
                     way.excluded = !way.connections.is_empty() && is_excluded(&packet.key);
                     return Some(way);
                 }

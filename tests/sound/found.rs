@@ -9,23 +9,37 @@ use flowmerge::{
     conntrack::proto,
     flower::{
         Action, ActionKind, Control, Field, Match,
-        action::{CsumFlags, Skbedit, Vlan},
+        action::{CsumFlags, Ct, Mpls, MplsEntry, Skbedit, Skbmod, Vlan},
     },
 };
+
+/// One filter, of all packets, with these actions.
+fn world_of(actions: Vec<Action>) -> World {
+    let mut world = World::new(Setting::default());
+    let mut only = rule(0, 2, 3, 0, actions);
+    only.filter.matches = Match::default();
+    world.add(only);
+    world
+}
+
+/// All packets are edited by `skbedit inheritdsfield`, and sent.
+fn inherits() -> World {
+    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
+    world_of(vec![Action::new(ActionKind::Skbedit(inherit), Control::Pipe), Action::redirect(OUT)])
+}
+
+/// The packet, cut off after so many bytes.
+fn cut_after(whole: &Packet, bytes: usize) -> Packet {
+    Packet { flaw: Flaw::Cut((whole.frame(false).len() - bytes) as u8), ..whole.clone() }
+}
 
 /// `skbedit inheritdsfield` drops a packet whose IP header is not whole, so a merged filter must not send one.
 #[test]
 fn skbedit_that_reads_the_ip_header_drops_what_lacks_it() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = inherits();
     let whole = packet(proto::UDP, false);
     merged(&mut world, &whole);
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
+    let cut = cut_after(&whole, 30);
     assert_eq!(world.packet(&cut).expect("the same as in software").len(), 0);
     assert_eq!(world.handled, 0);
 }
@@ -53,33 +67,66 @@ fn a_filter_in_front_that_looks_behind_two_tags_is_named() {
 /// `csum` drops a packet whose IP header is not whole, also one that is told to compute nothing.
 #[test]
 fn csum_of_nothing_drops_what_is_cut_off() {
-    let mut world = World::new(Setting::default());
     let sums = || Action::new(ActionKind::Csum(CsumFlags::empty()), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![sums(), sums(), Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = world_of(vec![sums(), sums(), Action::redirect(OUT)]);
     let whole = packet(proto::UDP, false);
     let made = merged(&mut world, &whole);
     let names: Vec<_> = made.entry.actions.iter().map(|a| a.name()).collect();
     assert_eq!(names, ["csum", "mirred"], "one is enough");
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
+    let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
+    assert_eq!(world.handled, 1);
+}
+
+/// What is cut off is another packet than the whole one: here flower does not see the protocol that a filter in front asks for.
+#[test]
+fn what_is_cut_off_goes_its_own_way() {
+    let sums = ActionKind::Csum(CsumFlags::ICMP);
+    let edits = ActionKind::Skbmod(Skbmod::Swap);
+    for kind in [sums, edits] {
+        let mut world = world_of(vec![Action::new(kind, Control::Pipe), Action::redirect(OUT)]);
+        let mut in_front = rule(0, 1, 0x800, 0, vec![Action::gact(Control::Shot)]);
+        in_front.filter.matches.set(Field::IpProto, proto::UDP.into(), 0xff);
+        world.add(in_front);
+        merged(&mut world, &Packet { proto: proto::ICMP, ..packet(proto::UDP, false) });
+        world.packet(&cut_after(&packet(proto::UDP, false), 26)).expect("as told");
+        assert_eq!(world.handled, 1);
+        world.finish().expect("counted as told");
+    }
+}
+
+/// A walk that ends where `csum` drops is merged from what the filters say, and others like it are counted for what stands behind.
+#[test]
+fn what_csum_dropped_is_merged_as_if_it_had_not() {
+    let sums = Action::new(ActionKind::Csum(CsumFlags::ICMP), Control::Pipe);
+    let mut world = world_of(vec![sums, Action::redirect(OUT)]);
+    let cut = cut_after(&packet(proto::UDP, true), 50);
+    merged(&mut world, &cut);
+    world.packet(&cut).expect("as told");
+    assert_eq!(world.handled, 1);
+    world.finish().expect("counted as told");
+}
+
+/// A wrong checksum stays wrong, and is not compared, also below a label that does not say that it is the last.
+#[test]
+fn a_wrong_checksum_below_a_stack_without_a_bottom() {
+    let entry = MplsEntry { label: Some(2), tc: Some(1), bos: Some(false), ttl: Some(64) };
+    let push = Action::new(ActionKind::Mpls(Mpls::Push { protocol: 0x8847, entry }), Control::Pipe);
+    let ct = ActionKind::Ct(Ct { zone: 5, ..Ct::default() });
+    let mut world = world_of(vec![Action::new(ct, Control::Pipe), push, Action::redirect(OUT)]);
+    let right = packet(proto::UDP, false);
+    merged(&mut world, &right);
+    world.packet(&Packet { flaw: Flaw::L4, ..right }).expect("the same but for the checksum");
     assert_eq!(world.handled, 1);
 }
 
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
 #[test]
 fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = inherits();
     let whole = Packet { tags: vec![(0x8100, 10), (0x8100, 11)], ..packet(proto::UDP, false) };
     assert_eq!(world.packet(&whole).expect("the same as in software").len(), 0);
-    let cut = Packet { flaw: Flaw::Cut(whole.frame(false).len() as u8 - 30), ..whole };
+    let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 0);
 }

@@ -41,6 +41,7 @@ impl Walk<'_> {
             return self.mirred(skb, mirred, action.control, at);
         }
         self.count(at, skb);
+        let lenient = self.model.lenient;
         let done = match &action.kind {
             ActionKind::Gact { random } => match random {
                 Some(random) if random.kind != 0 => return After::Unknown("its gact is random".into()),
@@ -49,16 +50,16 @@ impl Walk<'_> {
             ActionKind::Ct(ct) => return self.ct(skb, ct, action.control, at),
             ActionKind::Pedit(pedit) => {
                 // A key that fails ends the rewriting, not the packet.
-                pedit::run(skb, pedit);
+                pedit::run(skb, pedit, lenient);
                 true
             }
             // Of `drop`, csum does not even try.
-            ActionKind::Csum(flags) => action.control == Control::Shot || csum::run(skb, *flags),
+            ActionKind::Csum(flags) => action.control == Control::Shot || csum::run(skb, *flags) || lenient,
             ActionKind::Vlan(vlan) => skb.vlan(vlan).is_ok(),
             ActionKind::Skbedit(skbedit) => !skbedit.inherit_dsfield || skb.has_ip_header(),
             ActionKind::Mirred(_) => true,
             // Nor do these.
-            ActionKind::Skbmod(skbmod) => action.control == Control::Shot || skbmod::run(skb, skbmod),
+            ActionKind::Skbmod(skbmod) => action.control == Control::Shot || skbmod::run(skb, skbmod, lenient),
             ActionKind::Nat(nat) => action.control == Control::Shot || stateless::run(skb, nat),
             ActionKind::Mpls(mpls) => skb.mpls(mpls).is_ok(),
             ActionKind::TunnelKey(key) => {

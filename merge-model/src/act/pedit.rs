@@ -14,10 +14,10 @@ use flowmerge::{
 /// Room in front of the Ethernet header, into which a key may write without any effect. Drivers leave at least this much.
 const HEADROOM: i64 = 64;
 
-/// Rewrites word after word, up to the first that cannot be.
-pub(super) fn run(skb: &mut Skb, pedit: &Pedit) {
+/// Rewrites word after word, up to the first that cannot be; where it is `lenient`, those behind as well.
+pub(super) fn run(skb: &mut Skb, pedit: &Pedit, lenient: bool) {
     for key in &pedit.keys {
-        if rewrite(skb, key).is_none() {
+        if rewrite(skb, key).is_none() && !lenient {
             return;
         }
     }
@@ -117,7 +117,7 @@ mod tests {
 
     fn run_keys(skb: &mut Skb, keys: &[PeditKey]) {
         let keys = keys.to_vec();
-        run(skb, &Pedit { keys, mend: false });
+        run(skb, &Pedit { keys, mend: false }, false);
     }
 
     #[test]

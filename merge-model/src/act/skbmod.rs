@@ -14,11 +14,11 @@ use flowmerge::{
 const EXPERIENCED: u8 = 3;
 
 /// Changes the packet. False if it is to be dropped: it is too short. At ingress that is reckoned from the *network* header, of
-/// which there must be as many bytes as an Ethernet header has.
-pub(super) fn run(skb: &mut Skb, skbmod: &Skbmod) -> bool {
+/// which there must be as many bytes as an Ethernet header has. `lenient`: that is not looked at.
+pub(super) fn run(skb: &mut Skb, skbmod: &Skbmod, lenient: bool) -> bool {
     match *skbmod {
-        Skbmod::Ecn => return experience(skb),
-        _ if skb.len() < ETHERNET => return false,
+        Skbmod::Ecn => return experience(skb) || lenient,
+        _ if skb.len() < ETHERNET && !lenient => return false,
         _ => {}
     }
     skb.pull(skb.data + ETHERNET);
