@@ -2,7 +2,7 @@
 
 use crate::{
     check,
-    world::{LAST, Setting, World, worked},
+    world::{LAST, Setting, World},
 };
 
 fn two() -> World {
@@ -14,7 +14,7 @@ fn an_install_against_the_death_of_its_connection() {
     check(|| {
         let world = two();
         world.walked(1000);
-        world.together([worked, |w| w.gone(1000)]);
+        world.together([|w| w.worked(1000), |w| w.gone(1000)]);
     });
 }
 
@@ -24,14 +24,7 @@ fn an_install_on_a_known_path_against_the_death_of_its_connection() {
         let world = two();
         world.merged(1001);
         world.walked(1000);
-        world.together([
-            worked,
-            |w| w.gone(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
+        world.together([|w| w.worked(1000), |w| w.gone(1000), |w| w.tried(1000)]);
     });
 }
 
@@ -42,10 +35,8 @@ fn an_install_against_a_change_of_its_connection() {
         world.walked(1000);
         world.together([
             |w| {
-                w.drain();
-                w.packet(1000);
-                w.walked(1000);
-                w.drain();
+                w.worked(1000);
+                w.tried(1000);
             },
             |w| w.marked(1000, 7),
         ]);
@@ -59,10 +50,8 @@ fn an_install_against_giving_back() {
         world.walked(1000);
         world.together([
             |w| {
-                w.drain();
-                w.packet(1000);
-                w.walked(1000);
-                w.drain();
+                w.worked(1000);
+                w.tried(1000);
             },
             |w| w.given_back(1000),
         ]);
@@ -75,14 +64,7 @@ fn giving_back_against_an_event_that_changes_nothing() {
     check(|| {
         let world = two();
         world.merged(1000);
-        world.together([
-            |w| w.given_back(1000),
-            |w| w.refreshed(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
+        world.together([|w| w.given_back(1000), |w| w.refreshed(1000), |w| w.tried(1000)]);
     });
 }
 
@@ -91,14 +73,7 @@ fn giving_back_against_a_change() {
     check(|| {
         let world = two();
         world.merged(1000);
-        world.together([
-            |w| w.given_back(1000),
-            |w| w.marked(1000, 7),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
+        world.together([|w| w.given_back(1000), |w| w.marked(1000, 7), |w| w.tried(1000)]);
     });
 }
 
@@ -113,10 +88,7 @@ fn giving_back_and_taking_back_against_death() {
                 w.merger.take_back(flowmerge::conntrack::ConnectionId(1000));
             },
             |w| w.gone(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
+            |w| w.tried(1000),
         ]);
     });
 }
@@ -128,14 +100,7 @@ fn the_death_of_a_connection_against_destroy() {
         let world = two();
         world.merged(1000);
         world.merged(1001);
-        world.together([
-            |w| w.gone(1000),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-                w.packet(1001);
-            },
-        ]);
+        world.together([|w| w.gone(1000), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]);
     });
 }
 
@@ -145,12 +110,14 @@ fn an_install_against_a_connection_that_dies_and_comes_again() {
     check(|| {
         let world = two();
         world.walked(1000);
-        world.together([worked, |w| {
-            w.gone(1000);
-            w.refreshed(1000);
-            w.walked(1000);
-            w.drain();
-        }]);
+        world.together([
+            |w| w.worked(1000),
+            |w| {
+                w.gone(1000);
+                w.refreshed(1000);
+                w.tried(1000);
+            },
+        ]);
     });
 }
 
@@ -164,7 +131,7 @@ fn an_install_on_two_connections_against_the_death_of_both() {
     check(|| {
         let world = double();
         world.walked(1000);
-        world.together([worked, |w| w.gone(1000), |w| w.second_gone(1000)]);
+        world.together([|w| w.worked(1000), |w| w.gone(1000), |w| w.second_gone(1000)]);
     });
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     check,
     device::Fault,
-    world::{FIRST, LAST, OUT, Part, Setting, World, worked},
+    world::{FIRST, LAST, OUT, Part, Setting, World},
 };
 
 const INSTALLS: [&[Fault]; 4] =
@@ -33,8 +33,8 @@ fn walked() -> World {
 }
 
 fn worked_twice(w: &World) {
-    worked(w);
-    worked(w);
+    w.worked(1000);
+    w.worked(1000);
 }
 
 #[test]
@@ -105,10 +105,7 @@ fn a_reset_against_removals_that_fail() {
 #[test]
 fn displacements_that_fail_against_everything() {
     check(|| {
-        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001]);
-        world.merged(1001);
-        world.merger.sweep(1);
-        world.merger.sweep(2);
+        let world = World::full(1001);
         world.walked(1000);
         match any(&[0, 1, 2]) {
             0 => world.merger.hardware().fail_removals(any(&[1, 2])),
@@ -128,7 +125,7 @@ fn two_workers_and_hardware_that_fails() {
             worked_twice,
             |w| {
                 w.walked(1000);
-                worked(w);
+                w.worked(1000);
             },
             any(&AGAINST),
         ]);

@@ -30,14 +30,10 @@ fn is_found(fault: Fault, scenario: fn()) {
     assert!(found, "{fault:?} is not found");
 }
 
-fn tracked() -> World {
-    World::new(Setting::default(), &[1000, 1001])
-}
-
 #[test]
 fn who_does_not_wait_is_found() {
     is_found(Fault::NotWaited, || {
-        let world = tracked();
+        let world = World::tracked();
         world.merged(1000);
         world.together([|w| w.gone(1000), |w| w.destroy(LAST)]);
     });
@@ -46,7 +42,7 @@ fn who_does_not_wait_is_found() {
 #[test]
 fn counts_that_come_late_are_found() {
     is_found(Fault::FreedFirst, || {
-        let world = tracked();
+        let world = World::tracked();
         world.merged(1000);
         world.together([
             |w| w.gone(1000),
@@ -61,7 +57,7 @@ fn counts_that_come_late_are_found() {
 #[test]
 fn an_install_that_is_not_told_is_found() {
     is_found(Fault::NotRecalled, || {
-        let world = tracked();
+        let world = World::tracked();
         world.walked(1000);
         world.together([|w| w.drain(), |w| w.destroy(LAST)]);
     });
