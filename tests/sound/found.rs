@@ -13,20 +13,34 @@ use flowmerge::{
     },
 };
 
+/// A world with one filter, which takes all packets.
+fn of_one(actions: Vec<Action>) -> World {
+    let mut world = World::new(Setting::default());
+    let mut only = rule(0, 1, 3, 0, actions);
+    only.filter.matches = Match::default();
+    world.add(only);
+    world
+}
+
+/// One whose filter takes the packet's priority from its IP header.
+fn of_inheriting() -> World {
+    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
+    of_one(vec![Action::new(ActionKind::Skbedit(inherit), Control::Pipe), Action::redirect(OUT)])
+}
+
+/// The packet's first 30 bytes.
+fn cut(whole: Packet) -> Packet {
+    let cut = whole.frame(false).len() - 30;
+    Packet { flaw: Flaw::Cut(cut as u8), ..whole }
+}
+
 /// `skbedit inheritdsfield` drops a packet whose IP header is not whole, so a merged filter must not send one.
 #[test]
 fn skbedit_that_reads_the_ip_header_drops_what_lacks_it() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = of_inheriting();
     let whole = packet(proto::UDP, false);
     merged(&mut world, &whole);
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
-    assert_eq!(world.packet(&cut).expect("the same as in software").len(), 0);
+    assert_eq!(world.packet(&cut(whole)).expect("the same as in software").len(), 0);
     assert_eq!(world.handled, 0);
 }
 
@@ -53,33 +67,24 @@ fn a_filter_in_front_that_looks_behind_two_tags_is_named() {
 /// `csum` drops a packet whose IP header is not whole, also one that is told to compute nothing.
 #[test]
 fn csum_of_nothing_drops_what_is_cut_off() {
-    let mut world = World::new(Setting::default());
     let sums = || Action::new(ActionKind::Csum(CsumFlags::empty()), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![sums(), sums(), Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = of_one(vec![sums(), sums(), Action::redirect(OUT)]);
     let whole = packet(proto::UDP, false);
     let made = merged(&mut world, &whole);
     let names: Vec<_> = made.entry.actions.iter().map(|a| a.name()).collect();
     assert_eq!(names, ["csum", "mirred"], "one is enough");
-    let cut = whole.frame(false).len() - 30;
-    let cut = Packet { flaw: Flaw::Cut(cut as u8), ..whole };
-    world.packet(&cut).expect("the same as in software");
+    world.packet(&cut(whole)).expect("the same as in software");
     assert_eq!(world.handled, 1);
 }
 
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.
 #[test]
 fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {
-    let mut world = World::new(Setting::default());
-    let inherit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
-    let edit = Action::new(ActionKind::Skbedit(inherit), Control::Pipe);
-    let mut only = rule(0, 1, 3, 0, vec![edit, Action::redirect(OUT)]);
-    only.filter.matches = Match::default();
-    world.add(only);
+    let mut world = of_inheriting();
     let whole = Packet { tags: vec![(0x8100, 10), (0x8100, 11)], ..packet(proto::UDP, false) };
     assert_eq!(world.packet(&whole).expect("the same as in software").len(), 0);
-    let cut = Packet { flaw: Flaw::Cut(whole.frame(false).len() as u8 - 30), ..whole };
-    world.packet(&cut).expect("the same as in software");
+    let refused = "unfit: the kernel looks behind a second tag in the wrong place";
+    assert_eq!(world.coverage.refused.get(refused), Some(&1), "{:?}", world.coverage.refused);
+    world.packet(&cut(whole)).expect("the same as in software");
     assert_eq!(world.handled, 0);
 }
