@@ -10,85 +10,62 @@ fn plain() -> World {
     World::new(Setting { plain: true, ..Setting::default() }, &[])
 }
 
+fn walked_and_used(w: &World) {
+    w.tried(1000);
+    w.packet(1000);
+}
+
 #[test]
 fn a_walk_against_destroy_of_its_last_filter() {
-    check(|| {
-        World::tracked().together([
-            |w| {
-                w.tried(1000);
-                w.packet(1000);
-            },
-            |w| w.destroy(LAST),
-        ]);
-    });
+    check(|| World::tracked().together([walked_and_used, |w| w.destroy(LAST)]));
 }
 
 #[test]
 fn a_walk_against_destroy_of_its_first_filter() {
-    check(|| {
-        World::tracked().together([
-            |w| {
-                w.tried(1000);
-                w.packet(1000);
-            },
-            |w| w.destroy(FIRST),
-        ]);
-    });
+    check(|| World::tracked().together([walked_and_used, |w| w.destroy(FIRST)]));
 }
 
 #[test]
 fn a_walk_without_connections_against_destroy() {
-    check(|| {
-        let world = plain();
-        world.walked(1000);
-        world.together([|w| w.worked(1000), |w| w.destroy(LAST), |w| w.tried(1001)]);
-    });
+    check(|| plain().with_walk(1000).together([|w| w.worked(1000), |w| w.destroy(LAST), |w| w.tried(1001)]));
 }
 
 /// The path is known: it is only filled in.
 #[test]
 fn an_install_on_a_known_path_against_destroy() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1000);
-        world.walked(1001);
-        world.together([|w| w.worked(1001), |w| w.destroy(LAST), |w| w.packets(&[1000, 1000])]);
+        World::tracked().with_merged(&[1000]).with_walk(1001).together([
+            |w| w.worked(1001),
+            |w| w.destroy(LAST),
+            |w| w.packets(&[1000, 1000]),
+        ])
     });
 }
 
 #[test]
 fn an_install_against_a_new_shadow() {
-    check(|| {
-        let world = World::tracked();
-        world.walked(1000);
-        world.together([|w| w.worked(1000), |w| w.shadow()]);
-    });
+    check(|| World::tracked().with_walk(1000).together([|w| w.worked(1000), |w| w.shadow()]));
 }
 
 /// The path stays for other connections, and is only not filled in any more for those that the shadow takes.
 #[test]
 fn installs_on_a_known_path_against_a_new_shadow() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1001);
-        world.walked(1000);
-        world.together([
+        World::tracked().with_merged(&[1001]).with_walk(1000).together([
             |w| w.worked(1000),
             |w| w.shadow(),
             |w| {
                 w.packet(1001);
                 w.tried(1000);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn a_walk_without_connections_against_a_new_shadow_that_goes_again() {
     check(|| {
-        let world = plain();
-        world.walked(1000);
-        world.together([
+        plain().with_walk(1000).together([
             |w| {
                 w.worked(1000);
                 w.tried(1001);
@@ -97,7 +74,7 @@ fn a_walk_without_connections_against_a_new_shadow_that_goes_again() {
                 w.shadow();
                 w.destroy(FRONT);
             },
-        ]);
+        ])
     });
 }
 
@@ -105,25 +82,20 @@ fn a_walk_without_connections_against_a_new_shadow_that_goes_again() {
 #[test]
 fn an_install_against_another_filter_of_the_same_cookie() {
     check(|| {
-        let world = World::tracked();
-        world.walked(1000);
-        world.together([
+        World::tracked().with_walk(1000).together([
             |w| w.worked(1000),
             |w| {
                 w.replace_last(OUT + 1);
                 assert!(!w.packet(1000), "no walk hit what is there now");
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn an_install_against_destroy_and_a_new_filter_of_the_same_cookie() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1001);
-        world.walked(1000);
-        world.together([
+        World::tracked().with_merged(&[1001]).with_walk(1000).together([
             |w| w.worked(1000),
             |w| {
                 w.destroy(LAST);
@@ -131,17 +103,18 @@ fn an_install_against_destroy_and_a_new_filter_of_the_same_cookie() {
                 assert!(!w.packet(1000) && !w.packet(1001), "no walk hit what is there now");
                 w.tried(1000);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn two_parents_of_one_way_are_destroyed_at_once() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1000);
-        world.walked(1001);
-        world.together([|w| w.destroy(FIRST), |w| w.destroy(LAST), |w| w.drain()]);
+        World::tracked().with_merged(&[1000]).with_walk(1001).together([
+            |w| w.destroy(FIRST),
+            |w| w.destroy(LAST),
+            |w| w.drain(),
+        ])
     });
 }
 
@@ -149,19 +122,18 @@ fn two_parents_of_one_way_are_destroyed_at_once() {
 #[test]
 fn a_removal_that_is_under_way_is_waited_for() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1000);
-        world.merged(1001);
-        world.together([|w| w.gone(1000), |w| w.destroy(LAST), |w| w.given_back(1001)]);
+        World::tracked().with_merged(&[1000, 1001]).together([
+            |w| w.gone(1000),
+            |w| w.destroy(LAST),
+            |w| w.given_back(1001),
+        ])
     });
 }
 
 #[test]
 fn a_port_that_goes_down_and_comes_up_against_an_install() {
     check(|| {
-        let world = World::tracked();
-        world.walked(1000);
-        world.together([
+        World::tracked().with_walk(1000).together([
             |w| w.worked(1000),
             |w| {
                 let port = flowmerge::flower::Port(OUT);
@@ -169,7 +141,7 @@ fn a_port_that_goes_down_and_comes_up_against_an_install() {
                 assert!(w.merger.hardware().derived(LAST, Some(OUT)).is_empty(), "sends to a port that is down");
                 w.merger.port(port, true).expect("removed");
             },
-        ]);
+        ])
     });
 }
 
@@ -177,9 +149,7 @@ fn a_port_that_goes_down_and_comes_up_against_an_install() {
 #[test]
 fn a_look_inside_against_an_install_that_fails_and_destroy() {
     check(|| {
-        let world = World::tracked();
-        world.merged(1001);
-        world.walked(1000);
+        let world = World::tracked().with_merged(&[1001]).with_walk(1000);
         world.merger.hardware().fail_installs(&[Fault::Failed]);
         world.together([
             |w| {
@@ -206,7 +176,7 @@ fn a_skip_sw_filter_against_a_drain_and_a_sweep() {
             },
             |w| w.drain(),
             |w| w.merger.sweep(1),
-        ]);
+        ])
     });
 }
 
@@ -242,6 +212,6 @@ fn a_skip_sw_filter_against_a_reset() {
             },
             |w| w.reset(),
             |w| w.drain(),
-        ]);
+        ])
     });
 }

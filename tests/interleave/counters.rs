@@ -6,31 +6,22 @@ use crate::{
 };
 
 fn busy() -> World {
-    let world = World::tracked();
-    world.merged(1000);
-    world.merged(1001);
-    world
+    World::tracked().with_merged(&[1000, 1001])
 }
 
 #[test]
 fn statistics_against_destroy() {
-    check(|| {
-        busy().together([|w| w.stats(FIRST), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]);
-    });
+    check(|| busy().together([|w| w.stats(FIRST), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]));
 }
 
 #[test]
 fn statistics_against_the_death_of_a_connection() {
-    check(|| {
-        busy().together([|w| w.stats(LAST), |w| w.gone(1000), |w| w.packets(&[1000, 1000])]);
-    });
+    check(|| busy().together([|w| w.stats(LAST), |w| w.gone(1000), |w| w.packets(&[1000, 1000])]));
 }
 
 #[test]
 fn reading_everything_against_destroy() {
-    check(|| {
-        busy().together([|w| w.merger.read_all(), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]);
-    });
+    check(|| busy().together([|w| w.merger.read_all(), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]));
 }
 
 #[test]
@@ -46,16 +37,14 @@ fn two_readings_at_once_against_destroy() {
                 w.stats(LAST);
             },
             |w| w.destroy(FIRST),
-        ]);
+        ])
     });
 }
 
 /// A sweep reads everything, and takes out what is idle.
 #[test]
 fn a_sweep_against_destroy() {
-    check(|| {
-        busy().together([|w| w.merger.sweep(1), |w| w.destroy(LAST), |w| w.packets(&[1000])]);
-    });
+    check(|| busy().together([|w| w.merger.sweep(1), |w| w.destroy(LAST), |w| w.packets(&[1000])]));
 }
 
 #[test]

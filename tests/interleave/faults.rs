@@ -26,10 +26,9 @@ fn any<T: Copy>(of: &[T]) -> T {
 }
 
 fn walked() -> World {
-    let world = World::new(Setting { shards: any(&[1, 2]), ..Setting::default() }, &[1000, 1001]);
-    world.merged(1001);
-    world.walked(1000);
-    world
+    World::new(Setting { shards: any(&[1, 2]), ..Setting::default() }, &[1000, 1001])
+        .with_merged(&[1001])
+        .with_walk(1000)
 }
 
 fn worked_twice(w: &World) {
@@ -80,16 +79,12 @@ fn what_is_stuck_against_destroy() {
 
 #[test]
 fn a_reset_against_an_install() {
-    check(|| {
-        walked().together([worked_twice, |w| w.reset()]);
-    });
+    check(|| walked().together([worked_twice, |w| w.reset()]));
 }
 
 #[test]
 fn a_reset_against_everything() {
-    check(|| {
-        walked().together([worked_twice, |w| w.reset(), any(&AGAINST)]);
-    });
+    check(|| walked().together([worked_twice, |w| w.reset(), any(&AGAINST)]));
 }
 
 #[test]
@@ -105,8 +100,7 @@ fn a_reset_against_removals_that_fail() {
 #[test]
 fn displacements_that_fail_against_everything() {
     check(|| {
-        let world = World::full(1001);
-        world.walked(1000);
+        let world = World::full(1001).with_walk(1000);
         match any(&[0, 1, 2]) {
             0 => world.merger.hardware().fail_removals(any(&[1, 2])),
             1 => world.merger.hardware().fail_installs(any(&INSTALLS)),

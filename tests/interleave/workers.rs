@@ -16,11 +16,7 @@ fn there(w: &World, merged: usize) {
 
 #[test]
 fn two_workers_on_one_path_and_one_connection() {
-    check(|| {
-        let world = world(Setting::default());
-        world.walked(1000);
-        world.together([|w| w.drain(), |w| w.tried(1000)]);
-    });
+    check(|| world(Setting::default()).with_walk(1000).together([|w| w.drain(), |w| w.tried(1000)]));
 }
 
 /// The path is new to both.
@@ -47,15 +43,13 @@ fn two_workers_on_two_connections() {
 #[test]
 fn two_workers_without_connections() {
     check(|| {
-        let world = world(Setting { plain: true, shards: 2, ..Setting::default() });
-        world.walked(1000);
-        world.together([
+        world(Setting { plain: true, shards: 2, ..Setting::default() }).with_walk(1000).together([
             |w| w.drain(),
             |w| {
                 w.tried(1001);
                 w.packet(1000);
             },
-        ]);
+        ])
     });
 }
 
@@ -63,25 +57,24 @@ fn two_workers_without_connections() {
 #[test]
 fn two_workers_at_the_limit() {
     check(|| {
-        let world = world(Setting { merged: 1, ..Setting::default() });
-        world.walked(1000);
-        world.together([
+        world(Setting { merged: 1, ..Setting::default() }).with_walk(1000).together([
             |w| w.drain(),
             |w| {
                 w.tried(1001);
                 assert!(w.merger.hardware().ids().len() <= 1);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn two_workers_against_destroy() {
     check(|| {
-        let world = world(Setting { shards: 2, ..Setting::default() });
-        world.walked(1000);
-        world.walked(1001);
-        world.together([|w| w.drain(), |w| w.drain(), |w| w.destroy(LAST)]);
+        world(Setting { shards: 2, ..Setting::default() }).with_walk(1000).with_walk(1001).together([
+            |w| w.drain(),
+            |w| w.drain(),
+            |w| w.destroy(LAST),
+        ])
     });
 }
 
@@ -99,45 +92,33 @@ fn displacement_against_statistics() {
 #[test]
 fn displacement_against_the_death_of_the_one_that_leaves() {
     check(|| {
-        let world = World::full(1000);
-        world.walked(1001);
-        world.together([|w| w.worked(1001), |w| w.gone(1000), |w| w.packets(&[1000])]);
+        World::full(1000).with_walk(1001).together([|w| w.worked(1001), |w| w.gone(1000), |w| w.packets(&[1000])])
     });
 }
 
 #[test]
 fn displacement_against_the_death_of_the_one_that_comes() {
     check(|| {
-        let world = World::full(1000);
-        world.walked(1001);
-        world.together([|w| w.worked(1001), |w| w.gone(1001), |w| w.packets(&[1000])]);
+        World::full(1000).with_walk(1001).together([|w| w.worked(1001), |w| w.gone(1001), |w| w.packets(&[1000])])
     });
 }
 
 #[test]
 fn displacement_against_destroy() {
-    check(|| {
-        let world = World::full(1000);
-        world.walked(1001);
-        world.together([|w| w.drain(), |w| w.destroy(LAST), |w| w.packets(&[1000])]);
-    });
+    check(|| World::full(1000).with_walk(1001).together([|w| w.drain(), |w| w.destroy(LAST), |w| w.packets(&[1000])]));
 }
 
 /// Two newcomers for one place, and a sweep that looks for more.
 #[test]
 fn two_displacements_and_a_sweep() {
-    check(|| {
-        let world = World::full(1000);
-        world.together([|w| w.tried(1001), |w| w.tried(1002), |w| w.merger.sweep(3)]);
-    });
+    check(|| World::full(1000).together([|w| w.tried(1001), |w| w.tried(1002), |w| w.merger.sweep(3)]));
 }
 
 /// A full table, and nothing in it is less busy: the newcomers stay out.
 #[test]
 fn newcomers_to_a_table_that_is_full_and_busy() {
     check(|| {
-        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001, 1002]);
-        world.merged(1000);
+        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001, 1002]).with_merged(&[1000]);
         world.merger.sweep(1);
         let world = world.at_once([|w| w.tried(1001), |w| w.tried(1002)]);
         assert!(world.packet(1000), "it has stayed");

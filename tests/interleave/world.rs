@@ -121,6 +121,18 @@ impl World {
         world
     }
 
+    /// It with merged filters of these connections.
+    pub fn with_merged(self, ports: &[u16]) -> World {
+        ports.iter().for_each(|&port| self.merged(port));
+        self
+    }
+
+    /// It with a walk of this connection in the queue.
+    pub fn with_walk(self, port: u16) -> World {
+        self.walked(port);
+        self
+    }
+
     fn first(&self) -> Filter {
         let kind = match self.plain {
             true => ActionKind::Gact { random: None },
