@@ -3,10 +3,7 @@
 //! `cargo bench --bench datapath`. Time of this thread on a processor, not of the clock on the wall: others may use the machine.
 //! The goals in the names are those of one machine; compare lines of one run.
 
-use criterion::{
-    BatchSize, Criterion, criterion_group, criterion_main,
-    measurement::{Measurement, ValueFormatter, WallTime},
-};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use flowmerge::{
     conntrack::{ConnectionHandle, Direction},
     datapath::{self, Became, Bell, Datapath, Inbox, PacketId},
@@ -18,41 +15,10 @@ use flowmerge::{
     },
     walk::Record,
 };
-use nix::time::{ClockId, clock_gettime};
+use flowmerge_bench::clock::{ThreadCpu, timed};
 use std::{hint::black_box, time::Duration};
 
 const PORT: Port = Port(1);
-
-/// Time that this thread spent on a processor.
-struct ThreadTime;
-
-fn now() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock").into()
-}
-
-impl Measurement for ThreadTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        now()
-    }
-    fn end(&self, start: Duration) -> Duration {
-        now() - start
-    }
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
 
 fn packet() -> Key {
     Key::ZERO
@@ -127,7 +93,7 @@ fn shuffled(n: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-fn recording(c: &mut Criterion<ThreadTime>) {
+fn recording(c: &mut Criterion<ThreadCpu>) {
     let key = packet();
     c.bench_function("begin a record (part of a packet's 15 ns)", |b| {
         b.iter(|| black_box(Record::new(PORT, black_box(&key), 0)).port)
@@ -144,7 +110,7 @@ fn recording(c: &mut Criterion<ThreadTime>) {
     });
 }
 
-fn recognising(c: &mut Criterion<ThreadTime>) {
+fn recognising(c: &mut Criterion<ThreadCpu>) {
     let key = packet();
     for cells in [10_000, 1_000_000] {
         let mut w = world(cells, Bell::silent());
@@ -198,88 +164,84 @@ fn recognising(c: &mut Criterion<ThreadTime>) {
     });
 }
 
-fn handing_over(c: &mut Criterion<ThreadTime>) {
+/// As many walks as there is room for.
+const WALKS: usize = 4096;
+
+/// Does something that many times, [`WALKS`] at the most in one go, which is told how many and says what they took.
+fn in_goes(times: u64, mut some: impl FnMut(usize) -> Duration) -> Duration {
+    let mut left = times as usize;
+    let goes = std::iter::from_fn(|| {
+        let now = left.min(WALKS);
+        left -= now;
+        (now > 0).then_some(now)
+    });
+    goes.map(&mut some).sum()
+}
+
+fn handing_over(c: &mut Criterion<ThreadCpu>) {
     let key = packet();
-    // As many as there is room for, each of another connection, taken out between the measurements.
-    const WALKS: usize = 4096;
+    // Each walk is of another connection, and is taken out between the measurements.
     let mut w = world(WALKS, Bell::silent());
     let mut batch = w.inbox.batch();
     let World { inbox, datapath, connections, .. } = &mut w;
+    let mut hand_over = |walks: usize| {
+        for &connection in &connections[..walks] {
+            assert_eq!(datapath.finish(&record(&key, Some(connection))), Became::HandedOver);
+        }
+    };
     c.bench_function("a packet of 5 hits, new, handed over (20 ns more than recording)", |b| {
         b.iter_custom(|times| {
-            let mut spent = Duration::ZERO;
-            let mut left = times as usize;
-            while left > 0 {
-                let some = left.min(WALKS);
-                left -= some;
-                let start = now();
-                for &connection in &connections[..some] {
-                    assert_eq!(datapath.finish(&record(&key, Some(connection))), Became::HandedOver);
-                }
-                spent += now() - start;
-                assert_eq!(inbox.take(&mut batch, WALKS), some);
+            in_goes(times, |walks| {
+                let took = timed(|| hand_over(walks));
+                assert_eq!(inbox.take(&mut batch, WALKS), walks);
                 while batch.next_walk().is_some() {}
-            }
-            spent
+                took
+            })
         });
     });
     c.bench_function("take a walk out, in batches of 64", |b| {
         b.iter_custom(|times| {
-            let mut spent = Duration::ZERO;
-            let mut left = times as usize;
-            while left > 0 {
-                let some = left.min(WALKS);
-                left -= some;
-                for &connection in &connections[..some] {
-                    assert_eq!(datapath.finish(&record(&key, Some(connection))), Became::HandedOver);
-                }
-                let start = now();
-                while inbox.take(&mut batch, 64) > 0 {
-                    while let Some(walk) = batch.next_walk() {
-                        black_box(walk);
+            in_goes(times, |walks| {
+                hand_over(walks);
+                timed(|| {
+                    while inbox.take(&mut batch, 64) > 0 {
+                        while let Some(walk) = batch.next_walk() {
+                            black_box(walk);
+                        }
                     }
-                }
-                spent += now() - start;
-            }
-            spent
+                })
+            })
         });
     });
 }
 
 /// What makes a wake-up safe, by itself: a store and a look whether someone sleeps.
-fn fences(c: &mut Criterion<ThreadTime>) {
+fn fences(c: &mut Criterion<ThreadCpu>) {
+    moved(c, "store, which may miss a wake-up", |tail, n| tail.store(n, Ordering::Release));
+    moved(c, "swap", |tail, n| {
+        tail.swap(n, Ordering::AcqRel);
+    });
+    moved(c, "store and full fence", |tail, n| {
+        tail.store(n, Ordering::Release);
+        fence(Ordering::SeqCst);
+    });
+}
+
+fn moved(c: &mut Criterion<ThreadCpu>, how: &str, to: impl Fn(&AtomicU64, u64)) {
     let (tail, asleep) = (AtomicU64::new(0), AtomicBool::new(false));
-    let look = |n: u64| asleep.load(Ordering::Relaxed) as u64 + n;
-    c.bench_function("move a tail: store, which may miss a wake-up", |b| {
-        let mut n = 0;
+    let mut n = 0;
+    c.bench_function(&format!("move a tail: {how}"), |b| {
         b.iter(|| {
             n += 1;
-            tail.store(n, Ordering::Release);
-            look(n)
-        });
-    });
-    c.bench_function("move a tail: swap", |b| {
-        let mut n = 0;
-        b.iter(|| {
-            n += 1;
-            tail.swap(n, Ordering::AcqRel);
-            look(n)
-        });
-    });
-    c.bench_function("move a tail: store and full fence", |b| {
-        let mut n = 0;
-        b.iter(|| {
-            n += 1;
-            tail.store(n, Ordering::Release);
-            fence(Ordering::SeqCst);
-            look(n)
+            to(&tail, n);
+            asleep.load(Ordering::Relaxed) as u64 + n
         });
     });
 }
 
 criterion_group! {
     name = all;
-    config = Criterion::default().with_measurement(ThreadTime).sample_size(30).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
+    config = Criterion::default().with_measurement(ThreadCpu).sample_size(30).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
     targets = recording, recognising, handing_over, fences
 }
 criterion_main!(all);

@@ -1,7 +1,10 @@
 //! Whether the baseline finds what it should.
 
 use super::{Eager, Sink};
-use crate::world::{self, World};
+use crate::{
+    walked::{Walked, path},
+    world::World,
+};
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Direction},
     flower::{
@@ -100,46 +103,11 @@ fn connections_fit_their_pair_only() {
 /// What it asks for is what merging by walks asks for, but for what must go on through conntrack, which it does not know.
 #[test]
 fn asks_what_merging_asks() {
-    use flowmerge::merge::{Met, Order, Ports, Scene, Step, fold};
-    struct Up;
-    impl Ports for Up {
-        fn is_down(&self, _: Port) -> bool {
-            false
-        }
-        fn has_egress_filters(&self, _: Port) -> bool {
-            false
-        }
-        fn has_ingress_filters(&self, _: Port) -> bool {
-            false
-        }
-        fn is_bound(&self, _: Port, _: u32) -> bool {
-            true
-        }
-    }
     let world = World::pairs(1);
     let mut eager = eager(&world, |_, _| ());
     let (id, connection) = first(&world, 5);
     tell(&mut eager, id, &connection);
-    let packet = world.packet(5);
-    let filters: BTreeMap<_, _> = world.filters().into_iter().collect();
-    let masks = flowmerge::flower::Capabilities::all().masks;
-    let met = |found: &flowmerge::walk::Found| Met { index: 0, direction: found.direction, connection: &connection };
-    let none: Vec<(&Filter, Order)> = Vec::new();
-    let steps = packet.hits.iter().map(|(cookie, found)| Step {
-        cookie: *cookie,
-        filter: &filters[cookie],
-        in_front: none.clone(),
-        met: found.iter().map(|f| Some(met(f))).collect(),
-    });
-    let scene = Scene {
-        port: world::PORT,
-        key: &packet.key,
-        steps: steps.collect(),
-        connections: vec![&connection],
-        tell_tag: false,
-        masks: &masks,
-    };
-    let path = fold(&scene, &Up).expect("it merges");
+    let path = path(&Walked::new(&world, 5).scene(&[]));
     let mut asked = path.matches(&[&connection]).expect("the connection fits");
     let (actions, _) = path.actions(&[&connection], true);
     let (matches, done) = eager.all().next().expect("one merged filter");

@@ -3,13 +3,13 @@
 //! Criterion decides how often and tells what it finds; the table takes the medians of the same measurements, and the ratio is the median
 //! of the ratios of neighbours.
 
-use crate::clock::{ThreadCpu, timed};
 use criterion::{Criterion, SamplingMode};
 use flowmerge::{
     conntrack::{ConnectionId, Direction},
     flower::{Action, Counters, Match},
 };
 use flowmerge_bench::{
+    clock::{ThreadCpu, timed},
     eager::{Eager, Sink},
     subject::{PACKETS, Ready, Subject},
     world::{Dice, World},

@@ -4,7 +4,6 @@
 //! processor time of the thread, medians. The goals' times were set on another machine: they are scaled by what the baseline takes
 //! here. `FLOWMERGE_PAGE=write` puts the table into `docs/performance.md`.
 
-mod clock;
 mod harness;
 mod memory;
 mod report;

@@ -1,13 +1,13 @@
 //! The rows that processor time answers: what the datapath pays for a hit, the worker for a merged filter, TC for a filter that goes.
 
 use crate::{
-    clock::{ThreadCpu, timed},
     harness::{Before, Measured, Running, Sizes, large, small},
     report::{Report, Row, count},
 };
 use criterion::Criterion;
 use flowmerge::flower::Cookie;
 use flowmerge_bench::{
+    clock::{ThreadCpu, timed},
     subject::{PACKETS, Ready},
     world::World,
 };

@@ -2,12 +2,11 @@
 //! the hardware waits for a walk that has ended.
 
 use crate::{
-    clock::timed,
     harness::{CHUNK, Running, Sizes, median, quantile},
     report::{Report, Row, count},
 };
 use flowmerge::flower::Cookie;
-use flowmerge_bench::world::World;
+use flowmerge_bench::{clock::timed, world::World};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::{
     hint::spin_loop,
@@ -78,16 +77,20 @@ fn latency(sizes: &Sizes, running: &mut Running, report: &mut Report) {
             let before = subject.board.came();
             let hit = subject.board.now();
             datapath.finish(packet);
-            // If the worker died there is nothing to wait for: the scope tells.
-            while subject.board.came() == before && subject.board.now() - hit < 1_000_000_000 {
+            while subject.board.came() == before {
+                // The worker died: the scope tells of what.
+                if subject.board.now() - hit > 1_000_000_000 {
+                    return None;
+                }
                 spin_loop();
             }
-            (subject.board.came() - hit) as f64
+            Some((subject.board.came() - hit) as f64)
         };
-        let waits = packets.iter().map(wait).collect();
+        let waits = packets.iter().map_while(wait).collect();
         done.store(true, Ordering::Relaxed);
         waits
     });
+    assert_eq!(waits.len(), packets.len(), "the hardware was called for each");
     running.settle(fresh);
     let p50 = quantile(waits.iter().copied(), 0.5);
     report.push(14, Row::time("last hit to hardware call, p50, polling worker".into(), p50, Some(5000.0)));

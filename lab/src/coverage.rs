@@ -2,10 +2,7 @@
 //! random part says nothing.
 
 use flowmerge::{
-    flower::{
-        Action, ActionKind, Field, Filter, FilterId,
-        action::{Mpls, Skbmod, TunnelKey, Vlan},
-    },
+    flower::{Action, Field, Filter, FilterId},
     netlink::Message,
 };
 use flowmerge_cli::replay::{
@@ -79,7 +76,8 @@ impl Coverage {
             let terms = filter.matches.terms().map(|(field, ..)| field);
             let ranges = filter.matches.ranges().map(|(field, _)| field);
             coverage.0.extend(terms.chain(ranges).map(|field| stands_for(field).name()));
-            coverage.0.extend(filter.actions.iter().map(name));
+            let forms = filter.actions.iter().map(Action::form);
+            coverage.0.extend(ACTIONS.iter().filter(|&&name| forms.clone().any(|form| form == name)));
         }
         coverage
     }
@@ -102,28 +100,4 @@ impl Coverage {
 fn stands_for(field: Field) -> Field {
     let deep = Field::MPLS[4..].iter().find_map(|entry| entry.iter().position(|&f| f == field));
     deep.map_or(field, |part| Field::MPLS[3][part])
-}
-
-/// An action by its name in tc, and what it does where that is several things.
-fn name(action: &Action) -> &'static str {
-    let all = ACTIONS.iter().copied();
-    let own = match &action.kind {
-        ActionKind::Vlan(Vlan::Pop) => "vlan pop",
-        ActionKind::Vlan(Vlan::Push { .. }) => "vlan push",
-        ActionKind::Vlan(Vlan::Modify { .. }) => "vlan modify",
-        ActionKind::Vlan(Vlan::PopEthernet) => "vlan pop_eth",
-        ActionKind::Vlan(Vlan::PushEthernet { .. }) => "vlan push_eth",
-        ActionKind::Skbmod(Skbmod::Set { .. }) => "skbmod set",
-        ActionKind::Skbmod(Skbmod::Swap) => "skbmod swap",
-        ActionKind::Skbmod(Skbmod::Ecn) => "skbmod ecn",
-        ActionKind::Mpls(Mpls::Pop { .. }) => "mpls pop",
-        ActionKind::Mpls(Mpls::Push { .. }) => "mpls push",
-        ActionKind::Mpls(Mpls::PushMac { .. }) => "mpls mac_push",
-        ActionKind::Mpls(Mpls::Modify(_)) => "mpls modify",
-        ActionKind::Mpls(Mpls::DecTtl) => "mpls dec_ttl",
-        ActionKind::TunnelKey(TunnelKey::Set(_)) => "tunnel_key set",
-        ActionKind::TunnelKey(TunnelKey::Unset) => "tunnel_key unset",
-        _ => action.name(),
-    };
-    all.into_iter().find(|name| *name == own).unwrap_or("another action")
 }

@@ -478,4 +478,26 @@ impl Action {
             ActionKind::Other(name) => name,
         }
     }
+
+    /// The same, and what it does where its kind does several things.
+    pub fn form(&self) -> &str {
+        match &self.kind {
+            ActionKind::Vlan(Vlan::Pop) => "vlan pop",
+            ActionKind::Vlan(Vlan::Push { .. }) => "vlan push",
+            ActionKind::Vlan(Vlan::Modify { .. }) => "vlan modify",
+            ActionKind::Vlan(Vlan::PopEthernet) => "vlan pop_eth",
+            ActionKind::Vlan(Vlan::PushEthernet { .. }) => "vlan push_eth",
+            ActionKind::Skbmod(Skbmod::Set { .. }) => "skbmod set",
+            ActionKind::Skbmod(Skbmod::Swap) => "skbmod swap",
+            ActionKind::Skbmod(Skbmod::Ecn) => "skbmod ecn",
+            ActionKind::Mpls(Mpls::Pop { .. }) => "mpls pop",
+            ActionKind::Mpls(Mpls::Push { .. }) => "mpls push",
+            ActionKind::Mpls(Mpls::PushMac { .. }) => "mpls mac_push",
+            ActionKind::Mpls(Mpls::Modify(_)) => "mpls modify",
+            ActionKind::Mpls(Mpls::DecTtl) => "mpls dec_ttl",
+            ActionKind::TunnelKey(TunnelKey::Set(_)) => "tunnel_key set",
+            ActionKind::TunnelKey(TunnelKey::Unset) => "tunnel_key unset",
+            _ => self.name(),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     check,
-    world::{LAST, Setting, World, worked},
+    world::{LAST, Setting, World},
 };
 
 fn two() -> World {
@@ -11,113 +11,53 @@ fn two() -> World {
 
 #[test]
 fn an_install_against_the_death_of_its_connection() {
-    check(|| {
-        let world = two();
-        world.walked(1000);
-        world.together([worked, |w| w.gone(1000)]);
-    });
+    check(|| two().with_walk(1000).together([|w| w.worked(1000), |w| w.gone(1000)]));
 }
 
 #[test]
 fn an_install_on_a_known_path_against_the_death_of_its_connection() {
     check(|| {
-        let world = two();
-        world.merged(1001);
-        world.walked(1000);
-        world.together([
-            worked,
-            |w| w.gone(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
+        two().with_merged(&[1001]).with_walk(1000).together([|w| w.worked(1000), |w| w.gone(1000), |w| w.tried(1000)])
     });
+}
+
+fn worked_and_tried(w: &World) {
+    w.worked(1000);
+    w.tried(1000);
 }
 
 #[test]
 fn an_install_against_a_change_of_its_connection() {
-    check(|| {
-        let world = two();
-        world.walked(1000);
-        world.together([
-            |w| {
-                w.drain();
-                w.packet(1000);
-                w.walked(1000);
-                w.drain();
-            },
-            |w| w.marked(1000, 7),
-        ]);
-    });
+    check(|| two().with_walk(1000).together([worked_and_tried, |w| w.marked(1000, 7)]));
 }
 
 #[test]
 fn an_install_against_giving_back() {
-    check(|| {
-        let world = two();
-        world.walked(1000);
-        world.together([
-            |w| {
-                w.drain();
-                w.packet(1000);
-                w.walked(1000);
-                w.drain();
-            },
-            |w| w.given_back(1000),
-        ]);
-    });
+    check(|| two().with_walk(1000).together([worked_and_tried, |w| w.given_back(1000)]));
 }
 
 /// Conntrack tells of it while it is being given back: that gives nobody leave to merge it.
 #[test]
 fn giving_back_against_an_event_that_changes_nothing() {
-    check(|| {
-        let world = two();
-        world.merged(1000);
-        world.together([
-            |w| w.given_back(1000),
-            |w| w.refreshed(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
-    });
+    check(|| two().with_merged(&[1000]).together([|w| w.given_back(1000), |w| w.refreshed(1000), |w| w.tried(1000)]));
 }
 
 #[test]
 fn giving_back_against_a_change() {
-    check(|| {
-        let world = two();
-        world.merged(1000);
-        world.together([
-            |w| w.given_back(1000),
-            |w| w.marked(1000, 7),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
-    });
+    check(|| two().with_merged(&[1000]).together([|w| w.given_back(1000), |w| w.marked(1000, 7), |w| w.tried(1000)]));
 }
 
 #[test]
 fn giving_back_and_taking_back_against_death() {
     check(|| {
-        let world = two();
-        world.merged(1000);
-        world.together([
+        two().with_merged(&[1000]).together([
             |w| {
                 w.given_back(1000);
                 w.merger.take_back(flowmerge::conntrack::ConnectionId(1000));
             },
             |w| w.gone(1000),
-            |w| {
-                w.walked(1000);
-                w.drain();
-            },
-        ]);
+            |w| w.tried(1000),
+        ])
     });
 }
 
@@ -125,17 +65,7 @@ fn giving_back_and_taking_back_against_death() {
 #[test]
 fn the_death_of_a_connection_against_destroy() {
     check(|| {
-        let world = two();
-        world.merged(1000);
-        world.merged(1001);
-        world.together([
-            |w| w.gone(1000),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-                w.packet(1001);
-            },
-        ]);
+        two().with_merged(&[1000, 1001]).together([|w| w.gone(1000), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])])
     });
 }
 
@@ -143,14 +73,14 @@ fn the_death_of_a_connection_against_destroy() {
 #[test]
 fn an_install_against_a_connection_that_dies_and_comes_again() {
     check(|| {
-        let world = two();
-        world.walked(1000);
-        world.together([worked, |w| {
-            w.gone(1000);
-            w.refreshed(1000);
-            w.walked(1000);
-            w.drain();
-        }]);
+        two().with_walk(1000).together([
+            |w| w.worked(1000),
+            |w| {
+                w.gone(1000);
+                w.refreshed(1000);
+                w.tried(1000);
+            },
+        ])
     });
 }
 
@@ -161,36 +91,27 @@ fn double() -> World {
 
 #[test]
 fn an_install_on_two_connections_against_the_death_of_both() {
-    check(|| {
-        let world = double();
-        world.walked(1000);
-        world.together([worked, |w| w.gone(1000), |w| w.second_gone(1000)]);
-    });
+    check(|| double().with_walk(1000).together([|w| w.worked(1000), |w| w.gone(1000), |w| w.second_gone(1000)]));
 }
 
 #[test]
 fn the_death_of_one_of_two_connections_against_destroy() {
     check(|| {
-        let world = double();
-        world.merged(1000);
-        world.merged(1001);
-        world.together([
+        double().with_merged(&[1000, 1001]).together([
             |w| w.second_gone(1000),
             |w| w.destroy(LAST),
             |w| {
                 w.gone(1001);
                 w.second_gone(1001);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn removals_on_two_connections_that_fail() {
     check(|| {
-        let world = double();
-        world.merged(1000);
-        world.walked(1001);
+        let world = double().with_merged(&[1000]).with_walk(1001);
         world.merger.hardware().fail_removals(1);
         world.together([
             |w| w.second_gone(1000),

@@ -3,127 +3,78 @@
 use crate::{
     check,
     device::Fault,
-    world::{ALONE, ASIDE_FRONT, FIRST, FRONT, LAST, OUT, Setting, World, worked},
+    world::{ALONE, ASIDE_FRONT, FIRST, FRONT, LAST, OUT, Setting, World},
 };
-
-fn tracked() -> World {
-    World::new(Setting::default(), &[1000, 1001])
-}
 
 fn plain() -> World {
     World::new(Setting { plain: true, ..Setting::default() }, &[])
 }
 
+fn walked_and_used(w: &World) {
+    w.tried(1000);
+    w.packet(1000);
+}
+
 #[test]
 fn a_walk_against_destroy_of_its_last_filter() {
-    check(|| {
-        tracked().together([
-            |w| {
-                w.walked(1000);
-                w.drain();
-                w.packet(1000);
-            },
-            |w| w.destroy(LAST),
-        ]);
-    });
+    check(|| World::tracked().together([walked_and_used, |w| w.destroy(LAST)]));
 }
 
 #[test]
 fn a_walk_against_destroy_of_its_first_filter() {
-    check(|| {
-        tracked().together([
-            |w| {
-                w.walked(1000);
-                w.drain();
-                w.packet(1000);
-            },
-            |w| w.destroy(FIRST),
-        ]);
-    });
+    check(|| World::tracked().together([walked_and_used, |w| w.destroy(FIRST)]));
 }
 
 #[test]
 fn a_walk_without_connections_against_destroy() {
-    check(|| {
-        let world = plain();
-        world.walked(1000);
-        world.together([
-            worked,
-            |w| w.destroy(LAST),
-            |w| {
-                w.walked(1001);
-                w.drain();
-            },
-        ]);
-    });
+    check(|| plain().with_walk(1000).together([|w| w.worked(1000), |w| w.destroy(LAST), |w| w.tried(1001)]));
 }
 
 /// The path is known: it is only filled in.
 #[test]
 fn an_install_on_a_known_path_against_destroy() {
     check(|| {
-        let world = tracked();
-        world.merged(1000);
-        world.walked(1001);
-        world.together([
-            |w| {
-                w.drain();
-                w.packet(1001);
-            },
+        World::tracked().with_merged(&[1000]).with_walk(1001).together([
+            |w| w.worked(1001),
             |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-                w.packet(1000);
-            },
-        ]);
+            |w| w.packets(&[1000, 1000]),
+        ])
     });
 }
 
 #[test]
 fn an_install_against_a_new_shadow() {
-    check(|| {
-        let world = tracked();
-        world.walked(1000);
-        world.together([worked, |w| w.shadow()]);
-    });
+    check(|| World::tracked().with_walk(1000).together([|w| w.worked(1000), |w| w.shadow()]));
 }
 
 /// The path stays for other connections, and is only not filled in any more for those that the shadow takes.
 #[test]
 fn installs_on_a_known_path_against_a_new_shadow() {
     check(|| {
-        let world = tracked();
-        world.merged(1001);
-        world.walked(1000);
-        world.together([
-            worked,
+        World::tracked().with_merged(&[1001]).with_walk(1000).together([
+            |w| w.worked(1000),
             |w| w.shadow(),
             |w| {
                 w.packet(1001);
-                w.walked(1000);
-                w.drain();
+                w.tried(1000);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn a_walk_without_connections_against_a_new_shadow_that_goes_again() {
     check(|| {
-        let world = plain();
-        world.walked(1000);
-        world.together([
+        plain().with_walk(1000).together([
             |w| {
-                w.drain();
-                w.packet(1000);
-                w.walked(1001);
-                w.drain();
+                w.worked(1000);
+                w.tried(1001);
             },
             |w| {
                 w.shadow();
                 w.destroy(FRONT);
             },
-        ]);
+        ])
     });
 }
 
@@ -131,38 +82,39 @@ fn a_walk_without_connections_against_a_new_shadow_that_goes_again() {
 #[test]
 fn an_install_against_another_filter_of_the_same_cookie() {
     check(|| {
-        let world = tracked();
-        world.walked(1000);
-        world.together([worked, |w| {
-            w.replace_last(OUT + 1);
-            assert!(!w.packet(1000), "no walk hit what is there now");
-        }]);
+        World::tracked().with_walk(1000).together([
+            |w| w.worked(1000),
+            |w| {
+                w.replace_last(OUT + 1);
+                assert!(!w.packet(1000), "no walk hit what is there now");
+            },
+        ])
     });
 }
 
 #[test]
 fn an_install_against_destroy_and_a_new_filter_of_the_same_cookie() {
     check(|| {
-        let world = tracked();
-        world.merged(1001);
-        world.walked(1000);
-        world.together([worked, |w| {
-            w.destroy(LAST);
-            w.replace_last(OUT + 1);
-            assert!(!w.packet(1000) && !w.packet(1001), "no walk hit what is there now");
-            w.walked(1000);
-            w.drain();
-        }]);
+        World::tracked().with_merged(&[1001]).with_walk(1000).together([
+            |w| w.worked(1000),
+            |w| {
+                w.destroy(LAST);
+                w.replace_last(OUT + 1);
+                assert!(!w.packet(1000) && !w.packet(1001), "no walk hit what is there now");
+                w.tried(1000);
+            },
+        ])
     });
 }
 
 #[test]
 fn two_parents_of_one_way_are_destroyed_at_once() {
     check(|| {
-        let world = tracked();
-        world.merged(1000);
-        world.walked(1001);
-        world.together([|w| w.destroy(FIRST), |w| w.destroy(LAST), |w| w.drain()]);
+        World::tracked().with_merged(&[1000]).with_walk(1001).together([
+            |w| w.destroy(FIRST),
+            |w| w.destroy(LAST),
+            |w| w.drain(),
+        ])
     });
 }
 
@@ -170,24 +122,26 @@ fn two_parents_of_one_way_are_destroyed_at_once() {
 #[test]
 fn a_removal_that_is_under_way_is_waited_for() {
     check(|| {
-        let world = tracked();
-        world.merged(1000);
-        world.merged(1001);
-        world.together([|w| w.gone(1000), |w| w.destroy(LAST), |w| w.given_back(1001)]);
+        World::tracked().with_merged(&[1000, 1001]).together([
+            |w| w.gone(1000),
+            |w| w.destroy(LAST),
+            |w| w.given_back(1001),
+        ])
     });
 }
 
 #[test]
 fn a_port_that_goes_down_and_comes_up_against_an_install() {
     check(|| {
-        let world = tracked();
-        world.walked(1000);
-        world.together([worked, |w| {
-            let port = flowmerge::flower::Port(OUT);
-            w.merger.port(port, false).expect("removed");
-            assert!(w.merger.hardware().derived(LAST, Some(OUT)).is_empty(), "sends to a port that is down");
-            w.merger.port(port, true).expect("removed");
-        }]);
+        World::tracked().with_walk(1000).together([
+            |w| w.worked(1000),
+            |w| {
+                let port = flowmerge::flower::Port(OUT);
+                w.merger.port(port, false).expect("removed");
+                assert!(w.merger.hardware().derived(LAST, Some(OUT)).is_empty(), "sends to a port that is down");
+                w.merger.port(port, true).expect("removed");
+            },
+        ])
     });
 }
 
@@ -195,9 +149,7 @@ fn a_port_that_goes_down_and_comes_up_against_an_install() {
 #[test]
 fn a_look_inside_against_an_install_that_fails_and_destroy() {
     check(|| {
-        let world = tracked();
-        world.merged(1001);
-        world.walked(1000);
+        let world = World::tracked().with_merged(&[1001]).with_walk(1000);
         world.merger.hardware().fail_installs(&[Fault::Failed]);
         world.together([
             |w| {
@@ -205,7 +157,7 @@ fn a_look_inside_against_an_install_that_fails_and_destroy() {
                 w.merger.why(flowmerge::flower::Cookie(LAST));
                 w.merger.keep_alive(1);
             },
-            worked,
+            |w| w.worked(1000),
             |w| w.destroy(LAST),
         ]);
     });
@@ -224,7 +176,7 @@ fn a_skip_sw_filter_against_a_drain_and_a_sweep() {
             },
             |w| w.drain(),
             |w| w.merger.sweep(1),
-        ]);
+        ])
     });
 }
 
@@ -260,6 +212,6 @@ fn a_skip_sw_filter_against_a_reset() {
             },
             |w| w.reset(),
             |w| w.drain(),
-        ]);
+        ])
     });
 }

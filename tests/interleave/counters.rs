@@ -2,56 +2,26 @@
 
 use crate::{
     check,
-    world::{FIRST, LAST, Setting, World},
+    world::{FIRST, LAST, World},
 };
 
 fn busy() -> World {
-    let world = World::new(Setting::default(), &[1000, 1001]);
-    world.merged(1000);
-    world.merged(1001);
-    world
+    World::tracked().with_merged(&[1000, 1001])
 }
 
 #[test]
 fn statistics_against_destroy() {
-    check(|| {
-        busy().together([
-            |w| w.stats(FIRST),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-                w.packet(1001);
-            },
-        ]);
-    });
+    check(|| busy().together([|w| w.stats(FIRST), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]));
 }
 
 #[test]
 fn statistics_against_the_death_of_a_connection() {
-    check(|| {
-        busy().together([
-            |w| w.stats(LAST),
-            |w| w.gone(1000),
-            |w| {
-                w.packet(1000);
-                w.packet(1000);
-            },
-        ]);
-    });
+    check(|| busy().together([|w| w.stats(LAST), |w| w.gone(1000), |w| w.packets(&[1000, 1000])]));
 }
 
 #[test]
 fn reading_everything_against_destroy() {
-    check(|| {
-        busy().together([
-            |w| w.merger.read_all(),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-                w.packet(1001);
-            },
-        ]);
-    });
+    check(|| busy().together([|w| w.merger.read_all(), |w| w.destroy(LAST), |w| w.packets(&[1000, 1001])]));
 }
 
 #[test]
@@ -67,22 +37,14 @@ fn two_readings_at_once_against_destroy() {
                 w.stats(LAST);
             },
             |w| w.destroy(FIRST),
-        ]);
+        ])
     });
 }
 
 /// A sweep reads everything, and takes out what is idle.
 #[test]
 fn a_sweep_against_destroy() {
-    check(|| {
-        busy().together([
-            |w| w.merger.sweep(1),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-            },
-        ]);
-    });
+    check(|| busy().together([|w| w.merger.sweep(1), |w| w.destroy(LAST), |w| w.packets(&[1000])]));
 }
 
 #[test]
@@ -109,12 +71,6 @@ fn readings_that_fail_against_destroy() {
     check(|| {
         let world = busy();
         world.merger.hardware().fail_reads(2);
-        world.together([
-            |w| w.stats(FIRST),
-            |w| w.destroy(LAST),
-            |w| {
-                w.packet(1000);
-            },
-        ]);
+        world.together([|w| w.stats(FIRST), |w| w.destroy(LAST), |w| w.packets(&[1000])]);
     });
 }

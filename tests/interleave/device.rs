@@ -164,12 +164,21 @@ impl Device {
             inner.names.remove(&id);
         }
     }
-}
 
-impl Device {
     /// It is back.
     pub fn up(&self) {
         self.inner().down = false;
+    }
+}
+
+/// Fails as often as is left.
+fn busy(left: &mut usize, id: MergedId) -> Result<(), HardwareError> {
+    match left.checked_sub(1) {
+        Some(less) => {
+            *left = less;
+            Err(HardwareError::Failed { id, reason: "busy".into() })
+        }
+        None => Ok(()),
     }
 }
 
@@ -230,13 +239,8 @@ impl Hardware for Device {
         yield_now();
         let done = {
             let mut inner = self.inner();
-            match inner.removals_fail.checked_sub(1) {
-                Some(left) => {
-                    inner.removals_fail = left;
-                    Err(HardwareError::Failed { id, reason: "busy".into() })
-                }
-                None => inner.slots.remove(&id).map(|mut s| s.reading()).ok_or(HardwareError::Missing { id }),
-            }
+            busy(&mut inner.removals_fail, id)
+                .and_then(|()| inner.slots.remove(&id).map(|mut s| s.reading()).ok_or(HardwareError::Missing { id }))
         };
         yield_now();
         done
@@ -247,13 +251,8 @@ impl Hardware for Device {
             yield_now();
             let read = {
                 let mut inner = self.inner();
-                match inner.reads_fail.checked_sub(1) {
-                    Some(left) => {
-                        inner.reads_fail = left;
-                        Err(HardwareError::Failed { id, reason: "busy".into() })
-                    }
-                    None => inner.slots.get_mut(&id).map(Slot::reading).ok_or(HardwareError::Missing { id }),
-                }
+                busy(&mut inner.reads_fail, id)
+                    .and_then(|()| inner.slots.get_mut(&id).map(Slot::reading).ok_or(HardwareError::Missing { id }))
             };
             each(id, read);
         }

@@ -3,7 +3,7 @@
 use crate::{
     check,
     device::Fault,
-    world::{FIRST, LAST, OUT, Part, Setting, World, worked},
+    world::{FIRST, LAST, OUT, Part, Setting, World},
 };
 
 const INSTALLS: [&[Fault]; 4] =
@@ -26,15 +26,14 @@ fn any<T: Copy>(of: &[T]) -> T {
 }
 
 fn walked() -> World {
-    let world = World::new(Setting { shards: any(&[1, 2]), ..Setting::default() }, &[1000, 1001]);
-    world.merged(1001);
-    world.walked(1000);
-    world
+    World::new(Setting { shards: any(&[1, 2]), ..Setting::default() }, &[1000, 1001])
+        .with_merged(&[1001])
+        .with_walk(1000)
 }
 
 fn worked_twice(w: &World) {
-    worked(w);
-    worked(w);
+    w.worked(1000);
+    w.worked(1000);
 }
 
 #[test]
@@ -80,16 +79,12 @@ fn what_is_stuck_against_destroy() {
 
 #[test]
 fn a_reset_against_an_install() {
-    check(|| {
-        walked().together([worked_twice, |w| w.reset()]);
-    });
+    check(|| walked().together([worked_twice, |w| w.reset()]));
 }
 
 #[test]
 fn a_reset_against_everything() {
-    check(|| {
-        walked().together([worked_twice, |w| w.reset(), any(&AGAINST)]);
-    });
+    check(|| walked().together([worked_twice, |w| w.reset(), any(&AGAINST)]));
 }
 
 #[test]
@@ -105,11 +100,7 @@ fn a_reset_against_removals_that_fail() {
 #[test]
 fn displacements_that_fail_against_everything() {
     check(|| {
-        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001]);
-        world.merged(1001);
-        world.merger.sweep(1);
-        world.merger.sweep(2);
-        world.walked(1000);
+        let world = World::full(1001).with_walk(1000);
         match any(&[0, 1, 2]) {
             0 => world.merger.hardware().fail_removals(any(&[1, 2])),
             1 => world.merger.hardware().fail_installs(any(&INSTALLS)),
@@ -128,7 +119,7 @@ fn two_workers_and_hardware_that_fails() {
             worked_twice,
             |w| {
                 w.walked(1000);
-                worked(w);
+                w.worked(1000);
             },
             any(&AGAINST),
         ]);

@@ -30,41 +30,29 @@ fn is_found(fault: Fault, scenario: fn()) {
     assert!(found, "{fault:?} is not found");
 }
 
-fn tracked() -> World {
-    World::new(Setting::default(), &[1000, 1001])
-}
-
 #[test]
 fn who_does_not_wait_is_found() {
     is_found(Fault::NotWaited, || {
-        let world = tracked();
-        world.merged(1000);
-        world.together([|w| w.gone(1000), |w| w.destroy(LAST)]);
+        World::tracked().with_merged(&[1000]).together([|w| w.gone(1000), |w| w.destroy(LAST)])
     });
 }
 
 #[test]
 fn counts_that_come_late_are_found() {
     is_found(Fault::FreedFirst, || {
-        let world = tracked();
-        world.merged(1000);
-        world.together([
+        World::tracked().with_merged(&[1000]).together([
             |w| w.gone(1000),
             |w| {
                 w.given_back(1000);
                 w.is_told(FIRST);
             },
-        ]);
+        ])
     });
 }
 
 #[test]
 fn an_install_that_is_not_told_is_found() {
-    is_found(Fault::NotRecalled, || {
-        let world = tracked();
-        world.walked(1000);
-        world.together([|w| w.drain(), |w| w.destroy(LAST)]);
-    });
+    is_found(Fault::NotRecalled, || World::tracked().with_walk(1000).together([|w| w.drain(), |w| w.destroy(LAST)]));
 }
 
 /// The same choices lead to the same run, so that a failure can be replayed.
@@ -72,9 +60,9 @@ fn an_install_that_is_not_told_is_found() {
 fn a_run_can_be_repeated() {
     let twice = UncontrolledNondeterminismCheckScheduler::new(RandomScheduler::new_from_seed(crate::SEED, 20));
     run(twice, FailurePersistence::Print, || {
-        let world = World::new(Setting { shards: 2, double: true, ..Setting::default() }, &[1000, 1001]);
-        world.merged(1001);
-        world.walked(1000);
-        world.together([|w| w.drain(), |w| w.destroy(LAST), |w| w.shadow()]);
+        World::new(Setting { shards: 2, double: true, ..Setting::default() }, &[1000, 1001])
+            .with_merged(&[1001])
+            .with_walk(1000)
+            .together([|w| w.drain(), |w| w.destroy(LAST), |w| w.shadow()]);
     });
 }

@@ -107,6 +107,32 @@ impl World {
         world
     }
 
+    /// One that tracks two connections, 1000 and 1001.
+    pub fn tracked() -> World {
+        World::new(Setting::default(), &[1000, 1001])
+    }
+
+    /// One whose table holds a single merged filter, which this connection has and did not use of late.
+    pub fn full(port: u16) -> World {
+        let world = World::new(Setting { size: 1, ..Setting::default() }, &[1000, 1001, 1002]);
+        world.merged(port);
+        world.merger.sweep(1);
+        world.merger.sweep(2);
+        world
+    }
+
+    /// It with merged filters of these connections.
+    pub fn with_merged(self, ports: &[u16]) -> World {
+        ports.iter().for_each(|&port| self.merged(port));
+        self
+    }
+
+    /// It with a walk of this connection in the queue.
+    pub fn with_walk(self, port: u16) -> World {
+        self.walked(port);
+        self
+    }
+
     fn first(&self) -> Filter {
         let kind = match self.plain {
             true => ActionKind::Gact { random: None },
@@ -158,16 +184,34 @@ impl World {
         locked(&self.told).extend(removed);
     }
 
-    /// A connection that is merged: its walk was handed in, and worked on.
-    pub fn merged(&self, port: u16) {
+    /// A walk of this connection is handed in, and what waits is worked on.
+    pub fn tried(&self, port: u16) {
         self.walked(port);
         self.drain();
+    }
+
+    /// The same where nothing stands in its way: it is merged, and handled a packet.
+    pub fn merged(&self, port: u16) {
+        self.tried(port);
         assert!(self.packet(port), "merged");
     }
 
     /// A packet of this connection arrives. Whether the hardware handled it.
     pub fn packet(&self, port: u16) -> bool {
         self.merger.hardware().receive(IN, &key(port))
+    }
+
+    /// What waits is worked on, and a packet of this connection arrives.
+    pub fn worked(&self, port: u16) {
+        self.drain();
+        self.packet(port);
+    }
+
+    /// Packets of these connections arrive, whoever handles them.
+    pub fn packets(&self, ports: &[u16]) {
+        for &port in ports {
+            self.packet(port);
+        }
     }
 
     /// A filter goes. When that has worked, nothing that derives from it is in hardware, and what is told is all. Asked again after
@@ -391,12 +435,6 @@ impl World {
         }
         assert!(device.used().iter().all(|id| told.contains_key(id)), "not told");
     }
-}
-
-/// What waits is worked on, and a packet of the first connection comes.
-pub fn worked(w: &World) {
-    w.drain();
-    w.packet(1000);
 }
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -171,7 +171,7 @@ impl Machine {
         // Where the table is full, what is little used makes room for others, of which a call may install some.
         let full = self.chosen.size.is_some() || self.m.hardware().faults().install == Install::Full;
         let may = |t: &Track| full && !t.alone || may(t) || must(t);
-        let snapshot = self.model.follow(&self.m, self.now, Going { must: &must, may: &may, worked: told.is_none() });
+        self.model.follow(&self.m, self.now, Going { must: &must, may: &may, worked: told.is_none() });
         if let Some(told) = told {
             // Of an install that the device was not sure of, `stuck` tells.
             let new: BTreeSet<MergedId> = self.model.stuck.keys().copied().filter(|id| before.contains(id)).collect();
@@ -185,7 +185,6 @@ impl Machine {
             named.retain(|id| !stuck.contains(id));
             assert_eq!(named, new, "what is stuck is named by the call");
         }
-        drop(snapshot);
     }
 
     fn run(&mut self, command: &Command) {
@@ -495,13 +494,9 @@ impl Machine {
         let in_front = self.model.is_for_hardware(packet, way);
         let keeps_out = way.connections.iter().any(|id| {
             let connection = &self.model.connections[id];
-            let worth = match universe::worth(connection) {
-                Worth::Never(_) => false,
-                Worth::After(1) => true,
-                // It may have been told anew, or asked for more than once at a time.
-                Worth::After(_) => false,
-            };
-            connection.qualifies().is_err() || self.model.held.contains(id) || !worth
+            // One that is worth it only later may have been told anew, or asked for more than once at a time.
+            let worth_it = matches!(universe::worth(connection), Worth::After(1));
+            connection.qualifies().is_err() || self.model.held.contains(id) || !worth_it
         });
         let too_long = way.hits.len() > self.chosen.hits;
         let stays = way.excluded || in_front || too_long;
@@ -585,7 +580,7 @@ fn what_was_found_stays_as_the_model_says() {
     }
 }
 
-/// Without this, `Control` would not be told apart from what a gact is made of.
+/// Twelve filters in places of their own, of which three go on to another chain and two are `skip_sw`: as the drawing has it.
 #[test]
 fn the_universe_has_all_that_it_says() {
     let filters: Vec<Filter> = (0..FILTERS).map(|n| universe::filter(n, OUT[0])).collect();

@@ -176,7 +176,7 @@ impl Model {
     }
 
     /// What has left the hardware, what has come, and whether that is as it should be.
-    pub fn follow(&mut self, m: &Merger<Faulty>, now: u64, going: Going<'_>) -> Snapshot {
+    pub fn follow(&mut self, m: &Merger<Faulty>, now: u64, going: Going<'_>) {
         let snapshot = m.snapshot();
         let views: BTreeMap<MergedId, &MergedView> = snapshot.merged.iter().map(|v| (v.id, v)).collect();
         assert_eq!(views.len(), snapshot.merged.len(), "a name is used twice");
@@ -240,7 +240,6 @@ impl Model {
             // It was installed and wanted gone in one call: the device was not sure.
             self.unsure(m, *id);
         }
-        snapshot
     }
 
     /// An entry of which only its name is known: the device did not know whether it had installed it, and would not remove it.

@@ -1,10 +1,10 @@
 //! The small world: random pipelines over a universe of a few free bits, every packet tried.
 //!
 //! A pipeline's universe leaves some 6 to 12 bits of a packet free: parts of addresses, TTL, TOS, ports, flags, tags, ethertypes,
-//! IP protocol, fragment or not; or labels; or what a tunnel device took off; or ARP, CFM and Ethernet's own header. The model says what software does with each packet of it. The packets are offered to the
-//! merger in any order, and whatever is merged is judged over all of them: *sound*, *wide* (each bit is needed; without shadows
-//! the whole way is matched), *order-free*, *idempotent*; refused for no reason that a true record never has; and right
-//! still after a filter came or went.
+//! IP protocol, fragment or not; or labels; or what a tunnel device took off; or ARP, CFM and Ethernet's own header. The model
+//! says what software does with each packet of it. The packets are offered to the merger in any order, and whatever is merged is
+//! judged over all of them: *sound*, *wide* (each bit is needed; without shadows the whole way is matched), *order-free*,
+//! *idempotent*; refused for no reason that a true record never has; and right still after a filter came or went.
 //!
 //! - `FLOWMERGE_SMALL=20000`: that many pipelines instead of the default. A long run is four times faster optimised:
 //!   `FLOWMERGE_SMALL=100000 CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test -p flowmerge --test small -- --nocapture`.

@@ -1,9 +1,6 @@
 //! What a run covered, for a person to read, and for an assertion that it reached everything.
 
-use flowmerge::flower::{
-    ActionKind, Control, Filter,
-    action::{Mpls, Skbmod, TunnelKey, Vlan},
-};
+use flowmerge::flower::{Action, ActionKind, Control, Filter};
 use std::{collections::BTreeMap, fmt};
 
 /// Counts by name.
@@ -197,7 +194,7 @@ impl Stats {
         }
         filter.matches.ranges().for_each(|(field, _)| self.fields.add(format!("{field} range")));
         for action in &filter.actions {
-            self.actions.add(name(&action.kind));
+            self.actions.add(name(action));
             self.controls.add(control(action.control));
         }
         if filter.actions.last().is_none_or(|a| a.control == Control::Pipe) {
@@ -206,8 +203,8 @@ impl Stats {
     }
 }
 
-fn name(kind: &ActionKind) -> String {
-    match kind {
+fn name(action: &Action) -> String {
+    match &action.kind {
         ActionKind::Mirred(m) => {
             let what = if m.mirror { "mirror" } else { "redirect" };
             format!("{what} {}", if m.ingress { "ingress" } else { "egress" })
@@ -216,7 +213,6 @@ fn name(kind: &ActionKind) -> String {
         ActionKind::Ct(ct) if ct.force => "ct force".into(),
         ActionKind::Ct(ct) if ct.commit => "ct commit".into(),
         ActionKind::Ct(ct) if ct.nat.is_some() => "ct nat".into(),
-        ActionKind::Ct(_) => "ct".into(),
         ActionKind::Pedit(p) => {
             let add = p.keys.iter().any(|k| k.add);
             let masked = p.keys.iter().any(|k| k.mask.iter().any(|&m| m != 0 && m != 0xff));
@@ -234,28 +230,7 @@ fn name(kind: &ActionKind) -> String {
                 }
             )
         }
-        ActionKind::Vlan(Vlan::Pop) => "vlan pop".into(),
-        ActionKind::Vlan(Vlan::Push { .. }) => "vlan push".into(),
-        ActionKind::Vlan(Vlan::Modify { .. }) => "vlan modify".into(),
-        ActionKind::Vlan(Vlan::PushEthernet { .. }) => "vlan push_eth".into(),
-        ActionKind::Vlan(Vlan::PopEthernet) => "vlan pop_eth".into(),
-        ActionKind::Gact { .. } => "gact".into(),
-        ActionKind::Csum(_) => "csum".into(),
-        ActionKind::Skbedit(_) => "skbedit".into(),
-        ActionKind::Skbmod(Skbmod::Set { .. }) => "skbmod set".into(),
-        ActionKind::Skbmod(Skbmod::Swap) => "skbmod swap".into(),
-        ActionKind::Skbmod(Skbmod::Ecn) => "skbmod ecn".into(),
-        ActionKind::Mpls(Mpls::Pop { .. }) => "mpls pop".into(),
-        ActionKind::Mpls(Mpls::Push { .. }) => "mpls push".into(),
-        ActionKind::Mpls(Mpls::PushMac { .. }) => "mpls mac_push".into(),
-        ActionKind::Mpls(Mpls::Modify(_)) => "mpls modify".into(),
-        ActionKind::Mpls(Mpls::DecTtl) => "mpls dec_ttl".into(),
-        ActionKind::TunnelKey(TunnelKey::Set(_)) => "tunnel_key set".into(),
-        ActionKind::TunnelKey(TunnelKey::Unset) => "tunnel_key unset".into(),
-        ActionKind::Nat(_) => "nat".into(),
-        ActionKind::Police(_) => "police".into(),
-        ActionKind::Sample(_) => "sample".into(),
-        ActionKind::Other(name) => name.clone(),
+        _ => action.form().into(),
     }
 }
 

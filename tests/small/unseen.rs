@@ -77,7 +77,7 @@ fn adds(action: &Action) -> bool {
     keys(action).iter().any(|k| k.add)
 }
 
-/// Whether it writes to the word of a TTL, of either version.
+/// Whether it writes to the word that a TTL, of either version, is a part of.
 fn writes_ttl_in_part(action: &Action) -> bool {
     keys(action).iter().any(|k| !k.add && matches!(k.offset, 4 | 8))
 }
@@ -112,17 +112,17 @@ fn chooses(action: &Action) -> bool {
 
 /// Whether every sum is compared in bits that are a mask of what was added to, the lowest ones; and no rest of a port in a range.
 fn sums_are_told(case: &Case) -> bool {
-    let keys = || case.filters.iter().flat_map(|f| &f.actions).flat_map(keys);
+    let actions = || case.filters.iter().flat_map(|f| &f.actions);
     let low = |f: &Filter| {
         let mask = f.matches.mask.get(Field::IpTtl);
         mask & (mask + 1) == 0
     };
     // What is left of a port that was rewritten in part, and is in a range, no mask may tell.
     let ports = |k: &PeditKey| matches!(k.header, PeditHeader::Tcp | PeditHeader::Udp) && k.offset == 0;
-    if keys().any(ports) && case.filters.iter().any(|f| f.matches.ranges().next().is_some()) {
+    if actions().flat_map(keys).any(ports) && case.filters.iter().any(|f| f.matches.ranges().next().is_some()) {
         return false;
     }
     // A write to the word of a TTL may leave only the highest bits of a sum.
-    let overwritten = keys().any(|k| !k.add && matches!(k.offset, 4 | 8));
-    !keys().any(|k| k.add) || case.filters.iter().all(low) && !overwritten
+    let overwritten = actions().any(writes_ttl_in_part);
+    !actions().any(adds) || case.filters.iter().all(low) && !overwritten
 }

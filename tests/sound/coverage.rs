@@ -6,7 +6,7 @@ use crate::{rule::Rule, tracker::Tracker};
 use flowmerge::{
     flower::{
         Action, ActionKind, Control, Cookie, Field, Match,
-        action::{CsumFlags, Mpls, PeditHeader, Skbmod, TunnelKey, Vlan},
+        action::{CsumFlags, PeditHeader, Skbmod, TunnelKey, Vlan},
         field::Header,
         tunnel::TunnelOptions,
     },
@@ -107,15 +107,10 @@ fn names(action: &Action) -> Vec<String> {
             let all = flags.iter_names().map(|(n, _)| format!("csum {}", n.to_lowercase()));
             all.chain((*flags == CsumFlags::empty()).then(|| "csum of nothing".into())).collect()
         }
-        ActionKind::Vlan(vlan) => vec![match vlan {
-            Vlan::Pop => "vlan pop".into(),
-            Vlan::Push { protocol, .. } => format!("vlan push {protocol:#x}"),
-            Vlan::Modify { protocol, prio, .. } => {
-                format!("vlan modify {protocol:#x}{}", if prio.is_some() { " prio" } else { "" })
-            }
-            Vlan::PopEthernet => "vlan pop_eth".into(),
-            Vlan::PushEthernet { .. } => "vlan push_eth".into(),
-        }],
+        ActionKind::Vlan(Vlan::Push { protocol, .. }) => vec![format!("vlan push {protocol:#x}")],
+        ActionKind::Vlan(Vlan::Modify { protocol, prio, .. }) => {
+            vec![format!("vlan modify {protocol:#x}{}", if prio.is_some() { " prio" } else { "" })]
+        }
         ActionKind::Skbedit(s) => {
             let parts = [
                 (s.queue.is_some(), "skbedit queue"),
@@ -126,30 +121,16 @@ fn names(action: &Action) -> Vec<String> {
             ];
             parts.iter().filter(|p| p.0).map(|p| p.1.to_string()).collect()
         }
-        ActionKind::Skbmod(skbmod) => match skbmod {
-            Skbmod::Set { dst, src, ethertype } => {
-                let parts = [(dst.is_some(), "dmac"), (src.is_some(), "smac"), (ethertype.is_some(), "etype")];
-                parts.iter().filter(|p| p.0).map(|p| format!("skbmod {}", p.1)).collect()
-            }
-            Skbmod::Swap => name("skbmod swap"),
-            Skbmod::Ecn => name("skbmod ecn"),
-        },
-        ActionKind::Mpls(mpls) => name(match mpls {
-            Mpls::Pop { .. } => "mpls pop",
-            Mpls::Push { .. } => "mpls push",
-            Mpls::PushMac { .. } => "mpls mac_push",
-            Mpls::Modify(_) => "mpls modify",
-            Mpls::DecTtl => "mpls dec_ttl",
-        }),
-        ActionKind::TunnelKey(TunnelKey::Unset) => name("tunnel_key unset"),
-        ActionKind::TunnelKey(TunnelKey::Set(tunnel)) => name(match tunnel.options {
-            TunnelOptions::None => "tunnel_key set",
-            _ => "tunnel_key set with options",
-        }),
+        ActionKind::Skbmod(Skbmod::Set { dst, src, ethertype }) => {
+            let parts = [(dst.is_some(), "dmac"), (src.is_some(), "smac"), (ethertype.is_some(), "etype")];
+            parts.iter().filter(|p| p.0).map(|p| format!("skbmod {}", p.1)).collect()
+        }
+        ActionKind::TunnelKey(TunnelKey::Set(tunnel)) if tunnel.options != TunnelOptions::None => {
+            name("tunnel_key set with options")
+        }
         ActionKind::Nat(nat) => name(if nat.egress { "nat egress" } else { "nat ingress" }),
-        ActionKind::Police(_) => name("police"),
-        ActionKind::Sample(_) => name("sample"),
         ActionKind::Other(_) => name("other"),
+        _ => name(action.form()),
     }
 }
 

@@ -138,7 +138,7 @@ impl Merging {
         };
         let outcome = workers.outcome(ticket);
         if outcome.is_none() {
-            self.failures.push("no worker is left".to_string());
+            self.failures.push("a worker died".to_string());
         }
         outcome
     }

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{Receiver, channel},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -18,6 +18,9 @@ use std::{
 
 /// How long a worker that found nothing to do rests, unless it is woken.
 const REST: Duration = Duration::from_micros(100);
+
+/// How long the replay waits before it looks whether a worker died.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The threads.
 pub struct Workers {
@@ -50,13 +53,16 @@ impl Workers {
         Workers { threads: (0..threads).map(worker).collect(), stop, outcomes }
     }
 
-    /// What became of a walk that was handed in; `None` if no worker is left to tell.
+    /// What became of a walk that was handed in; `None` if the worker that took it died.
     pub fn outcome(&self, ticket: Ticket) -> Option<Outcome> {
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         loop {
-            let (told, outcome) = self.outcomes.recv().ok()?;
-            if told == ticket {
-                return Some(outcome);
+            match self.outcomes.recv_timeout(PATIENCE) {
+                Ok((told, outcome)) if told == ticket => return Some(outcome),
+                Ok(_) => {}
+                // A thread that has ended may have had this very walk.
+                Err(RecvTimeoutError::Timeout) if !self.threads.iter().any(JoinHandle::is_finished) => {}
+                Err(_) => return None,
             }
         }
     }
