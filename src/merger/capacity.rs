@@ -90,7 +90,7 @@ impl<H: Hardware> Merger<H> {
             }
             let (removed, installed) = self.hardware.replace(id, offer);
             tracing::debug!(%id, by = %offer.id, "displaced");
-            self.removed(&[(id, removed)], now, &mut Vec::new());
+            self.removed((id, removed), now, &mut Vec::new());
             self.tallies.displaced.one();
             return installed;
         }

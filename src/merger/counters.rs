@@ -5,7 +5,7 @@ use crate::{
     flower::{Cookie, Counters, Counts},
     hardware::{Hardware, HardwareError, MergedId, Reading},
     sync::atomic::Ordering::Relaxed,
-    table::{Counted, PathId, Table, life::State},
+    table::{Counted, Merged, PathId, Table, life::State},
 };
 use smallvec::SmallVec;
 
@@ -15,17 +15,57 @@ const BATCH: usize = 512;
 /// How often a list that changes is begun again before it is held still.
 const AGAIN: usize = 3;
 
-/// Counts by path.
-pub(super) type Gathered = SmallVec<[(PathId, Counted); 4]>;
+/// What merged filters counted since they were last read, summed while neighbours share a path, as most do: so the parents are handed
+/// one sum, and what the path says is looked up once.
+pub(super) struct Sums<'t> {
+    table: &'t Table,
+    counts: Counts,
+    path: Option<PathId>,
+    overhead: u64,
+    sum: Counted,
+    before: SmallVec<[(PathId, Counted); 4]>,
+}
 
-/// Adds to what a path's merged filters counted.
-pub(super) fn gather(gathered: &mut Gathered, path: PathId, counted: Counted) {
-    if counted.all.packets == 0 {
-        return;
+impl<'t> Sums<'t> {
+    /// Nothing yet.
+    pub fn new(table: &'t Table, counts: Counts) -> Sums<'t> {
+        Sums { table, counts, path: None, overhead: 0, sum: Counted::default(), before: SmallVec::new() }
     }
-    match gathered.last_mut().filter(|(last, _)| *last == path) {
-        Some((_, sum)) => sum.add(counted),
-        None => gathered.push((path, counted)),
+
+    /// Takes a merged filter's reading over.
+    #[inline]
+    pub fn take(&mut self, merged: &mut Merged, reading: &Reading) {
+        self.turn_to(merged.path);
+        let counted = merged.advance(reading, |packets, all| bytes(self.counts, self.overhead, packets, all));
+        self.sum.add(counted);
+    }
+
+    /// What a merged filter has counted in all, as TC would have.
+    pub fn counters(&mut self, merged: &Merged) -> Counters {
+        self.turn_to(merged.path);
+        merged.counters(|packets, all| bytes(self.counts, self.overhead, packets, all))
+    }
+
+    #[inline]
+    fn turn_to(&mut self, path: PathId) {
+        if self.path != Some(path) {
+            self.end_path();
+            self.overhead = self.table.entry(path).map_or(0, |entry| entry.overhead);
+            self.path = Some(path);
+        }
+    }
+
+    fn end_path(&mut self) {
+        let sum = std::mem::take(&mut self.sum);
+        if let Some(path) = self.path.filter(|_| sum.all.packets > 0) {
+            self.before.push((path, sum));
+        }
+    }
+
+    /// The sums.
+    pub fn all(mut self) -> SmallVec<[(PathId, Counted); 4]> {
+        self.end_path();
+        self.before
     }
 }
 
@@ -57,10 +97,12 @@ impl<H: Hardware> Merger<H> {
 
     /// Reads all merged filters' counters and hands them to their parents.
     pub fn read_all(&self) {
+        let mut read = Vec::with_capacity(BATCH);
+        let mut ids = Vec::with_capacity(BATCH);
         for index in 0..self.count() {
             let mut from = Some(0);
             while let Some(slot) = from {
-                let mut ids: SmallVec<[MergedId; BATCH]> = SmallVec::new();
+                ids.clear();
                 let shard = self.shard(index);
                 let epoch = shard.epoch();
                 from = shard.from(slot, BATCH as u32, |id, merged| {
@@ -69,7 +111,7 @@ impl<H: Hardware> Merger<H> {
                     }
                 });
                 drop(shard);
-                self.read(index, epoch, &ids);
+                self.read(index, epoch, &ids, &mut read);
             }
         }
     }
@@ -78,7 +120,9 @@ impl<H: Hardware> Merger<H> {
     fn read_path(&self, index: u8, path: PathId) {
         let mut from: Option<MergedId> = None;
         let mut again = 0;
+        let (mut ids, mut read) = (Vec::new(), Vec::new());
         loop {
+            ids.clear();
             let shard = self.shard(index);
             let epoch = shard.epoch();
             if from.is_some_and(|id| !shard.is_linked(id)) {
@@ -87,14 +131,13 @@ impl<H: Hardware> Merger<H> {
                 again += 1;
             }
             let most = if again < AGAIN { BATCH } else { usize::MAX };
-            let mut ids = Vec::new();
             let mut next = from.map_or_else(|| shard.first_of(path), |id| shard.after(id));
             while let Some(id) = next.filter(|_| ids.len() < most) {
                 ids.push(id);
                 next = shard.after(id);
             }
             drop(shard);
-            self.read(index, epoch, &ids);
+            self.read(index, epoch, &ids, &mut read);
             if next.is_none() {
                 return;
             }
@@ -102,9 +145,10 @@ impl<H: Hardware> Merger<H> {
         }
     }
 
-    /// Reads some merged filters of one shard. `epoch`: how often the hardware had lost everything when they were there.
-    fn read(&self, index: u8, epoch: u32, ids: &[MergedId]) {
-        let mut read: SmallVec<[(MergedId, Reading); 4]> = SmallVec::with_capacity(ids.len());
+    /// Reads some merged filters of one shard. `epoch`: how often the hardware had lost everything when they were there. `read`: room
+    /// for what is read.
+    fn read(&self, index: u8, epoch: u32, ids: &[MergedId], read: &mut Vec<(MergedId, Reading)>) {
+        read.clear();
         self.hardware.read(ids, &mut |id, reading| match reading {
             Ok(reading) => read.push((id, reading)),
             // It has gone meanwhile, with its last reading, or is not there yet.
@@ -118,27 +162,19 @@ impl<H: Hardware> Merger<H> {
             return;
         }
         let table = self.table.read();
-        let mut gathered = Gathered::new();
+        let mut sums = Sums::new(&table, self.capabilities.counts);
         let mut shard = self.shard(index);
         if shard.epoch() != epoch {
             return;
         }
-        let mut last: Option<(PathId, u64)> = None;
-        for (id, reading) in &read {
+        for (id, reading) in &*read {
             // What is stuck counts where it is tracked from now on.
-            let Some(merged) = shard.merged_mut(*id).filter(|m| m.state != State::Stuck) else { continue };
-            let path = merged.path;
-            let overhead = match last {
-                Some((same, overhead)) if same == path => overhead,
-                _ => table.entry(path).map_or(0, |e| e.overhead),
-            };
-            last = Some((path, overhead));
-            let counted =
-                merged.advance(reading, |packets, all| bytes(self.capabilities.counts, overhead, packets, all));
-            gather(&mut gathered, path, counted);
+            if let Some(merged) = shard.merged_mut(*id).filter(|m| m.state != State::Stuck) {
+                sums.take(merged, reading);
+            }
         }
         // Before anyone can take one of them out and tell its last counts.
-        self.hand(&table, &gathered);
+        self.hand(&table, &sums.all());
     }
 }
 

@@ -5,23 +5,27 @@
 //! packets from being merged again, and hands on what it counts to those parents that are left, until it is gone.
 
 use super::{
-    Merger, REMOVED, Removed, counters,
+    Merger, REMOVED, Removed,
+    counters::Sums,
     planted::{self, Fault},
     retry::Stuck,
 };
 use crate::{
     conntrack::{Connection, ConnectionHandle},
+    glance::{Glance, VerdictId},
     hardware::{Hardware, HardwareError, MergedId, Offer, Reading},
     sync::atomic::Ordering::Relaxed,
     table::{
-        Counted, Doom, PathId, Shard, Table,
+        Doom, Merged, PathId, Shard, Table,
         life::{Event, State},
     },
 };
 use smallvec::SmallVec;
 
 /// How many are taken out between two moments in which others get at the shard.
-const BATCH: usize = 64;
+///
+/// Few: whoever else wants the shard is to have it before it gives up spinning and goes to sleep.
+const BATCH: usize = 32;
 
 /// Who takes a doomed merged filter out of hardware.
 pub(super) enum Fate {
@@ -33,65 +37,116 @@ pub(super) enum Fate {
     Gone,
 }
 
+/// Some that were doomed, by who is about them.
+#[derive(Default)]
+struct Fates {
+    mine: Vec<MergedId>,
+    others: Vec<MergedId>,
+    gone: Vec<MergedId>,
+}
+
+impl Fates {
+    fn add(&mut self, id: MergedId, fate: Fate) {
+        match fate {
+            Fate::Mine => self.mine.push(id),
+            Fate::Others => self.others.push(id),
+            Fate::Gone => self.gone.push(id),
+        }
+    }
+}
+
+/// How far a shard is with what is doomed.
+struct Progress {
+    index: u8,
+    doom: usize,
+    /// Of a path that stays: from which of its merged filters on to look.
+    from: Option<MergedId>,
+}
+
+impl Progress {
+    fn new(index: u8) -> Progress {
+        Progress { index, doom: 0, from: None }
+    }
+
+    /// What comes next of what is doomed and may be here.
+    fn next<'a>(&mut self, doomed: &'a [Doom]) -> Option<&'a Doom> {
+        let left = doomed.get(self.doom..).unwrap_or_default();
+        self.doom += left.iter().position(|doom| doom.may_be_in(self.index)).unwrap_or(left.len());
+        doomed.get(self.doom)
+    }
+}
+
+/// How many paths, or merged filters of those that stay, are looked at in one go: of most there may be nothing to take out.
+const LOOKED_AT: usize = 256;
+
+/// Connections of other shards, and what they no longer carry.
+type Elsewhere = SmallVec<[(ConnectionHandle, MergedId); 2]>;
+
 /// A removal that was tried.
 pub(super) type Tried = (MergedId, Result<Reading, HardwareError>);
 
 impl<H: Hardware> Merger<H> {
     /// Takes out what must go.
     pub(super) fn carry_out(&self, doomed: &[Doom], now: u64, failed: &mut Vec<HardwareError>) {
-        let mut others = Vec::new();
-        for index in 0..self.count() {
-            self.carry_out_in(index, doomed, now, &mut others, failed);
+        let mut batch = Fates::default();
+        // A little of each shard in turn: whoever waits for one has it while the others are worked on.
+        let mut shards: SmallVec<[Progress; 8]> = (0..self.count()).map(Progress::new).collect();
+        shards.retain(|progress| progress.next(doomed).is_some());
+        while !shards.is_empty() {
+            shards.retain(|progress| {
+                let is_left = self.doom_some(progress, doomed, &mut batch);
+                self.remove_from(progress.index, &batch.mine, now, failed);
+                batch.mine.clear();
+                is_left
+            });
         }
-        self.wait_for(&others, failed);
-        self.table.write().bury(doomed);
+        self.wait_for(&batch.others, failed);
+        let buried = self.table.write().bury(doomed);
+        drop(buried);
     }
 
-    fn carry_out_in(
-        &self,
-        index: u8,
-        doomed: &[Doom],
-        now: u64,
-        others: &mut Vec<MergedId>,
-        failed: &mut Vec<HardwareError>,
-    ) {
-        let mut left = doomed.iter();
-        let mut doom = left.next();
-        // Of a path that stays: from which of its merged filters on to look.
-        let mut from: Option<MergedId> = None;
-        while doom.is_some() {
-            let mut mine: SmallVec<[MergedId; BATCH]> = SmallVec::new();
-            let mut elsewhere: SmallVec<[_; 2]> = SmallVec::new();
-            let mut shard = self.shard(index);
-            // What was looked at last may have gone meanwhile; what came meanwhile stands in front, and is not reached.
-            from = from.filter(|&id| shard.is_linked(id));
-            while let Some(Doom { path, only }) = doom
-                && mine.len() < BATCH
-            {
-                let next = match from {
-                    Some(id) => shard.after(id),
-                    None => shard.first_of(*path),
-                };
-                let Some(id) = next else {
-                    doom = left.next();
-                    from = None;
-                    continue;
-                };
-                if !only.is_empty() && !self.is_reached(&shard, id, only) {
-                    from = Some(id);
-                    continue;
-                }
-                match doom_one(&mut shard, id) {
-                    Fate::Mine => mine.push(id),
-                    Fate::Others => others.push(id),
-                    Fate::Gone => elsewhere.extend(self.freed(&mut shard, id)),
-                }
-                shard.unlink(id);
+    /// Dooms some of what must go of one shard. Whether that may not have been all.
+    fn doom_some(&self, progress: &mut Progress, doomed: &[Doom], batch: &mut Fates) -> bool {
+        let mut shard = self.shard(progress.index);
+        // What was looked at last may have gone meanwhile; what came meanwhile stands in front, and is not reached.
+        progress.from = progress.from.filter(|&id| shard.is_linked(id));
+        let mut looked_at = 0;
+        while let Some(Doom { path, only, .. }) = progress.next(doomed) {
+            if batch.mine.len() >= BATCH || looked_at >= LOOKED_AT {
+                break;
             }
-            drop(shard);
-            self.forget_elsewhere(&elsewhere);
-            self.remove_now(&mine, now, failed);
+            if only.is_empty() {
+                let most = BATCH - batch.mine.len();
+                let is_done = shard.unlink_some(*path, most, |id, merged| {
+                    batch.add(id, doom(merged));
+                    looked_at += 1;
+                });
+                progress.doom += usize::from(is_done);
+                looked_at += 1;
+                continue;
+            }
+            let next = match progress.from {
+                Some(id) => shard.after(id),
+                None => shard.first_of(*path),
+            };
+            let Some(id) = next else {
+                progress.doom += 1;
+                progress.from = None;
+                continue;
+            };
+            looked_at += 1;
+            if !self.is_reached(&shard, id, only) {
+                progress.from = Some(id);
+                continue;
+            }
+            batch.add(id, doom_one(&mut shard, id));
+            shard.unlink(id);
         }
+        let mut elsewhere = Elsewhere::new();
+        batch.gone.drain(..).for_each(|id| elsewhere.extend(self.freed(&mut shard, id)));
+        drop(shard);
+        self.forget_elsewhere(&elsewhere);
+        progress.next(doomed).is_some()
     }
 
     /// Whether a filter that reaches connections like this takes packets of the merged filter.
@@ -130,33 +185,35 @@ impl<H: Hardware> Merger<H> {
 
     /// Asks the hardware to remove these, whose state says that this thread does.
     pub(super) fn remove_now(&self, ids: &[MergedId], now: u64, failed: &mut Vec<HardwareError>) {
-        let tried: SmallVec<[Tried; 4]> = ids.iter().map(|&id| (id, self.hardware.remove(id))).collect();
-        self.removed(&tried, now, failed);
-    }
-
-    /// What came of removals.
-    pub(super) fn removed(&self, tried: &[Tried], now: u64, failed: &mut Vec<HardwareError>) {
-        for group in tried.chunk_by(|a, b| self.shard_of_merged(a.0) == self.shard_of_merged(b.0)) {
-            self.removed_from(self.shard_of_merged(group[0].0), group, now, failed);
+        for group in ids.chunk_by(|&a, &b| self.shard_of_merged(a) == self.shard_of_merged(b)) {
+            self.remove_from(self.shard_of_merged(group[0]), group, now, failed);
         }
     }
 
+    /// The same, all of one shard.
+    fn remove_from(&self, index: u8, ids: &[MergedId], now: u64, failed: &mut Vec<HardwareError>) {
+        if !ids.is_empty() {
+            let tried: SmallVec<[Tried; 1]> = ids.iter().map(|&id| (id, self.hardware.remove(id))).collect();
+            self.removed_from(index, &tried, now, failed);
+        }
+    }
+
+    /// What came of a removal.
+    pub(super) fn removed(&self, tried: Tried, now: u64, failed: &mut Vec<HardwareError>) {
+        self.removed_from(self.shard_of_merged(tried.0), &[tried], now, failed);
+    }
+
+    /// What came of removals from one shard.
     fn removed_from(&self, index: u8, tried: &[Tried], now: u64, failed: &mut Vec<HardwareError>) {
         let table = self.table.read();
-        let mut counted: SmallVec<[(PathId, Counted); 4]> = SmallVec::new();
-        let mut told: SmallVec<[Removed; 4]> = SmallVec::new();
+        let mut sums = Sums::new(&table, self.capabilities.counts);
+        let mut told: SmallVec<[Removed; 1]> = SmallVec::with_capacity(tried.len());
         let mut kept = false;
         let mut shard = self.shard(index);
         for (id, result) in tried {
             let Some(merged) = shard.merged_mut(*id) else { continue };
-            let path = merged.path;
-            let overhead = table.entry(path).map_or(0, |e| e.overhead);
-            let bytes = |packets, all| counters::bytes(self.capabilities.counts, overhead, packets, all);
             match result {
-                Ok(reading) => {
-                    let more = merged.advance(reading, bytes);
-                    counters::gather(&mut counted, path, more);
-                }
+                Ok(reading) => sums.take(merged, reading),
                 Err(HardwareError::Missing { .. }) => {}
                 // From now on it counts where it is tracked as stuck.
                 Err(_) => {
@@ -165,7 +222,7 @@ impl<H: Hardware> Merger<H> {
                     continue;
                 }
             }
-            let counters = merged.counters(bytes);
+            let counters = sums.counters(merged);
             tracing::trace!(%id, packets = counters.packets, "left");
             told.push(Removed { id: *id, counters });
         }
@@ -188,15 +245,21 @@ impl<H: Hardware> Merger<H> {
             shard = self.shard(index);
         }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
-        self.hand(&table, &counted);
+        self.hand(&table, &sums.all());
         // Until here what has left was being removed for all others, who may have seen it while the shard was not locked.
+        let mut elsewhere = Elsewhere::new();
+        let mut unseen = Unseen::default();
+        let mut freed = 0;
         for (id, _) in tried {
-            self.unseen(&table, &shard, *id);
-            if let Some(merged) = shard.merged_mut(*id).filter(|merged| merged.state == State::Removing) {
+            let Some(mut merged) = shard.free(*id) else { continue };
+            if merged.state == State::Removing {
                 merged.step(Event::Left);
             }
+            unseen.add(self.glance(), &table, &merged);
+            forget(&mut shard, index, *id, &merged, &mut elsewhere);
+            freed += 1;
         }
-        let elsewhere: SmallVec<[_; 4]> = tried.iter().flat_map(|(id, _)| self.freed(&mut shard, *id)).collect();
+        self.merged.fetch_sub(freed, Relaxed);
         drop(shard);
         drop(table);
         self.forget_elsewhere(&elsewhere);
@@ -211,15 +274,12 @@ impl<H: Hardware> Merger<H> {
         }
     }
 
-    pub(super) fn tell_removed(&self, told: SmallVec<[Removed; 4]>) {
+    pub(super) fn tell_removed(&self, told: SmallVec<[Removed; 1]>) {
         self.tallies.left.add(told.len() as u64);
         let mut removed = self.removed.lock();
-        for one in told {
-            if removed.len() == REMOVED {
-                removed.pop_front();
-            }
-            removed.push_back(one);
-        }
+        let too_many = (removed.len() + told.len()).saturating_sub(REMOVED);
+        removed.drain(..too_many);
+        removed.extend(told);
     }
 
     /// Keeps what the hardware did not remove.
@@ -290,36 +350,56 @@ impl<H: Hardware> Merger<H> {
 impl<H> Merger<H> {
     /// Datapaths see no more that there is this merged filter, whose shard is locked.
     pub(super) fn unseen(&self, table: &Table, shard: &Shard, id: MergedId) {
-        let Some(merged) = shard.merged(id) else { return };
-        match merged.connections.all() {
-            [] => table.hide(merged.path),
-            [first, others @ ..] => {
-                if let Some(verdict) = table.entry(merged.path).and_then(|e| *e.verdict.lock()) {
-                    self.glance().unlist(*first, others.first().copied(), verdict);
-                }
-            }
+        if let Some(merged) = shard.merged(id) {
+            Unseen::default().add(self.glance(), table, merged);
         }
     }
 
     /// Frees the slot of a merged filter that is gone, and tells its connections of that shard; those of others are given back.
-    pub(super) fn freed(&self, shard: &mut Shard, id: MergedId) -> SmallVec<[(ConnectionHandle, MergedId); 2]> {
-        let mut elsewhere = SmallVec::new();
+    pub(super) fn freed(&self, shard: &mut Shard, id: MergedId) -> Elsewhere {
+        let mut elsewhere = Elsewhere::new();
         let Some(merged) = shard.free(id) else { return elsewhere };
         self.merged.fetch_sub(1, Relaxed);
-        for &handle in merged.connections.all() {
-            if handle.shard() == self.shard_of_merged(id) {
-                shard.forget(handle, id);
-            } else {
-                elsewhere.push((handle, id));
-            }
-        }
+        forget(shard, self.shard_of_merged(id), id, &merged, &mut elsewhere);
         elsewhere
+    }
+}
+
+/// Takes off merged filters what datapaths see of them. What that is neighbours on one path share, if they rest on connections; it is
+/// not changed while the table is locked.
+#[derive(Default)]
+struct Unseen(Option<(PathId, Option<VerdictId>)>);
+
+impl Unseen {
+    fn add(&mut self, glance: &Glance, table: &Table, merged: &Merged) {
+        let [first, others @ ..] = merged.connections.all() else { return table.hide(merged.path) };
+        let verdict = match self.0 {
+            Some((path, verdict)) if path == merged.path => verdict,
+            _ => table.entry(merged.path).and_then(|entry| *entry.verdict.lock()),
+        };
+        self.0 = Some((merged.path, verdict));
+        if let Some(verdict) = verdict {
+            glance.unlist(*first, others.first().copied(), verdict);
+        }
+    }
+}
+
+/// Connections of this shard, where it was, no longer carry a merged filter; those of others are told.
+fn forget(shard: &mut Shard, index: u8, id: MergedId, merged: &Merged, elsewhere: &mut Elsewhere) {
+    for &handle in merged.connections.all() {
+        match handle.shard() == index {
+            true => shard.forget(handle, id),
+            false => elsewhere.push((handle, id)),
+        }
     }
 }
 
 /// A merged filter must go.
 pub(super) fn doom_one(shard: &mut Shard, id: MergedId) -> Fate {
-    let Some(merged) = shard.merged_mut(id) else { return Fate::Others };
+    shard.merged_mut(id).map_or(Fate::Others, doom)
+}
+
+fn doom(merged: &mut Merged) -> Fate {
     let before = merged.state;
     if before == State::Installing && planted::is(Fault::NotRecalled) {
         return Fate::Others;

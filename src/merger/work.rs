@@ -199,6 +199,7 @@ impl<H: Hardware> Merger<H> {
             let why = format!("{} merged filters are the limit", self.settings.limits.merged);
             return Err(Refusal::Hardware { filter, why });
         }
+        table.entry(path).into_iter().for_each(|entry| entry.comes_to(home));
         // The shards are locked, since there is nothing yet of this path and these connections.
         let id = locked.of_mut(home).map(|shard| shard.reserve(path, Links::of(handles), now)).ok_or_else(gone)?;
         installs.name_last(id);

@@ -36,7 +36,10 @@ use crate::{
         Parent, Path, Ports, Refusal, Refused,
         template::{Is, Template},
     },
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
@@ -101,6 +104,8 @@ pub struct PathEntry {
     pub alone: bool,
     /// It holds no more: nothing is made of it, and what was made is being removed.
     dead: bool,
+    /// The shards in which merged filters of it have been, a bit each.
+    homes: AtomicU64,
 }
 
 impl PathEntry {
@@ -108,6 +113,19 @@ impl PathEntry {
     pub fn parents(&self) -> impl Iterator<Item = (Account, &Parent)> {
         self.accounts.iter().copied().zip(self.path.parents.iter())
     }
+
+    /// A merged filter of it is about to be in this shard.
+    pub fn comes_to(&self, shard: u8) {
+        let bit = home(shard);
+        if self.homes.load(Relaxed) & bit == 0 {
+            self.homes.fetch_or(bit, Relaxed);
+        }
+    }
+}
+
+/// A shard's bit; of more than 64 shards some share one.
+fn home(shard: u8) -> u64 {
+    1 << (shard % 64)
 }
 
 /// Merged filters that must go.
@@ -117,6 +135,20 @@ pub struct Doom {
     pub path: PathId,
     /// If there are any: only those for whose connections all of this holds, and the path stays.
     pub only: Vec<Is>,
+    /// The shards in which they may be, a bit each.
+    homes: u64,
+}
+
+impl Doom {
+    /// All of this path, or only some. With the table for oneself, so that all know where they are.
+    fn new(path: PathId, entry: &PathEntry, only: Vec<Is>) -> Doom {
+        Doom { path, only, homes: entry.homes.load(Relaxed) }
+    }
+
+    /// Whether there may be any in this shard.
+    pub fn may_be_in(&self, shard: u8) -> bool {
+        self.homes & home(shard) != 0
+    }
 }
 
 /// The table.
@@ -429,6 +461,7 @@ impl Table {
             way: way.0,
             alone,
             dead: false,
+            homes: AtomicU64::new(0),
         };
         let id = self.paths.insert(entry) as u32;
         for &port in targets.iter() {
@@ -443,6 +476,7 @@ impl Table {
         let Some(entry) = self.paths.get_mut(path.0 as usize).filter(|p| !p.dead) else { return };
         entry.dead = true;
         let verdict = entry.verdict.get_mut().take();
+        let doom = Doom::new(path, entry, Vec::new());
         let targets = entry.path.course.targets.clone();
         for port in targets.iter() {
             if let Some(senders) = self.senders.get_mut(port) {
@@ -454,7 +488,7 @@ impl Table {
         }
         self.retire_verdict(verdict);
         self.dying.push(path);
-        self.doomed.push(Doom { path, only: Vec::new() });
+        self.doomed.push(doom);
     }
 
     /// Gives up a path; and its way, if it was the last and nothing is remembered of the way.
@@ -474,17 +508,16 @@ impl Table {
         std::mem::take(&mut self.doomed)
     }
 
-    /// Of these paths nothing is left in hardware: those that hold no more are forgotten.
-    pub fn bury(&mut self, doomed: &[Doom]) {
+    /// Of these paths nothing is left in hardware: those that hold no more are forgotten. They are given out, so that their memory is
+    /// given back while nobody waits for the table.
+    pub fn bury(&mut self, doomed: &[Doom]) -> Vec<PathEntry> {
         let gone: Set<PathId> =
             doomed.iter().map(|d| d.path).filter(|&p| self.entry(p).is_some_and(|e| e.dead)).collect();
         if gone.is_empty() {
-            return;
-        }
-        for path in &gone {
-            self.paths.try_remove(path.0 as usize);
+            return Vec::new();
         }
         self.dying.retain(|path| !gone.contains(path));
+        gone.iter().filter_map(|path| self.paths.try_remove(path.0 as usize)).collect()
     }
 
     /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it. Not

@@ -392,10 +392,16 @@ impl Shard {
         MergedId::new(generation, slot, self.index, self.shards)
     }
 
+    /// Generation and slot, if it may be of this shard.
     #[inline]
-    fn slot(&self, id: MergedId) -> Option<u32> {
+    fn name(&self, id: MergedId) -> Option<(u32, u32)> {
         let (generation, slot, shard) = id.parts(self.shards)?;
-        (shard == self.index && self.merged.generation(slot) == Some(generation)).then_some(slot)
+        (shard == self.index).then_some((generation, slot))
+    }
+
+    fn slot(&self, id: MergedId) -> Option<u32> {
+        let (generation, slot) = self.name(id)?;
+        (self.merged.generation(slot) == Some(generation)).then_some(slot)
     }
 
     /// Enters a merged filter, which is about to be installed, and links it to its path and to those of its connections that are here.
@@ -424,14 +430,15 @@ impl Shard {
     /// The merged filter.
     #[inline]
     pub fn merged(&self, id: MergedId) -> Option<&Merged> {
-        self.merged.get(self.slot(id)?)
+        let (generation, slot) = self.name(id)?;
+        self.merged.named(slot, generation)
     }
 
     /// The merged filter.
     #[inline]
     pub fn merged_mut(&mut self, id: MergedId) -> Option<&mut Merged> {
-        let slot = self.slot(id)?;
-        self.merged.get_mut(slot)
+        let (generation, slot) = self.name(id)?;
+        self.merged.named_mut(slot, generation)
     }
 
     /// Takes a merged filter out of its path's list; it stays otherwise.
@@ -449,6 +456,27 @@ impl Shard {
         }
     }
 
+    /// Takes merged filters out of the front of a path's list, at most so many; they stay otherwise. Whether the list is empty now.
+    pub fn unlink_some(&mut self, path: PathId, most: usize, mut each: impl FnMut(MergedId, &mut Merged)) -> bool {
+        let (index, shards) = (self.index, self.shards);
+        let first = self.heads.get(path);
+        let mut at = first;
+        for _ in 0..most {
+            let Some((generation, merged)) = self.merged.get_named_mut(at) else { break };
+            merged.linked = false;
+            each(MergedId::new(generation, at, index, shards), merged);
+            at = merged.next;
+        }
+        if at != first {
+            self.heads.set(path, at);
+        }
+        match self.merged.get_mut(at) {
+            Some(now_first) => now_first.prev = NONE,
+            None => return true,
+        }
+        false
+    }
+
     /// Whether a merged filter is in its path's list.
     pub fn is_linked(&self, id: MergedId) -> bool {
         self.merged(id).is_some_and(|merged| merged.linked)
@@ -456,15 +484,19 @@ impl Shard {
 
     /// Takes a merged filter out altogether. Its connections are told by [`forget`](Shard::forget).
     pub fn free(&mut self, id: MergedId) -> Option<Merged> {
-        self.unlink(id);
-        let slot = self.slot(id)?;
+        if self.merged(id)?.linked {
+            self.unlink(id);
+        }
+        let (_, slot) = self.name(id)?;
         self.merged.remove(slot)
     }
 
     /// A connection of this shard no longer carries this merged filter.
     pub fn forget(&mut self, handle: ConnectionHandle, id: MergedId) {
-        if let Some(entry) = self.connection_mut(handle) {
-            entry.merged.retain(|other| *other != id);
+        if let Some(entry) = self.connection_mut(handle)
+            && let Some(at) = entry.merged.iter().position(|&other| other == id)
+        {
+            entry.merged.remove(at);
         }
     }
 
@@ -484,11 +516,7 @@ impl Shard {
     pub fn from(&self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &Merged)) -> Option<u32> {
         let end = self.merged.end();
         let until = slot.saturating_add(most).min(end);
-        for at in slot..until {
-            if let (Some(merged), Some(generation)) = (self.merged.get(at), self.merged.generation(at)) {
-                each(self.id(at, generation), merged);
-            }
-        }
+        self.merged.each(slot..until, |at, generation, merged| each(self.id(at, generation), merged));
         (until < end).then_some(until)
     }
 
@@ -496,13 +524,9 @@ impl Shard {
     pub fn from_mut(&mut self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &mut Merged)) -> Option<u32> {
         let end = self.merged.end();
         let until = slot.saturating_add(most).min(end);
-        for at in slot..until {
-            let Some(generation) = self.merged.generation(at) else { continue };
-            let id = self.id(at, generation);
-            if let Some(merged) = self.merged.get_mut(at) {
-                each(id, merged);
-            }
-        }
+        let (index, shards) = (self.index, self.shards);
+        let name = |at, generation| MergedId::new(generation, at, index, shards);
+        self.merged.each_mut(slot..until, |at, generation, merged| each(name(at, generation), merged));
         (until < end).then_some(until)
     }
 
@@ -560,6 +584,16 @@ mod tests {
         let again = shard.reserve(path, Links::None, 9);
         assert_ne!(again, ids[0]);
         assert_eq!(list(&shard), [again, ids[3], ids[1]]);
+        let mut taken = Vec::new();
+        assert!(!shard.unlink_some(path, 2, |id, _| taken.push(id)));
+        assert_eq!((list(&shard), &taken[..]), (vec![ids[1]], &[again, ids[3]][..]));
+        let front = shard.reserve(path, Links::None, 9);
+        assert_eq!(list(&shard), [front, ids[1]]);
+        shard.free(front);
+        assert!(
+            shard.unlink_some(path, 2, |id, _| taken.push(id)) && shard.unlink_some(path, 2, |_, _| unreachable!())
+        );
+        assert_eq!((list(&shard), &taken[..]), (vec![], &[again, ids[3], ids[1]][..]));
         for id in [again, ids[3], ids[1], ids[4]] {
             assert!(shard.free(id).is_some() && shard.free(id).is_none());
         }

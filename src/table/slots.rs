@@ -5,7 +5,10 @@
 //! when the name was given.
 
 use hashbrown::HashMap;
-use std::hash::{BuildHasher, Hash};
+use std::{
+    hash::{BuildHasher, Hash},
+    ops::Range,
+};
 
 /// Slots in a chunk.
 const CHUNK: usize = 1024;
@@ -104,15 +107,23 @@ impl<T> Slots<T> {
     /// The entry that had this name, if it is still there.
     #[inline]
     pub fn named(&self, at: u32, generation: u32) -> Option<&T> {
-        self.get(at).filter(|_| self.generation(at) == Some(generation))
+        match self.slot(at)? {
+            Slot { generation: now, held: Held::Used(value) } if *now == generation => Some(value),
+            _ => None,
+        }
     }
 
     /// The entry that had this name, if it is still there.
     pub fn named_mut(&mut self, at: u32, generation: u32) -> Option<&mut T> {
-        if self.generation(at) != Some(generation) {
-            return None;
+        self.get_named_mut(at).filter(|(now, _)| *now == generation).map(|(_, value)| value)
+    }
+
+    /// The entry in a slot, with its generation.
+    pub fn get_named_mut(&mut self, at: u32) -> Option<(u32, &mut T)> {
+        match self.chunks.get_mut(at as usize / CHUNK)?.get_mut(at as usize % CHUNK)? {
+            Slot { generation, held: Held::Used(value) } => Some((*generation, value)),
+            _ => None,
         }
-        self.get_mut(at)
     }
 
     /// A slot's generation.
@@ -139,6 +150,47 @@ impl<T> Slots<T> {
             Held::Used(value) => Some((at as u32, slot.generation, value)),
             Held::Free(_) => None,
         })
+    }
+}
+
+/// The part of a chunk that belongs to some slots, and the first's number.
+fn part(chunk: usize, len: usize, slots: &Range<u32>) -> (Range<usize>, u32) {
+    let (before, len) = (chunk * CHUNK, len);
+    let start = (slots.start as usize).saturating_sub(before).min(len);
+    let end = (slots.end as usize).saturating_sub(before).min(len).max(start);
+    (start..end, (before + start) as u32)
+}
+
+fn chunks_of(slots: &Range<u32>, all: usize) -> Range<usize> {
+    let end = (slots.end as usize).div_ceil(CHUNK).min(all);
+    (slots.start as usize / CHUNK).min(end)..end
+}
+
+impl<T> Slots<T> {
+    /// The entries in some slots, in order: number, generation, entry.
+    pub fn each(&self, slots: Range<u32>, mut each: impl FnMut(u32, u32, &T)) {
+        let all = chunks_of(&slots, self.chunks.len());
+        for (i, chunk) in self.chunks[all.clone()].iter().enumerate() {
+            let (part, first) = part(all.start + i, chunk.len(), &slots);
+            for (at, slot) in (first..).zip(&chunk[part]) {
+                if let Held::Used(value) = &slot.held {
+                    each(at, slot.generation, value);
+                }
+            }
+        }
+    }
+
+    /// The same, to change them.
+    pub fn each_mut(&mut self, slots: Range<u32>, mut each: impl FnMut(u32, u32, &mut T)) {
+        let all = chunks_of(&slots, self.chunks.len());
+        for (i, chunk) in self.chunks[all.clone()].iter_mut().enumerate() {
+            let (part, first) = part(all.start + i, chunk.len(), &slots);
+            for (at, slot) in (first..).zip(&mut chunk[part]) {
+                if let Held::Used(value) = &mut slot.held {
+                    each(at, slot.generation, value);
+                }
+            }
+        }
     }
 }
 
@@ -210,6 +262,14 @@ mod tests {
             assert!(slots.named(at, 0).is_none() && slots.named_mut(at, 1).is_some());
         }
         assert_eq!(slots.iter().count(), 3000);
+        for range in [0..3000, 0..9000, 1023..1025, 1000..2048, 2999..3000, 5..5, 4000..5000] {
+            let (mut seen, mut changed) = (Vec::new(), Vec::new());
+            slots.each(range.clone(), |at, generation, value| seen.push((at, generation, *value)));
+            slots.each_mut(range.clone(), |at, generation, value| changed.push((at, generation, *value)));
+            let right: Vec<_> =
+                slots.iter().filter(|(at, ..)| range.contains(at)).map(|(a, g, v)| (a, g, *v)).collect();
+            assert_eq!((&seen, &changed), (&right, &right), "{range:?}");
+        }
         assert!(slots.remove(5000).is_none());
     }
 

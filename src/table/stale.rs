@@ -45,7 +45,8 @@ impl Table {
         for behind in self.chains.behind(cookie, new) {
             let Some(entry) = self.filters.get(&behind.cookie) else { continue };
             for &path in entry.ways.iter().flat_map(|&way| &self.ways[way].paths) {
-                let PathEntry { path: folded, later, .. } = &self.paths[path as usize];
+                let path_entry = &self.paths[path as usize];
+                let PathEntry { path: folded, later, .. } = path_entry;
                 for (hit, _) in folded.parents.iter().enumerate().filter(|(_, p)| p.cookie == behind.cookie) {
                     let before = hit.checked_sub(1).and_then(|i| self.filters.get(&folded.parents[i].cookie));
                     let from = before.map_or(0, |b| Table::next_from(&b.filter, &entry.filter));
@@ -56,7 +57,7 @@ impl Table {
                     if connections.is_empty() || *later >= LATER {
                         gone.insert(PathId(path));
                     } else {
-                        only.push(Doom { path: PathId(path), only: connections });
+                        only.push(Doom::new(PathId(path), path_entry, connections));
                     }
                 }
             }

@@ -198,6 +198,6 @@ fn a_reading_below_what_the_headers_take_counts_no_bytes() {
     let merged = established(&mut m, 1000);
     let reading = Reading { packets: 2, bytes: 20, last_used: 1, ..Reading::default() };
     removal::doom_one(&mut m.shard(m.shard_of_merged(merged.id)), merged.id);
-    m.removed(&[(merged.id, Ok(reading))], 1, &mut Vec::new());
+    m.removed((merged.id, Ok(reading)), 1, &mut Vec::new());
     assert_eq!((m.counted(Cookie(10))[0].packets, m.counted(Cookie(10))[0].bytes), (2, 0));
 }
