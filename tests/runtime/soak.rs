@@ -34,6 +34,10 @@ const OUT: Port = Port(2);
 const SERVICES: u64 = 500;
 /// Connections that are there at a time.
 const ALIVE: u64 = 1500;
+/// A filter is destroyed each time that so many packets came.
+const PACKETS_PER_DESTROY: u64 = 20;
+/// The hardware is not reset before it handled so many packets more: it is down for long where threads wait for a processor.
+const PACKETS_PER_RESET: u64 = 50;
 const MS: u64 = 1_000_000;
 
 fn first(service: u64) -> Cookie {
@@ -187,6 +191,11 @@ impl Soak {
     fn control(&self) {
         let mut random = Random(3);
         self.until(|| {
+            // Not so often that nothing stays in hardware for a while.
+            let packets = self.handled.load(Relaxed) + self.software.load(Relaxed);
+            if self.destroyed.load(Relaxed) > packets / PACKETS_PER_DESTROY {
+                return thread::yield_now();
+            }
             let service = random.below(SERVICES);
             self.destroy(service);
             self.destroyed.fetch_add(1, Relaxed);
@@ -208,8 +217,8 @@ impl Soak {
         let mut random = Random(5);
         self.until(|| {
             let n = self.youngest.load(Relaxed) + 1;
-            // Not so many that no walk of theirs is worked on while they live.
-            if n > ALIVE + 2 * (self.merged.load(Relaxed) + self.refused.load(Relaxed)) {
+            // Not so many that they are gone before hardware handles them.
+            if n > ALIVE + self.merged.load(Relaxed) + self.refused.load(Relaxed) {
                 return thread::yield_now();
             }
             let _ = self.m.connection(ConnectionEvent::Is(ConnectionId(n), connection(n, 0)));
@@ -277,7 +286,7 @@ impl Soak {
             match random.below(200) {
                 0 => self.m.sweep(self.now()),
                 1 => drop(self.m.keep_alive(self.now())),
-                2 if resets => {
+                2 if resets && self.handled.load(Relaxed) >= PACKETS_PER_RESET * (1 + self.resets.load(Relaxed)) => {
                     self.m.hardware().reset(|| {
                         thread::yield_now();
                         self.m.reset(self.now());
@@ -319,7 +328,7 @@ impl Soak {
         assert_eq!((told(&self.resets) > 0, self.m.hardware().failed() > 0), (resets, true), "resets and faults");
         println!(
             "soak{}: {:.1} s, {} connections, {} filters destroyed, {} packets in hardware and {} in software, {} walks \
-             merged and {} refused, {} faults, {} resets; {:?}",
+             merged and {} refused {:?}, {} faults, {} resets; {:?}",
             if resets { " with resets" } else { "" },
             begun.elapsed().as_secs_f64(),
             told(&self.youngest),
@@ -328,6 +337,7 @@ impl Soak {
             told(&self.software),
             told(&self.merged),
             told(&self.refused),
+            self.m.refused(),
             self.m.hardware().failed(),
             told(&self.resets),
             self.m.turned(),
