@@ -25,6 +25,21 @@ pub use std::sync::{Arc, OnceLock, Weak};
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub use std::{sync::atomic, thread};
 
+/// What many threads write, on lines of the cache of its own, two of which processors fetch at once: so that others need not fetch anew what
+/// stands beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub T);
+
+impl<T> std::ops::Deref for Apart<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Runs a test of interleavings: under loom all of them, with up to three preemptions; under shuttle thousands, with few preemptions each at
 /// random places; else one. Such tests stand in modules named `interleaved`, so that
 /// `for f in loom shuttle; do cargo test -p flowmerge --lib --features $f interleaved; done` runs them all and no others (which

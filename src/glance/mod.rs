@@ -41,6 +41,7 @@ use crate::{
     walk::Steps,
 };
 use cell::Cells;
+use std::cell::Cell;
 use table::Table;
 use verdict::Verdicts;
 
@@ -95,6 +96,49 @@ pub enum Glimpse {
     NotYet,
     /// For the workers to judge.
     New,
+}
+
+/// Connections that are to list a verdict, one after the other: [`Glance::lists`].
+#[derive(Debug)]
+pub struct Lists<'g> {
+    glance: &'g Glance,
+    verdict: VerdictId,
+    about: u32,
+    /// Holds on the verdict that nobody lists yet.
+    left: Cell<u32>,
+}
+
+impl Lists<'_> {
+    /// As [`Glance::list`].
+    #[inline]
+    pub fn list(&self, connection: ConnectionHandle, other: Option<ConnectionHandle>) -> bool {
+        let Lists { glance, verdict, .. } = *self;
+        let Some(cell) = glance.cells.get(connection).filter(|cell| cell.control(connection).is_some()) else {
+            return false;
+        };
+        if self.left.get() == 0 {
+            if !glance.verdicts.hold_often(verdict, self.about) {
+                return false;
+            }
+            self.left.set(self.about);
+        }
+        let listed = cell.list(verdict.index(), other);
+        if let cell::Listed::Already = listed {
+            return true;
+        }
+        self.left.update(|left| left - 1);
+        if let cell::Listed::InPlaceOf(displaced) = listed {
+            glance.verdicts.release(displaced);
+            glance.turned.listed.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+}
+
+impl Drop for Lists<'_> {
+    fn drop(&mut self) {
+        self.glance.verdicts.release_often(self.verdict.index(), self.left.get());
+    }
 }
 
 /// A number for a walk's way, not different for all ways that differ.
@@ -246,23 +290,14 @@ impl Glance {
 
     /// The verdict holds for the connection, being the first that the way meets, `other` the second. Ways that meet three are not
     /// recognised. False if nothing was listed. A cell without room lists the verdict in place of another.
-    #[inline]
     pub fn list(&self, connection: ConnectionHandle, other: Option<ConnectionHandle>, verdict: VerdictId) -> bool {
-        let Some(cell) = self.cells.get(connection).filter(|cell| cell.control(connection).is_some()) else {
-            return false;
-        };
-        if !self.verdicts.hold(verdict) {
-            return false;
-        }
-        match cell.list(verdict.index(), other) {
-            cell::Listed::Free => {}
-            cell::Listed::Already => self.verdicts.release(verdict.index()),
-            cell::Listed::InPlaceOf(displaced) => {
-                self.verdicts.release(displaced);
-                self.turned.listed.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        true
+        self.lists(verdict, 1).list(connection, other)
+    }
+
+    /// The same for many connections, about so many. The verdict knows how many list it; that number, which all threads write, is raised
+    /// for all of them at once.
+    pub fn lists(&self, verdict: VerdictId, about: u32) -> Lists<'_> {
+        Lists { glance: self, verdict, about, left: Cell::new(0) }
     }
 
     /// It no longer does.

@@ -315,15 +315,20 @@ impl Verdicts {
         self.slot(id).is_none_or(|slot| slot.holds.load(Ordering::Acquire) & RETIRED != 0)
     }
 
-    /// Holds the verdict once more, unless it was retired.
+    /// Holds the verdict once more.
     pub(super) fn hold(&self, id: VerdictId) -> bool {
+        self.hold_often(id, 1)
+    }
+
+    /// Holds the verdict so many times more, unless it was retired.
+    pub(super) fn hold_often(&self, id: VerdictId, times: u32) -> bool {
         let Some(slot) = self.slots.get(id.index as usize) else { return false };
         let mut holds = slot.holds.load(Ordering::Relaxed);
         loop {
             if holds & RETIRED != 0 {
                 return false;
             }
-            match slot.holds.compare_exchange_weak(holds, holds + 1, Ordering::AcqRel, Ordering::Relaxed) {
+            match slot.holds.compare_exchange_weak(holds, holds + times, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(other) => holds = other,
             }
@@ -331,15 +336,20 @@ impl Verdicts {
         // Held, it stays what it is: perhaps another one.
         let same = self.is(id);
         if !same {
-            self.release(id.index);
+            self.release_often(id.index, times);
         }
         same
     }
 
     /// Lets go of it.
     pub(super) fn release(&self, index: u32) {
-        let Some(slot) = self.slots.get(index as usize) else { return };
-        if slot.holds.fetch_sub(1, Ordering::AcqRel) == RETIRED | 1 {
+        self.release_often(index, 1);
+    }
+
+    /// Lets go of it so many times.
+    pub(super) fn release_often(&self, index: u32, times: u32) {
+        let Some(slot) = self.slots.get(index as usize).filter(|_| times > 0) else { return };
+        if slot.holds.fetch_sub(times, Ordering::AcqRel) == RETIRED | times {
             self.places.lock().free.push(index);
         }
     }

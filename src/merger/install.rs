@@ -4,7 +4,7 @@ use super::{Locked, Merge, Merger, Outcome, walks::Handles, work::leaving};
 use crate::{
     conntrack::{Connection, ConnectionHandle},
     flower::FilterId,
-    glance::VerdictId,
+    glance::{Glance, Lists},
     hardware::{Hardware, HardwareError, MergedId, Offer},
     merge::{Path, Refusal},
     sync::{
@@ -19,12 +19,16 @@ use crate::{
 };
 use smallvec::SmallVec;
 
+/// Connections for which a path's verdict is made ready at once.
+const AT_ONCE: u32 = 32;
+
 /// Merged filters that are about to be installed by this thread. Neighbours have most in common, and what they share is looked up, and
 /// counted for all threads to see, once for all of them.
 pub(super) struct Installs<'m> {
     pub all: Vec<Pending>,
-    paths: Vec<OnPath>,
+    paths: Vec<OnPath<'m>>,
     pub room: Room<'m>,
+    glance: &'m Glance,
 }
 
 /// A merged filter that is about to be installed.
@@ -39,16 +43,16 @@ pub(super) struct Pending {
 }
 
 /// What installs on a path share.
-struct OnPath {
+struct OnPath<'m> {
     id: PathId,
     path: Arc<Path>,
     /// The way's last filter, to name in a refusal.
     filter: FilterId,
-    /// What datapaths see of the path.
-    verdict: Option<VerdictId>,
+    /// Where datapaths see that its packets are merged.
+    seen: Option<Lists<'m>>,
 }
 
-impl Installs<'_> {
+impl<'m> Installs<'m> {
     /// Adds one of this path and these connections, whose shards are locked; its name is still to be set. `None` if one of these is
     /// not there.
     #[inline]
@@ -68,7 +72,8 @@ impl Installs<'_> {
         if self.paths.last().is_none_or(|last| last.id != path) {
             let filter = table.last_filter(table.way_of(path)?)?;
             let entry = table.entry(path)?;
-            self.paths.push(OnPath { id: path, path: Arc::clone(&entry.path), filter, verdict: *entry.verdict.lock() });
+            let seen = entry.verdict.lock().map(|verdict| self.glance.lists(verdict, AT_ONCE));
+            self.paths.push(OnPath { id: path, path: Arc::clone(&entry.path), filter, seen });
         }
         let on = self.paths.len() - 1;
         self.all.push(Pending { id: MergedId(0), on, handles: Handles::from_slice(handles), connections, liberal });
@@ -126,7 +131,7 @@ impl<H: Hardware> Merger<H> {
     /// Nothing to install yet, but soon, and then about so many.
     pub(super) fn installs(&self, about: usize) -> Installs<'_> {
         let room = Room { merged: &self.merged, limit: self.settings.limits.merged, at_once: about, left: 0 };
-        Installs { all: Vec::with_capacity(about), paths: Vec::new(), room }
+        Installs { all: Vec::with_capacity(about), paths: Vec::new(), room, glance: self.glance() }
     }
 
     /// Offers them to the hardware, in order; what came of the last. What is on a datapath's walks nobody waits for.
@@ -144,9 +149,9 @@ impl<H: Hardware> Merger<H> {
         last
     }
 
-    fn install_one(&self, pending: &Pending, on: &OnPath, now: u64) -> Outcome {
-        let refused = |why: String| Refusal::Hardware { filter: on.filter, why };
-        let id = pending.id;
+    fn install_one(&self, pending: &Pending, on: &OnPath<'_>, now: u64) -> Outcome {
+        let (id, filter) = (pending.id, on.filter);
+        let refused = |why: String| Refusal::Hardware { filter, why };
         let mut known: SmallVec<[&Connection; 2]> = SmallVec::new();
         for connection in &pending.connections {
             known.push(connection);
@@ -178,10 +183,10 @@ impl<H: Hardware> Merger<H> {
         let installed = self.came_of(pending, on, event, now);
         match done {
             Ok(()) if installed => {
-                tracing::trace!(%id, filter = %on.filter, "installed");
+                tracing::trace!(%id, filter = %filter, "installed");
                 Ok(Merge { id, installed: true })
             }
-            Ok(()) => Err(leaving(on.filter)),
+            Ok(()) => Err(leaving(filter)),
             Err(error) => {
                 self.tallies.faults.one();
                 tracing::debug!(%id, %error, "not installed");
@@ -200,7 +205,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// What came of an offer. Whether the merged filter is in hardware, and stays.
-    fn came_of(&self, pending: &Pending, on: &OnPath, event: Event, now: u64) -> bool {
+    fn came_of(&self, pending: &Pending, on: &OnPath<'_>, event: Event, now: u64) -> bool {
         let installed = self.came_of_one(pending.id, Some((pending, on)), event, now);
         if installed && pending.handles.is_empty() {
             let table = self.table.read();
@@ -213,7 +218,7 @@ impl<H: Hardware> Merger<H> {
         installed
     }
 
-    fn came_of_one(&self, id: MergedId, pending: Option<(&Pending, &OnPath)>, event: Event, now: u64) -> bool {
+    fn came_of_one(&self, id: MergedId, pending: Option<(&Pending, &OnPath<'_>)>, event: Event, now: u64) -> bool {
         let index = self.shard_of_merged(id);
         let mut shard = self.shard(index);
         let Some(merged) = shard.merged_mut(id) else { return false };
@@ -224,11 +229,11 @@ impl<H: Hardware> Merger<H> {
         let (state, attempts) = (merged.state, merged.attempts);
         match state {
             State::Installed => {
-                if let Some((Pending { handles, .. }, OnPath { verdict: Some(verdict), .. })) = pending
+                if let Some((Pending { handles, .. }, OnPath { seen: Some(seen), .. })) = pending
                     && let [first, others @ ..] = &handles[..]
                     && others.len() < 2
                 {
-                    self.glance().list(*first, others.first().copied(), *verdict);
+                    seen.list(*first, others.first().copied());
                 }
                 return true;
             }

@@ -51,7 +51,7 @@ use crate::{
     hardware::{Hardware, HardwareError, MergedId},
     merge::Refusal,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+        Apart, Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     table::{ConnectionEntry, Ledger, PathId, Shard, Table},
@@ -137,14 +137,14 @@ pub struct Merger<H> {
     hardware: H,
     capabilities: Capabilities,
     settings: Settings,
-    table: RwLock<Table>,
-    shards: Box<[Home]>,
+    table: Apart<RwLock<Table>>,
+    shards: Box<[Apart<Home>]>,
     ledger: Mutex<Ledger>,
     /// TC's calls take turns.
     control: Mutex<Alone>,
     queue: Mutex<VecDeque<Waiting>>,
     tickets: AtomicU64,
-    merged: AtomicUsize,
+    merged: Apart<AtomicUsize>,
     stuck: Mutex<Vec<Stuck>>,
     /// With `stuck`: a removal was tried again.
     tried: Condvar,
@@ -155,12 +155,12 @@ pub struct Merger<H> {
     removed: Mutex<VecDeque<Removed>>,
     cold: Mutex<Vec<(u32, MergedId)>>,
     alive: AtomicU64,
-    tallies: Tallies,
+    tallies: Apart<Tallies>,
     refused: Mutex<BTreeMap<&'static str, u64>>,
     /// Why the last walk that ended with a filter and was not merged was not.
     last_refused: Mutex<HashMap<Cookie, Refusal>>,
     /// The latest time that was told.
-    clock: AtomicU64,
+    clock: Apart<AtomicU64>,
     hasher: Seeds,
     inbox: Arc<Inbox>,
     batches: Mutex<Vec<Batch>>,
@@ -209,20 +209,20 @@ impl<H: Hardware> Merger<H> {
                 Bell::new(move || alarm.ring())
             }
         };
-        let home = |index| Home { shard: Mutex::new(Shard::new(index, shards)), left: Condvar::new() };
+        let home = |index| Apart(Home { shard: Mutex::new(Shard::new(index, shards)), left: Condvar::new() });
         Merger {
             capabilities: hardware.capabilities(),
             hardware,
             inbox: Arc::new(Inbox::new(Arc::clone(&glance), bell, settings.datapath)),
             batches: Mutex::new(Vec::new()),
             alarm,
-            table: RwLock::new(Table::seen_by(glance)),
+            table: Apart(RwLock::new(Table::seen_by(glance))),
             shards: (0..shards).map(home).collect(),
             ledger: Mutex::new(Ledger::default()),
             control: Mutex::new(Alone::default()),
             queue: Mutex::new(VecDeque::new()),
             tickets: AtomicU64::new(0),
-            merged: AtomicUsize::new(0),
+            merged: Apart(AtomicUsize::new(0)),
             stuck: Mutex::new(Vec::new()),
             tried: Condvar::new(),
             stuck_count: AtomicUsize::new(0),
@@ -231,10 +231,10 @@ impl<H: Hardware> Merger<H> {
             removed: Mutex::new(VecDeque::new()),
             cold: Mutex::new(Vec::new()),
             alive: AtomicU64::new(0),
-            tallies: Tallies::default(),
+            tallies: Apart::default(),
             refused: Mutex::default(),
             last_refused: Mutex::default(),
-            clock: AtomicU64::new(0),
+            clock: Apart(AtomicU64::new(0)),
             hasher: Seeds::default(),
             settings,
         }

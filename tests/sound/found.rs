@@ -126,6 +126,8 @@ fn skbedit_that_reads_the_ip_header_is_refused_behind_two_tags() {
     let mut world = inherits();
     let whole = Packet { tags: vec![(0x8100, 10), (0x8100, 11)], ..packet(proto::UDP, false) };
     assert_eq!(world.packet(&whole).expect("the same as in software").len(), 0);
+    let refused = "unfit: the kernel looks behind a second tag in the wrong place";
+    assert_eq!(world.coverage.refused.get(refused), Some(&1), "{:?}", world.coverage.refused);
     let cut = cut_after(&whole, 30);
     world.packet(&cut).expect("the same as in software");
     assert_eq!(world.handled, 0);
