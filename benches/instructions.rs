@@ -44,10 +44,16 @@ impl Prepared {
         self.packets.iter().for_each(|packet| self.datapath.finish(packet));
     }
 
-    /// As many more wait to be merged.
-    fn waiting(world: World) -> Prepared {
+    /// As many more come.
+    fn new(world: World) -> Prepared {
         let mut prepared = Prepared::merged(world);
         prepared.connect(N..2 * N);
+        prepared
+    }
+
+    /// They wait to be merged.
+    fn waiting(world: World) -> Prepared {
+        let mut prepared = Prepared::new(world);
         prepared.hand_over();
         prepared
     }
@@ -85,6 +91,13 @@ fn already(mut prepared: Prepared) -> Prepared {
 }
 
 #[library_benchmark]
+#[bench::new(args = (World::five(false)), setup = Prepared::new)]
+fn hand_over(mut prepared: Prepared) -> Prepared {
+    prepared.hand_over();
+    prepared
+}
+
+#[library_benchmark]
 #[bench::known_path(args = (World::five(false)), setup = Prepared::waiting)]
 #[bench::new_path(args = (World::five(true)), setup = Prepared::waiting)]
 fn merge(prepared: Prepared) -> Prepared {
@@ -106,5 +119,5 @@ fn counters(prepared: Prepared) -> Prepared {
     prepared
 }
 
-library_benchmark_group!(name = runtime; benchmarks = record, already, merge, cascade, counters);
+library_benchmark_group!(name = runtime; benchmarks = record, already, hand_over, merge, cascade, counters);
 main!(library_benchmark_groups = runtime);

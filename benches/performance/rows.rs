@@ -1,14 +1,14 @@
 //! The rows that processor time answers: what the datapath pays for a hit, the worker for a merged filter, TC for a filter that goes.
 
 use crate::{
-    harness::{Before, Measured, Running, Sizes, large, small},
+    harness::{Before, CHUNK, Measured, Running, Sizes, large, small},
     report::{Report, Row, count},
 };
 use criterion::Criterion;
 use flowmerge::flower::Cookie;
 use flowmerge_bench::{
     clock::{ThreadCpu, timed},
-    subject::{PACKETS, Ready},
+    subject::{PACKETS, QUEUE, Ready},
     world::World,
 };
 
@@ -103,16 +103,22 @@ fn already(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, size: u6
 
 /// A new walk handed over, less what recording it takes.
 fn hand_over(criterion: &mut Criterion<ThreadCpu>, running: &mut Running, report: &mut Report) {
-    let measured = small(criterion, "hand over", |n| {
+    // One datapath for all, as a driver has it. What goes into its queue first goes into memory that nobody used yet: once round.
+    let mut datapath = running.subject.datapath();
+    let mut hand_over = |running: &mut Running, n: u64| {
         let fresh = running.connect(n);
         let packets: Vec<_> = fresh.clone().map(|n| running.packet(n)).collect();
-        let mut datapath = running.subject.datapath();
         let recorded = timed(|| packets.iter().for_each(|packet| datapath.abandon(packet)));
         let finished = timed(|| packets.iter().for_each(|packet| datapath.finish(packet)));
         running.subject.work();
         running.settle(fresh);
-        (finished.saturating_sub(recorded), None)
-    });
+        finished.saturating_sub(recorded)
+    };
+    // A walk is 16 words or so, its room in the queue 32.
+    for _ in 0..3 * QUEUE as u64 / CHUNK {
+        hand_over(running, CHUNK);
+    }
+    let measured = small(criterion, "hand over", |n| (hand_over(running, n), None));
     report.push(3, Row::nanoseconds("hand a new walk to the workqueue".into(), &measured, Some(20.0)));
 }
 

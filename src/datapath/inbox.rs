@@ -103,8 +103,8 @@ impl Inbox {
 
     /// A datapath for one more processor.
     pub fn datapath(self: &Arc<Inbox>) -> Datapath {
-        let words = (self.limits.queue * WORDS_OF_A_WALK).max(packed::LONGEST);
-        let queue = Arc::new(Queue { ring: Ring::new(words), counts: Counts::new(), gone: AtomicBool::new(false) });
+        let ring = Ring::new(self.limits.queue * WORDS_OF_A_WALK, packed::LONGEST);
+        let queue = Arc::new(Queue { ring, counts: Counts::new(), gone: AtomicBool::new(false) });
         self.queues.write().push(Arc::clone(&queue));
         Datapath::new(self, queue, &self.limits)
     }

@@ -5,6 +5,7 @@ use super::ring::{Ring, Writer};
 use crate::{
     conntrack::ConnectionHandle,
     flower::{Key, Port, key::WORDS},
+    sync::atomic::Ordering,
     walk::{
         Recorded, Steps,
         record::{CONNECTIONS, FOUND, Findings, HITS},
@@ -17,8 +18,8 @@ pub(super) const LONGEST: usize = 3 + HITS + CONNECTIONS + FOUND / 8 + WORDS;
 const _: () = assert!(WORDS <= 64, "a word says which words of a key are not 0");
 const _: () = assert!(LONGEST <= 0xff, "a byte says how many words a walk takes");
 
-/// How many words of a key are asked at once whether one of them is not 0.
-const GROUP: usize = 4;
+/// The words of a key that are looked at one by one. Behind them there is mostly nothing, and one look at all of them tells.
+const USUAL: usize = 8;
 
 /// How many words the run has that begins with this one.
 pub(super) fn length(first: u64) -> usize {
@@ -28,37 +29,35 @@ pub(super) fn length(first: u64) -> usize {
 /// Writes a walk that is not too long, if there is room. Gives where it stands.
 #[inline]
 pub(super) fn write(writer: &mut Writer, ring: &Ring, port: Port, key: &Key, steps: &Steps) -> Option<usize> {
-    if !writer.has_room(ring, LONGEST) {
-        return None;
-    }
-    let findings = steps.findings();
-    let filters = steps.filters();
-    let mut at = 3;
-    let mut put = |word| {
-        writer.put(ring, at, word);
-        at += 1;
+    let room = writer.room::<LONGEST>(ring)?;
+    let (filters, findings) = (steps.filters(), steps.findings());
+    // The longest fits, so that none is ever left out.
+    let put = |at: &mut usize, word: u64| {
+        if let Some(to) = room.get(*at) {
+            to.store(word, Ordering::Relaxed);
+            *at += 1;
+        }
     };
-    filters.iter().for_each(|filter| put(filter.0));
-    steps.connections().for_each(|connection| put(connection.bits()));
-    findings.words().iter().take(findings.len().div_ceil(8)).for_each(|&word| put(word));
+    let mut at = 3;
+    filters.iter().for_each(|filter| put(&mut at, filter.0));
+    steps.connections().for_each(|connection| put(&mut at, connection.bits()));
+    findings.words().iter().take(findings.len().div_ceil(8)).for_each(|&word| put(&mut at, word));
     let mut there = 0u64;
-    let (groups, rest) = key.words().as_chunks::<GROUP>();
-    let mut word = |n: usize, word: u64| {
+    let mut put_of_key = |n: usize, word: u64| {
         if word != 0 {
             there |= 1 << n;
-            put(word);
+            put(&mut at, word);
         }
     };
-    for (n, group) in groups.iter().enumerate() {
-        if group.iter().fold(0, |any, word| any | word) != 0 {
-            group.iter().enumerate().for_each(|(i, &w)| word(n * GROUP + i, w));
-        }
+    let (usual, rest) = key.words().split_at(USUAL);
+    usual.iter().enumerate().for_each(|(n, &word)| put_of_key(n, word));
+    if rest.iter().fold(0, |any, word| any | word) != 0 {
+        rest.iter().enumerate().for_each(|(n, &word)| put_of_key(USUAL + n, word));
     }
-    rest.iter().enumerate().for_each(|(i, &w)| word(groups.len() * GROUP + i, w));
     let counts = (steps.connection_count() as u64) << 24 | (findings.len() as u64) << 16 | (filters.len() as u64) << 8;
-    writer.put(ring, 0, u64::from(port.0) << 32 | counts | at as u64);
-    writer.put(ring, 1, there);
-    writer.put(ring, 2, steps.epoch());
+    room[0].store(u64::from(port.0) << 32 | counts | at as u64, Ordering::Relaxed);
+    room[1].store(there, Ordering::Relaxed);
+    room[2].store(steps.epoch(), Ordering::Relaxed);
     Some(writer.publish(ring, at))
 }
 
@@ -104,7 +103,7 @@ mod tests {
         for (key, hits, founds, connections) in
             [(Key::ZERO, 1, 0, 1), (tcp, 5, 2, 2), (tcp, 3, 9, 1), (full, HITS, FOUND, CONNECTIONS)]
         {
-            let ring = Ring::new(LONGEST);
+            let ring = Ring::new(LONGEST, LONGEST);
             let mut writer = Writer::new();
             let mut steps = Steps::default();
             steps.set_epoch(hits as u64);

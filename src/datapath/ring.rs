@@ -2,7 +2,8 @@
 //!
 //! A walk is a run of words, as many as it needs: most of a key is 0. The writer stores them, then moves the tail over them; the reader
 //! loads them, then moves the head. Each side keeps the other's position as it last saw it, and looks again only when that is not
-//! enough. Positions only grow; the ring's length is a power of two.
+//! enough. Positions only grow; the ring's length is a power of two. A run lies in one piece: behind the ring's end there is
+//! room for the longest, so that one which begins before the end need not be cut in two. Where the next begins goes by positions alone.
 //!
 //! The tail is moved by a read-modify-write where a store would do. It is what makes [`is_empty`](Ring::is_empty), which is one too, a
 //! safe question before going to sleep: of two read-modify-writes of one word one is first. If the writer's is, the reader sees
@@ -26,6 +27,9 @@ pub(super) struct Ring {
     head: Apart<AtomicUsize>,
     /// The reader's side: its position, for whichever worker reads.
     reader: Mutex<usize>,
+    /// One less than the ring's length.
+    mask: usize,
+    /// The ring, and behind it room for the rest of a run.
     words: Box<[AtomicU64]>,
 }
 
@@ -38,19 +42,22 @@ pub(super) struct Writer {
 }
 
 impl Ring {
-    /// A ring with room for at least so many words.
-    pub(super) fn new(words: usize) -> Ring {
+    /// A ring with room for at least so many words, in runs of up to `longest`.
+    pub(super) fn new(words: usize, longest: usize) -> Ring {
+        let length = words.max(longest).next_power_of_two();
         Ring {
             tail: Apart(AtomicUsize::new(0)),
             head: Apart(AtomicUsize::new(0)),
             reader: Mutex::new(0),
-            words: (0..words.next_power_of_two()).map(|_| AtomicU64::new(0)).collect(),
+            mask: length - 1,
+            words: (0..length + longest - 1).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
+    /// The words from this position on, as many as a run may have, or more.
     #[inline]
-    fn word(&self, position: usize) -> &AtomicU64 {
-        &self.words[position & (self.words.len() - 1)]
+    fn from(&self, position: usize) -> &[AtomicU64] {
+        self.words.get(position & self.mask..).unwrap_or_default()
     }
 
     /// Whether all that was written was read. For the reader, before it sleeps.
@@ -65,14 +72,11 @@ impl Ring {
         let mut reader = self.reader.try_lock()?;
         let (tail, mut head, mut read) = (self.tail.0.load(Ordering::Acquire), *reader, 0);
         while head != tail && read < runs {
-            let first = self.word(head).load(Ordering::Relaxed);
+            let run = self.from(head);
+            let first = run.first().map_or(0, |word| word.load(Ordering::Relaxed));
             // A run has a first word, and lies before the tail: the writer moves it by whole runs.
             let words = length(first).clamp(1, tail.wrapping_sub(head));
-            let (at, load) = (head & (self.words.len() - 1), |word: &AtomicU64| word.load(Ordering::Relaxed));
-            // It may go round the end.
-            let before = words.min(self.words.len() - at);
-            out.extend(self.words[at..at + before].iter().map(load));
-            out.extend(self.words[..words - before].iter().map(load));
+            out.extend(run.iter().take(words).map(|word| word.load(Ordering::Relaxed)));
             head = head.wrapping_add(words);
             read += 1;
         }
@@ -93,21 +97,17 @@ impl Writer {
         Writer { tail: 0, head: 0 }
     }
 
-    /// Whether there is room for so many words.
+    /// Where the next run of up to `N` words goes, no more than the ring's longest, if there is room for so many.
     #[inline]
-    pub(super) fn has_room(&mut self, ring: &Ring, words: usize) -> bool {
-        let free = |head: usize| ring.words.len() - self.tail.wrapping_sub(head);
-        if free(self.head) < words {
+    pub(super) fn room<'r, const N: usize>(&mut self, ring: &'r Ring) -> Option<&'r [AtomicU64; N]> {
+        // What was written and not read, as far as is known, and this run.
+        if self.tail.wrapping_sub(self.head) + N > ring.mask + 1 {
             self.head = ring.head.0.load(Ordering::Acquire);
+            if self.tail.wrapping_sub(self.head) + N > ring.mask + 1 {
+                return None;
+            }
         }
-        let free = ring.words.len() - self.tail.wrapping_sub(self.head);
-        free >= words
-    }
-
-    /// Puts the `n`-th word behind the tail. There must be room.
-    #[inline]
-    pub(super) fn put(&self, ring: &Ring, n: usize, word: u64) {
-        ring.word(self.tail.wrapping_add(n)).store(word, Ordering::Relaxed);
+        ring.from(self.tail).first_chunk()
     }
 
     /// Moves the tail over so many words. Gives where it was.
@@ -125,23 +125,23 @@ mod interleaved {
     use super::*;
     use crate::sync::{Arc, check, thread};
 
-    /// Runs of two and three words through a ring of four, so that it is full and goes round: all come out, in order.
+    /// Runs of two words and one through a ring of four, so that it is full and goes round, one run over its end: all come out, in order.
     #[test]
     fn all_come_out_in_order() {
         let runs = if cfg!(any(feature = "loom", feature = "shuttle")) { 3 } else { 100_000 };
         check(move || {
-            let ring = Arc::new(Ring::new(4));
+            let ring = Arc::new(Ring::new(4, 2));
             let shared = Arc::clone(&ring);
             let writer = thread::spawn(move || {
                 let mut writer = Writer::new();
                 let mut n = 0;
                 while n < runs {
-                    let length = 2 + n as usize % 2;
-                    if !writer.has_room(&shared, length) {
+                    let length = 2 - n as usize % 2;
+                    let Some(room) = writer.room::<2>(&shared) else {
                         thread::yield_now();
                         continue;
-                    }
-                    (0..length).for_each(|i| writer.put(&shared, i, length as u64 | n << 8));
+                    };
+                    room[..length].iter().for_each(|word| word.store(length as u64 | n << 8, Ordering::Relaxed));
                     writer.publish(&shared, length);
                     n += 1;
                 }
@@ -155,7 +155,7 @@ mod interleaved {
             }
             writer.join().expect("ends");
             assert!(ring.is_empty());
-            let expected = (0..runs).flat_map(|n| vec![(2 + n % 2) | n << 8; 2 + n as usize % 2]);
+            let expected = (0..runs).flat_map(|n| vec![(2 - n % 2) | n << 8; 2 - n as usize % 2]);
             assert_eq!(out, expected.collect::<Vec<_>>());
         });
     }

@@ -1,21 +1,64 @@
 //! A key: one value for every field, packed into 64-bit words so that a comparison is a handful of word operations.
 //!
 //! The layout follows from the field table at compile time: fields are placed one after the other, none across a word
-//! boundary, 128-bit fields on two words of their own.
+//! boundary, 128-bit fields on two words of their own. Those that nearly every path compares come first, so that they share
+//! few words: whoever compares keys, or hands one on, looks only at words in which there is something.
 
 use super::field::Field;
 use std::fmt;
+
+/// What comes first: what a packet is; its addresses; what lies behind them. Then what fills the next words well.
+const FIRST: [Field; 17] = [
+    Field::Protocol,
+    Field::EthType,
+    Field::AddrType,
+    Field::IpProto,
+    Field::IpFlags,
+    Field::Ipv4Src,
+    Field::Ipv4Dst,
+    Field::SrcPort,
+    Field::DstPort,
+    Field::TcpFlags,
+    Field::IpTos,
+    Field::IpTtl,
+    Field::EthDst,
+    Field::NumOfVlans,
+    Field::EthSrc,
+    Field::VlanTpid,
+    Field::Indev,
+];
+
+/// All fields in the order in which they are placed.
+const ORDER: [Field; Field::COUNT] = {
+    let mut order = [Field::ALL[0]; Field::COUNT];
+    let (mut placed, mut i) = (0, 0);
+    while i < FIRST.len() + Field::COUNT {
+        let field = if i < FIRST.len() { FIRST[i] } else { Field::ALL[i - FIRST.len()] };
+        let (mut n, mut is_there) = (0, false);
+        while n < placed {
+            is_there |= order[n] as u8 == field as u8;
+            n += 1;
+        }
+        if !is_there {
+            order[placed] = field;
+            placed += 1;
+        }
+        i += 1;
+    }
+    order
+};
 
 const LAYOUT: ([(u16, u8); Field::COUNT], usize) = {
     let mut at = [(0u16, 0u8); Field::COUNT];
     let (mut word, mut bit, mut i) = (0u16, 0u8, 0);
     while i < Field::COUNT {
-        let bits = Field::ALL[i].row().bits;
+        let field = ORDER[i];
+        let bits = field.row().bits;
         if bits as u32 + bit as u32 > 64 && bit > 0 {
             word += 1;
             bit = 0;
         }
-        at[i] = (word, bit);
+        at[field as usize] = (word, bit);
         if bits > 64 {
             word += 2;
         } else {
@@ -58,6 +101,8 @@ static OWNERS: [[Field; 64]; WORDS] = {
     }
     owners
 };
+
+const _: () = assert!(Field::COUNT <= 128, "a bit for every field");
 
 /// Words in a key.
 pub const WORDS: usize = LAYOUT.1;
@@ -144,20 +189,20 @@ impl Key {
 
     /// The fields that are not 0.
     pub fn fields(&self) -> impl Iterator<Item = (Field, u128)> + '_ {
-        let (mut word, mut left) = (0, self.0[0]);
+        // They do not lie in the table's order: first which, a bit each.
+        let mut which = 0u128;
+        for (word, &bits) in self.0.iter().enumerate() {
+            let mut left = bits;
+            while left != 0 {
+                let field = OWNERS[word][left.trailing_zeros() as usize];
+                let (_, bit, bits) = PLACES[field as usize];
+                which |= 1 << field as u8;
+                left = if bits > 64 { 0 } else { left & !((u64::MAX >> (64 - bits)) << bit) };
+            }
+        }
         std::iter::from_fn(move || {
-            while left == 0 {
-                word += 1;
-                left = *self.0.get(word)?;
-            }
-            let field = OWNERS[word][left.trailing_zeros() as usize];
-            let (first, bit, bits) = PLACES[field as usize];
-            if bits > 64 {
-                word = first as usize + 1;
-                left = 0;
-            } else {
-                left &= !((u64::MAX >> (64 - bits)) << bit);
-            }
+            let field = *Field::ALL.get(which.trailing_zeros() as usize)?;
+            which &= which - 1;
             Some((field, self.get(field)))
         })
     }

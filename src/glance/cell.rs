@@ -27,8 +27,6 @@ const WAITS: [u32; 2] = [1 << 26, 1 << 27];
 
 /// In an entry the number of a verdict, and 1, in the low bits; above them the place of the second connection.
 const INDEX: u64 = (1 << 24) - 1;
-/// The place of no connection.
-const ALONE: u64 = (1 << 40) - 1;
 
 #[repr(align(64))]
 #[derive(Debug)]
@@ -81,10 +79,25 @@ pub(super) enum Listed {
     InPlaceOf(u32),
 }
 
-fn entry(verdict: u32, other: Option<ConnectionHandle>) -> u64 {
-    other.map_or(ALONE, ConnectionHandle::place) << 24 | (u64::from(verdict) + 1)
+/// The place of a second connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place(u64);
+
+impl Place {
+    /// That of no connection: there is one only.
+    pub(super) const NONE: Place = Place((1 << 40) - 1);
+
+    #[inline]
+    pub(super) fn of(connection: ConnectionHandle) -> Place {
+        Place(connection.place())
+    }
 }
 
+fn entry(verdict: u32, other: Option<ConnectionHandle>) -> u64 {
+    other.map_or(Place::NONE, Place::of).0 << 24 | (u64::from(verdict) + 1)
+}
+
+#[inline]
 fn verdict_of(entry: u64) -> Option<u32> {
     (entry & INDEX).checked_sub(1).map(|index| index as u32)
 }
@@ -99,32 +112,29 @@ impl Cell {
     #[inline]
     pub(super) fn control(&self, connection: ConnectionHandle) -> Option<Control> {
         let control = self.control.load(Ordering::Acquire);
-        let generation = control & ConnectionHandle::LAST_GENERATION;
-        (generation == connection.generation() && control & OPEN != 0).then_some(Control(control))
+        let is = control & (ConnectionHandle::LAST_GENERATION | OPEN);
+        (is == connection.generation() | OPEN).then_some(Control(control))
     }
 
-    /// What was decided about such a packet of the connection, which had this control word.
-    #[inline]
+    /// What was decided about such a packet of the connection, which had this control word. `second`: the place of the walk's second
+    /// connection.
+    #[inline(always)]
     pub(super) fn looked_up(
         &self,
         verdicts: &Verdicts,
         control: Control,
+        second: Place,
         port: Port,
         key: &Key,
         steps: &Steps,
     ) -> Option<Decided> {
-        let other = match steps.connection_count() {
-            1 => ALONE,
-            2 => steps.connection(1)?.place(),
-            _ => return None,
-        };
         for entry in &self.entries {
             // What is listed was published before.
             let listed = entry.load(Ordering::Acquire);
-            let Some(verdict) = verdict_of(listed) else { continue };
-            if listed >> 24 != other {
+            if listed >> 24 != second.0 {
                 continue;
             }
+            let Some(verdict) = verdict_of(listed) else { continue };
             // A slot is used for another verdict only when no cell lists it. So if it held another one, the list has changed; and if
             // the list is another connection's, so is the cell. The slot was read before. (It may have been listed anew by
             // now, at the same place: then it holds.)
@@ -259,6 +269,13 @@ impl Cells {
     #[inline]
     pub(super) fn get(&self, connection: ConnectionHandle) -> Option<&Cell> {
         self.cells.get(self.index(connection.shard(), connection.slot())?)
+    }
+
+    /// The cell of a connection that is there, and what its control word says.
+    #[inline]
+    pub(super) fn of(&self, connection: ConnectionHandle) -> Option<(&Cell, Control)> {
+        let cell = self.get(connection)?;
+        Some((cell, cell.control(connection)?))
     }
 
     pub(super) fn open(&self, shard: u8, slot: u32) -> Option<ConnectionHandle> {

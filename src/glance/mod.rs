@@ -40,8 +40,7 @@ use crate::{
     sync::atomic::{AtomicU64, Ordering},
     walk::Steps,
 };
-use cell::Cells;
-use std::cell::Cell;
+use cell::{Cell, Cells, Control, Place};
 use table::Table;
 use verdict::Verdicts;
 
@@ -84,16 +83,16 @@ pub enum Glimpse {
     Merged,
     /// Such packets were refused.
     Refused,
-    /// It names a connection that is not there any more.
-    Gone,
-    /// One of its connections does not qualify.
-    NotQualified,
     /// A walk of the connection in this direction is with the workers.
     Queued,
-    /// The connection waits for the hardware in this direction.
-    Waiting,
+    /// One of its connections does not qualify.
+    NotQualified,
     /// Too few walks of the connection were seen.
     NotYet,
+    /// The connection waits for the hardware in this direction.
+    Waiting,
+    /// It names a connection that is not there any more.
+    Gone,
     /// For the workers to judge.
     New,
 }
@@ -105,7 +104,7 @@ pub struct Lists<'g> {
     verdict: VerdictId,
     about: u32,
     /// Holds on the verdict that nobody lists yet.
-    left: Cell<u32>,
+    left: std::cell::Cell<u32>,
 }
 
 impl Lists<'_> {
@@ -144,6 +143,14 @@ impl Drop for Lists<'_> {
 /// A number for a walk's way, not different for all ways that differ.
 pub(crate) fn way_of(port: Port, steps: &Steps) -> u64 {
     verdict::way_number(port, steps.filters().iter().map(|filter| filter.0), *steps.findings().words())
+}
+
+/// The connections of a walk behind its first.
+struct Others {
+    /// Of the second, if there is no third: ways that meet three are not recognised.
+    second: Option<Place>,
+    /// Whether all of them do.
+    qualify: bool,
 }
 
 /// What was decided, for all datapaths to see.
@@ -186,29 +193,52 @@ impl Glance {
     /// [`Glimpse::Queued`] from now on, until [`judged`](Glance::judged) is called.
     #[inline]
     pub fn look(&self, port: Port, key: &Key, steps: &Steps) -> Glimpse {
-        let Some(first) = steps.first() else {
-            return match self.table.find(&self.verdicts, port, key, steps) {
-                Some(Decided::Merged) => Glimpse::Merged,
-                Some(Decided::Refused) => Glimpse::Refused,
-                None => Glimpse::New,
-            };
+        let Some(first) = steps.first() else { return self.look_by_way(port, key, steps) };
+        let Some((cell, control)) = self.cells.of(first) else { return Glimpse::Gone };
+        let others = match steps.connection_count() {
+            1 => Others { second: Some(Place::NONE), qualify: true },
+            _ => match self.others(steps) {
+                Some(others) => others,
+                None => return Glimpse::Gone,
+            },
         };
-        let Some(cell) = self.cells.get(first) else { return Glimpse::Gone };
-        let Some(control) = cell.control(first) else { return Glimpse::Gone };
-        let mut qualified = control.qualified();
+        let in_cell = |second| cell.looked_up(&self.verdicts, control, second, port, key, steps);
+        match others.second.and_then(in_cell) {
+            Some(Decided::Merged) => Glimpse::Merged,
+            Some(Decided::Refused) => Glimpse::Refused,
+            None if !others.qualify || !control.qualified() => Glimpse::NotQualified,
+            None => self.look_at_connection(cell, control, port, key, steps),
+        }
+    }
+
+    // What follows stands apart, so that the way of most packets, above, is short.
+
+    /// A walk that met no connection.
+    #[inline(never)]
+    fn look_by_way(&self, port: Port, key: &Key, steps: &Steps) -> Glimpse {
+        match self.table.find(&self.verdicts, port, key, steps) {
+            Some(Decided::Merged) => Glimpse::Merged,
+            Some(Decided::Refused) => Glimpse::Refused,
+            None => Glimpse::New,
+        }
+    }
+
+    /// The connections behind the first. `None` if one of them is gone.
+    #[inline(never)]
+    fn others(&self, steps: &Steps) -> Option<Others> {
+        let mut others = Others { second: None, qualify: true };
         for n in 1..steps.connection_count() {
-            let other = steps.connection(n).and_then(|c| self.cells.get(c)?.control(c));
-            let Some(other) = other else { return Glimpse::Gone };
-            qualified &= other.qualified();
+            let connection = steps.connection(n)?;
+            others.qualify &= self.cells.of(connection)?.1.qualified();
+            others.second = (n == 1).then(|| Place::of(connection));
         }
-        match cell.looked_up(&self.verdicts, control, port, key, steps) {
-            Some(Decided::Merged) => return Glimpse::Merged,
-            Some(Decided::Refused) => return Glimpse::Refused,
-            None => {}
-        }
-        if !qualified {
-            return Glimpse::NotQualified;
-        }
+        Some(others)
+    }
+
+    /// A walk that no verdict of its connection agrees with, and whose connections qualify.
+    #[inline(never)]
+    fn look_at_connection(&self, cell: &Cell, control: Control, port: Port, key: &Key, steps: &Steps) -> Glimpse {
+        let Some(first) = steps.first() else { return Glimpse::New };
         let direction = steps.first_direction().unwrap_or(Direction::Original);
         if control.waits(direction) {
             return Glimpse::Waiting;
@@ -297,7 +327,7 @@ impl Glance {
     /// The same for many connections, about so many. The verdict knows how many list it; that number, which all threads write, is raised
     /// for all of them at once.
     pub fn lists(&self, verdict: VerdictId, about: u32) -> Lists<'_> {
-        Lists { glance: self, verdict, about, left: Cell::new(0) }
+        Lists { glance: self, verdict, about, left: std::cell::Cell::new(0) }
     }
 
     /// It no longer does.

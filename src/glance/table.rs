@@ -57,11 +57,12 @@ impl Table {
     #[inline(never)]
     pub(super) fn find(&self, verdicts: &Verdicts, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         let way = way_of(port, steps);
+        let tag = tag(way);
         for entry in self.place(way) {
             let shown = entry.load(Ordering::Acquire);
-            let Some(verdict) = verdict_of(shown) else { continue };
             // Shown still, it is the verdict that was read, as in a cell.
-            if shown & 0xff00_0000 == tag(way)
+            if shown & 0xff00_0000 == tag
+                && let Some(verdict) = verdict_of(shown)
                 && let Some(decided) = verdicts.agrees(verdict, port, key, steps)
                 && entry.load(Ordering::Acquire) == shown
             {

@@ -22,7 +22,7 @@ use crate::{
     },
     walk::{
         Steps,
-        record::{CONNECTIONS, Findings, HITS},
+        record::{CONNECTIONS, FOUND, Findings, HITS},
     },
 };
 
@@ -113,9 +113,10 @@ impl Verdict {
         self.too_long |= !recorded;
     }
 
-    /// Compares these bits of the arrived packet: all constants that the path asks for. Ranges of ports are left out, which follow from
-    /// the filters that were hit.
+    /// Compares these bits of the arrived packet, and no others: all constants that the path asks for. Ranges of ports are left out, which
+    /// follow from the filters that were hit.
     pub fn compare(&mut self, matches: &Match) {
+        self.compared = 0;
         for (n, (&mask, &value)) in matches.mask.words().iter().zip(matches.key.words()).enumerate() {
             if mask == 0 {
                 continue;
@@ -143,45 +144,48 @@ pub(super) fn way_number(port: Port, filters: impl Iterator<Item = u64>, found: 
     number ^ number >> 32
 }
 
-const DECIDED: u32 = 24;
-const COMPARES: u32 = 16;
+const DECIDED: u32 = 16;
 const FOUNDS: u32 = 8;
 /// The bits of a head that a walk's own must equal: port, filters, findings.
-const WAY: u64 = !(0xffff << COMPARES);
+const WAY: u64 = !(0xff << DECIDED);
 
 #[inline]
 fn head(port: Port, hits: usize, founds: usize) -> u64 {
     u64::from(port.0) << 32 | (founds as u64) << FOUNDS | hits as u64
 }
 
-/// The place of a verdict.
+/// The place of a verdict, in the order in which a reader compares it: one of five filters takes two lines of the cache. What only
+/// writers look at is behind it, so that they do not take from readers the line they all begin with.
+#[repr(C, align(64))]
 #[derive(Debug)]
 struct Slot {
     /// Odd while the rest is being written.
     sequence: AtomicU32,
+    /// Counts verdicts.
+    generation: AtomicU32,
+    /// Port, what was decided (0: nothing), how many findings, how many filters.
+    head: AtomicU64,
+    found: [AtomicU64; FOUND / 8],
+    /// Which words of the key are compared, a bit each.
+    compared: AtomicU64,
+    /// The filters; directly behind them mask and value of each word that is compared.
+    words: [AtomicU64; HITS + 2 * COMPARED],
+    way: AtomicU64,
     /// By how many it is held.
     holds: AtomicU32,
-    generation: AtomicU32,
-    way: AtomicU64,
-    /// Port, what was decided (0: nothing), how many comparisons, findings, filters.
-    head: AtomicU64,
-    found: [AtomicU64; 2],
-    filters: [AtomicU64; HITS],
-    /// Which word of the key, mask, value.
-    compare: [[AtomicU64; 3]; COMPARED],
 }
 
 impl Default for Slot {
     fn default() -> Slot {
         Slot {
             sequence: AtomicU32::new(0),
-            holds: AtomicU32::new(RETIRED),
             generation: AtomicU32::new(0),
-            way: AtomicU64::new(0),
             head: AtomicU64::new(0),
-            found: [0; 2].map(AtomicU64::new),
-            filters: [0; HITS].map(AtomicU64::new),
-            compare: [(); COMPARED].map(|()| [0; 3].map(AtomicU64::new)),
+            found: [const { 0 }; FOUND / 8].map(AtomicU64::new),
+            compared: AtomicU64::new(0),
+            words: [const { 0 }; HITS + 2 * COMPARED].map(AtomicU64::new),
+            way: AtomicU64::new(0),
+            holds: AtomicU32::new(RETIRED),
         }
     }
 }
@@ -198,54 +202,62 @@ impl Slot {
             None => put(&self.head, 0),
             Some(v) => {
                 let found = *v.findings.words();
-                put(&self.way, way_number(v.port, v.filters[..v.hits].iter().map(|c| c.0), found));
+                let filters = v.filters[..v.hits].iter().map(|filter| filter.0);
+                let compare = &v.compare[..v.compared];
+                put(&self.way, way_number(v.port, filters.clone(), found));
                 let decided = match v.decided {
                     Decided::Merged => 1,
                     Decided::Refused => 2,
                 };
-                let counts = decided << DECIDED | (v.compared as u64) << COMPARES;
-                put(&self.head, head(v.port, v.hits, v.findings.len()) | counts);
+                put(&self.head, head(v.port, v.hits, v.findings.len()) | decided << DECIDED);
                 self.found.iter().zip(found).for_each(|(to, word)| put(to, word));
-                self.filters.iter().zip(&v.filters[..v.hits]).for_each(|(to, filter)| put(to, filter.0));
-                for (to, &(word, mask, value)) in self.compare.iter().zip(&v.compare[..v.compared]) {
-                    to.iter().zip([word.into(), mask, value]).for_each(|(to, word)| put(to, word));
-                }
+                put(&self.compared, compare.iter().fold(0, |bits, (word, ..)| bits | 1 << word));
+                let words = filters.chain(compare.iter().flat_map(|&(_, mask, value)| [mask, value]));
+                self.words.iter().zip(words).for_each(|(to, word)| put(to, word));
             }
         }
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
 
     /// What was decided about such a packet, if the slot says anything of it and was not written meanwhile. What the caller loads
-    /// afterwards is not older than what was read here.
-    #[inline(always)]
+    /// afterwards is not older than what was read here. Not part of its callers' loops: so all it needs is in registers.
+    #[inline(never)]
     fn agrees(&self, port: Port, key: &Key, steps: &Steps) -> Option<Decided> {
         let get = |from: &AtomicU64| from.load(Ordering::Relaxed);
         let sequence = self.sequence.load(Ordering::Acquire);
         let (filters, findings) = (steps.filters(), steps.findings());
         let is = get(&self.head);
-        if sequence & 1 != 0 || (is ^ head(port, filters.len(), findings.len())) & WAY != 0 {
+        if (is ^ head(port, filters.len(), findings.len())) & WAY != 0 {
             return None;
         }
-        let decided = match is >> DECIDED & 0xff {
-            1 => Decided::Merged,
-            2 => Decided::Refused,
-            _ => return None,
-        };
         let found = findings.words();
-        let mut differ = (get(&self.found[0]) ^ found[0]) | (get(&self.found[1]) ^ found[1]);
-        for (is, filter) in self.filters.iter().zip(filters) {
-            differ |= get(is) ^ filter.0;
-        }
-        if differ != 0 {
+        let (first, compare) = self.words.split_at_checked(filters.len())?;
+        if (get(&self.found[0]) ^ found[0]) | (get(&self.found[1]) ^ found[1]) != 0
+            || first.iter().zip(filters).any(|(is, filter)| get(is) != filter.0)
+        {
             return None;
         }
-        let compares = (is >> COMPARES & 0xff) as usize;
-        for [which, mask, value] in self.compare.iter().take(compares) {
-            let word = *key.words().get(get(which) as usize)?;
-            differ |= (word & get(mask)) ^ get(value);
+        let mut compared = get(&self.compared);
+        for [mask, value] in compare.as_chunks().0 {
+            if compared == 0 {
+                break;
+            }
+            let word = key.words().get(compared.trailing_zeros() as usize)?;
+            if word & get(mask) != get(value) {
+                return None;
+            }
+            compared &= compared - 1;
         }
         fence(Ordering::Acquire);
-        (differ == 0 && self.sequence.load(Ordering::Relaxed) == sequence).then_some(decided)
+        // Nor was it being written to begin with.
+        if self.sequence.load(Ordering::Relaxed) != sequence & !1 {
+            return None;
+        }
+        match is >> DECIDED & 0xff {
+            1 => Some(Decided::Merged),
+            2 => Some(Decided::Refused),
+            _ => None,
+        }
     }
 }
 
@@ -373,4 +385,4 @@ impl Verdicts {
     }
 }
 
-const _: () = assert!(WORDS <= 0xff);
+const _: () = assert!(WORDS <= 64, "a word says which words of a key are compared");

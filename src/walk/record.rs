@@ -171,6 +171,14 @@ impl Findings {
         self.count as usize
     }
 
+    /// The first that is of a connection.
+    #[inline]
+    fn first_found(&self) -> Option<u8> {
+        const OF_ONE: u64 = u64::from_ne_bytes([!0xf; 8]);
+        let word = self.words.iter().find(|&word| word & OF_ONE != 0)?;
+        Some((word >> ((word & OF_ONE).trailing_zeros() & !7)) as u8)
+    }
+
     #[inline]
     fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
         (0..self.count).map(|n| (self.words[n as usize / 8] >> (n % 8 * 8)) as u8)
@@ -183,16 +191,19 @@ impl Steps {
     pub(crate) fn clear(&mut self) {
         self.hits = 0;
         self.connections = 0;
+        self.met[0] = None;
         self.too_long = false;
         self.findings = Findings::default();
     }
 
     #[inline]
     pub(crate) fn hit(&mut self, filter: Cookie) {
-        match self.filters.get_mut(self.hits as usize) {
+        // Read once: the compiler does not see that the store below leaves the number alone.
+        let hits = self.hits;
+        match self.filters.get_mut(hits as usize) {
             Some(slot) => {
                 *slot = filter;
-                self.hits += 1;
+                self.hits = hits + 1;
             }
             None => self.too_long = true,
         }
@@ -210,6 +221,17 @@ impl Steps {
     /// Which of the walk's connections this is; it becomes one.
     #[inline]
     fn index(&mut self, connection: ConnectionHandle) -> usize {
+        // Most walks meet one.
+        if self.connections == 0 {
+            self.met[0] = Some(connection);
+            self.connections = 1;
+            return 0;
+        }
+        self.index_of_many(connection)
+    }
+
+    #[inline(never)]
+    fn index_of_many(&mut self, connection: ConnectionHandle) -> usize {
         let known = self.connections as usize;
         if let Some(index) = self.met.iter().take(known).position(|&c| c == Some(connection)) {
             return index;
@@ -251,7 +273,7 @@ impl Steps {
     /// The first connection found.
     #[inline]
     pub(crate) fn first(&self) -> Option<ConnectionHandle> {
-        if self.connections == 0 { None } else { self.met[0] }
+        self.met[0]
     }
 
     /// How many connections there are.
@@ -275,7 +297,7 @@ impl Steps {
     /// The direction of the packet in the first connection found.
     #[inline]
     pub(crate) fn first_direction(&self) -> Option<Direction> {
-        self.findings.bytes().find(|byte| byte & !0xf != 0).map(direction_of)
+        self.findings.first_found().map(direction_of)
     }
 
     /// The filters hit, each with what its `ct` actions found, in order.
