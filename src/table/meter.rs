@@ -147,7 +147,7 @@ impl Remains {
     /// Takes a reading over; what was counted since the last one.
     pub fn advance(&mut self, reading: &Reading) -> Sum {
         let mut sum = Sum::default();
-        advance(&mut self.meter, &mut self.dropped, reading, &mut sum);
+        advance_policed(&mut self.meter, &mut self.dropped, reading, &mut sum);
         sum
     }
 
@@ -157,29 +157,33 @@ impl Remains {
     }
 }
 
-#[inline]
-fn advance(meter: &mut Meter, dropped_before: &mut Policed, reading: &Reading, sum: &mut Sum) {
+/// Takes a reading over of what no policer dropped anything. How many packets came.
+#[inline(always)]
+fn advance(meter: &mut Meter, reading: &Reading, sum: &mut Sum) -> u64 {
     let packets = reading.packets.saturating_sub(meter.packets);
+    if packets > 0 {
+        sum.packets += packets;
+        sum.bytes += reading.bytes.saturating_sub(meter.bytes);
+        sum.last_used = sum.last_used.max(reading.last_used);
+        (meter.packets, meter.bytes) = (reading.packets, reading.bytes);
+        meter.used = meter.used.max(reading.last_used);
+        meter.recent = meter.recent.saturating_add(packets.min(u32::MAX.into()) as u32);
+    }
+    packets
+}
+
+/// The same where a policer may have dropped something. `before`: what it had dropped.
+fn advance_policed(meter: &mut Meter, before: &mut Policed, reading: &Reading, sum: &mut Sum) {
+    let packets = advance(meter, reading, sum);
     if packets == 0 {
         return;
     }
-    let last_used = reading.last_used;
-    let bytes = reading.bytes.saturating_sub(meter.bytes);
-    let dropped = Policed {
-        packets: reading.policed.packets.saturating_sub(dropped_before.packets),
-        bytes: reading.policed.bytes.saturating_sub(dropped_before.bytes),
-    };
-    (meter.packets, meter.bytes) = (reading.packets, reading.bytes);
-    *dropped_before = reading.policed;
-    meter.used = meter.used.max(last_used);
-    meter.recent = meter.recent.saturating_add(packets.min(u32::MAX.into()) as u32);
-    sum.packets += packets;
-    sum.bytes += bytes;
-    sum.last_used = sum.last_used.max(last_used);
-    sum.dropped.packets += dropped.packets;
-    sum.dropped.bytes += dropped.bytes;
-    if packets > dropped.packets {
-        sum.last_passed = sum.last_passed.max(last_used);
+    let dropped = reading.policed.packets.saturating_sub(before.packets);
+    sum.dropped.packets += dropped;
+    sum.dropped.bytes += reading.policed.bytes.saturating_sub(before.bytes);
+    *before = reading.policed;
+    if packets > dropped {
+        sum.last_passed = sum.last_passed.max(reading.last_used);
     }
 }
 
@@ -244,11 +248,13 @@ impl Meters {
         }
         let sum = sums.of(meter.path);
         if reading.policed == Policed::default() && !meter.is_policed {
-            advance(meter, &mut Policed::default(), reading, sum);
+            if advance(meter, reading, sum) > 0 {
+                sum.last_passed = sum.last_passed.max(reading.last_used);
+            }
             return Some(meter);
         }
         let mut dropped = dropped_of(meter, &self.policed, slot);
-        advance(meter, &mut dropped, reading, sum);
+        advance_policed(meter, &mut dropped, reading, sum);
         meter.is_policed = true;
         self.policed.insert(slot, dropped);
         Some(meter)
