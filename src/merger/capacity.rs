@@ -32,15 +32,15 @@ impl<H: Hardware> Merger<H> {
             while let Some(slot) = from {
                 let table = self.table.read();
                 let mut shard = self.shard(index);
-                from = shard.from_mut(slot, BATCH, |id, merged| {
-                    let recent = std::mem::take(&mut merged.recent);
+                from = shard.from_mut(slot, BATCH, |id, merged, meter| {
+                    let recent = std::mem::take(&mut meter.recent);
                     if merged.state != State::Installed || table.entry(merged.path).is_none_or(|e| e.alone) {
                         return;
                     }
-                    let unused = now.saturating_sub(merged.used);
+                    let unused = now.saturating_sub(meter.used);
                     if self.settings.idle.is_some_and(|most| unused >= most) {
                         idle.push(id);
-                    } else if unused >= self.settings.settled || merged.was_used() {
+                    } else if unused >= self.settings.settled || meter.was_used() {
                         cold.push((recent, id));
                     }
                 });
@@ -112,16 +112,16 @@ impl<H: Hardware> Merger<H> {
             let mut again = Vec::new();
             let end = shard.end();
             let mut all = Vec::new();
-            shard.from(0, end, |id, _| all.push(id));
+            shard.from(0, end, |id, _, _| all.push(id));
             all.into_iter().for_each(|id| self.unseen(&table, &shard, id));
-            shard.from_mut(0, end, |id, merged| {
+            shard.from_mut(0, end, |id, merged, meter| {
                 // What was stuck at an earlier reset may not have been freed yet.
                 if merged.state == State::Gone {
                     return;
                 }
                 merged.step(Event::Reset);
                 if merged.state == State::Waiting {
-                    merged.begin_anew();
+                    meter.begin_anew();
                     again.push(id);
                 }
             });

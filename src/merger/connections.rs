@@ -156,9 +156,9 @@ impl<H> Merger<H> {
         for index in 0..self.count() {
             let mut from = Some(0);
             while let Some(slot) = from {
-                from = self.shard(index).from(slot, BATCH, |_, merged| {
-                    if merged.state == State::Installed && merged.was_used() && merged.used >= since {
-                        used.extend(merged.connections.all().iter().map(|&c| (c, merged.used)));
+                from = self.shard(index).from(slot, BATCH, |_, merged, meter| {
+                    if merged.state == State::Installed && meter.was_used() && meter.used >= since {
+                        used.extend(merged.connections.all().iter().map(|&c| (c, meter.used)));
                     }
                 });
             }

@@ -5,69 +5,14 @@ use crate::{
     flower::{Cookie, Counters, Counts},
     hardware::{Hardware, HardwareError, MergedId, Reading},
     sync::atomic::Ordering::Relaxed,
-    table::{Counted, Merged, PathId, Table, life::State},
+    table::{PathId, Table, meter::Sums},
 };
-use smallvec::SmallVec;
 
 /// How many are read between two moments in which others get at the shard.
 const BATCH: usize = 512;
 
 /// How often a list that changes is begun again before it is held still.
 const AGAIN: usize = 3;
-
-/// What merged filters counted since they were last read, summed while neighbours share a path, as most do: so the parents are handed
-/// one sum, and what the path says is looked up once.
-pub(super) struct Sums<'t> {
-    table: &'t Table,
-    counts: Counts,
-    path: Option<PathId>,
-    overhead: u64,
-    sum: Counted,
-    before: SmallVec<[(PathId, Counted); 4]>,
-}
-
-impl<'t> Sums<'t> {
-    /// Nothing yet.
-    pub fn new(table: &'t Table, counts: Counts) -> Sums<'t> {
-        Sums { table, counts, path: None, overhead: 0, sum: Counted::default(), before: SmallVec::new() }
-    }
-
-    /// Takes a merged filter's reading over.
-    #[inline]
-    pub fn take(&mut self, merged: &mut Merged, reading: &Reading) {
-        self.turn_to(merged.path);
-        let counted = merged.advance(reading, |packets, all| bytes(self.counts, self.overhead, packets, all));
-        self.sum.add(counted);
-    }
-
-    /// What a merged filter has counted in all, as TC would have.
-    pub fn counters(&mut self, merged: &Merged) -> Counters {
-        self.turn_to(merged.path);
-        merged.counters(|packets, all| bytes(self.counts, self.overhead, packets, all))
-    }
-
-    #[inline]
-    fn turn_to(&mut self, path: PathId) {
-        if self.path != Some(path) {
-            self.end_path();
-            self.overhead = self.table.entry(path).map_or(0, |entry| entry.overhead);
-            self.path = Some(path);
-        }
-    }
-
-    fn end_path(&mut self) {
-        let sum = std::mem::take(&mut self.sum);
-        if let Some(path) = self.path.filter(|_| sum.all.packets > 0) {
-            self.before.push((path, sum));
-        }
-    }
-
-    /// The sums.
-    pub fn all(mut self) -> SmallVec<[(PathId, Counted); 4]> {
-        self.end_path();
-        self.before
-    }
-}
 
 /// Bytes as TC counts them, of what the hardware counted.
 pub(super) fn bytes(counts: Counts, overhead: u64, packets: u64, bytes: u64) -> u64 {
@@ -105,11 +50,8 @@ impl<H: Hardware> Merger<H> {
                 ids.clear();
                 let shard = self.shard(index);
                 let epoch = shard.epoch();
-                from = shard.from(slot, BATCH as u32, |id, merged| {
-                    if merged.state == State::Installed {
-                        ids.push(id);
-                    }
-                });
+                // Of those that are not in hardware now it says that they are missing.
+                from = shard.counting(slot, BATCH as u32, |id| ids.push(id));
                 drop(shard);
                 self.read(index, epoch, &ids, &mut read);
             }
@@ -162,31 +104,30 @@ impl<H: Hardware> Merger<H> {
             return;
         }
         let table = self.table.read();
-        let mut sums = Sums::new(&table, self.capabilities.counts);
+        let mut sums = Sums::default();
         let mut shard = self.shard(index);
         if shard.epoch() != epoch {
             return;
         }
         for (id, reading) in &*read {
-            // What is stuck counts where it is tracked from now on.
-            if let Some(merged) = shard.merged_mut(*id).filter(|m| m.state != State::Stuck) {
-                sums.take(merged, reading);
-            }
+            shard.read(*id, reading, &mut sums);
         }
         // Before anyone can take one of them out and tell its last counts.
-        self.hand(&table, &sums.all());
+        self.hand(&table, sums);
     }
 }
 
 impl<H> Merger<H> {
     /// Hands what paths counted to their parents.
-    pub(super) fn hand(&self, table: &Table, gathered: &[(PathId, Counted)]) {
-        if gathered.is_empty() {
+    pub(super) fn hand(&self, table: &Table, sums: Sums) {
+        let sums = sums.all();
+        if sums.is_empty() {
             return;
         }
         let mut ledger = self.ledger.lock();
-        for &(path, counted) in gathered {
+        for (path, sum) in sums {
             if let Some(entry) = table.entry(path) {
+                let counted = sum.counted(|packets, all| bytes(self.capabilities.counts, entry.overhead, packets, all));
                 ledger.hand(entry.parents(), counted);
             }
         }

@@ -5,8 +5,7 @@
 //! packets from being merged again, and hands on what it counts to those parents that are left, until it is gone.
 
 use super::{
-    Merger, REMOVED, Removed,
-    counters::Sums,
+    Merger, REMOVED, Removed, counters,
     planted::{self, Fault},
     retry::Stuck,
 };
@@ -18,6 +17,7 @@ use crate::{
     table::{
         Doom, Merged, PathId, Shard, Table,
         life::{Event, State},
+        meter::{Remains, Sums},
     },
 };
 use smallvec::SmallVec;
@@ -193,7 +193,7 @@ impl<H: Hardware> Merger<H> {
     /// The same, all of one shard.
     fn remove_from(&self, index: u8, ids: &[MergedId], now: u64, failed: &mut Vec<HardwareError>) {
         if !ids.is_empty() {
-            let tried: SmallVec<[Tried; 1]> = ids.iter().map(|&id| (id, self.hardware.remove(id))).collect();
+            let tried: Vec<Tried> = ids.iter().map(|&id| (id, self.hardware.remove(id))).collect();
             self.removed_from(index, &tried, now, failed);
         }
     }
@@ -206,35 +206,36 @@ impl<H: Hardware> Merger<H> {
     /// What came of removals from one shard.
     fn removed_from(&self, index: u8, tried: &[Tried], now: u64, failed: &mut Vec<HardwareError>) {
         let table = self.table.read();
-        let mut sums = Sums::new(&table, self.capabilities.counts);
-        let mut told: SmallVec<[Removed; 1]> = SmallVec::with_capacity(tried.len());
-        let mut kept = false;
+        let mut sums = Sums::default();
+        let mut overhead = (PathId(u32::MAX), 0);
+        let mut told = Vec::with_capacity(tried.len());
+        let mut kept: SmallVec<[(MergedId, Remains, &HardwareError); 1]> = SmallVec::new();
         let mut shard = self.shard(index);
         for (id, result) in tried {
-            let Some(merged) = shard.merged_mut(*id) else { continue };
-            match result {
-                Ok(reading) => sums.take(merged, reading),
-                Err(HardwareError::Missing { .. }) => {}
+            let meter = match result {
+                Ok(reading) => shard.read(*id, reading, &mut sums),
+                Err(HardwareError::Missing { .. }) => shard.meter(*id),
                 // From now on it counts where it is tracked as stuck.
-                Err(_) => {
-                    merged.step(Event::Kept);
-                    kept = true;
+                Err(error) => {
+                    shard.merged_mut(*id).into_iter().for_each(|merged| merged.step(Event::Kept));
+                    kept.extend(shard.stop(*id).map(|remains| (*id, remains, error)));
                     continue;
                 }
+            };
+            let Some(meter) = meter else { continue };
+            if overhead.0 != meter.path {
+                overhead = (meter.path, table.entry(meter.path).map_or(0, |entry| entry.overhead));
             }
-            let counters = sums.counters(merged);
+            let bytes = |packets, all| counters::bytes(self.capabilities.counts, overhead.1, packets, all);
+            let counters = meter.counters(bytes);
             tracing::trace!(%id, packets = counters.packets, "left");
             told.push(Removed { id: *id, counters });
         }
-        if kept {
+        if !kept.is_empty() {
             drop(shard);
-            for (id, result) in tried {
-                if let Err(error) = result
-                    && !matches!(error, HardwareError::Missing { .. })
-                {
-                    failed.push(error.clone());
-                    self.keep(*id, &table, error, now);
-                }
+            for (id, remains, error) in kept {
+                failed.push(error.clone());
+                self.keep(id, remains, &table, error, now);
             }
             shard = self.shard(index);
         }
@@ -245,7 +246,7 @@ impl<H: Hardware> Merger<H> {
             shard = self.shard(index);
         }
         // The parents have their counts, and what is stuck is known, before anyone can see that it is gone.
-        self.hand(&table, &sums.all());
+        self.hand(&table, sums);
         // Until here what has left was being removed for all others, who may have seen it while the shard was not locked.
         let mut elsewhere = Elsewhere::new();
         let mut unseen = Unseen::default();
@@ -274,7 +275,7 @@ impl<H: Hardware> Merger<H> {
         }
     }
 
-    pub(super) fn tell_removed(&self, told: SmallVec<[Removed; 1]>) {
+    pub(super) fn tell_removed(&self, told: Vec<Removed>) {
         self.tallies.left.add(told.len() as u64);
         let mut removed = self.removed.lock();
         let too_many = (removed.len() + told.len()).saturating_sub(REMOVED);
@@ -283,7 +284,7 @@ impl<H: Hardware> Merger<H> {
     }
 
     /// Keeps what the hardware did not remove.
-    fn keep(&self, id: MergedId, table: &Table, error: &HardwareError, now: u64) {
+    fn keep(&self, id: MergedId, remains: Remains, table: &Table, error: &HardwareError, now: u64) {
         let links = match self.shard(self.shard_of_merged(id)).merged(id) {
             Some(merged) => merged.connections.clone(),
             None => return,
@@ -300,11 +301,7 @@ impl<H: Hardware> Merger<H> {
                 &own
             }
         };
-        let (Some(merged), Some(entry)) =
-            (shard.merged(id), table.entry(shard.merged(id).map_or(PathId(0), |m| m.path)))
-        else {
-            return;
-        };
+        let Some(entry) = shard.merged(id).and_then(|merged| table.entry(merged.path)) else { return };
         let matches = match known.len() == links.all().len() {
             true => Offer { id, path: &entry.path, connections: &known, mend: self.mends() }.matches(),
             // It may match whatever the path's constants allow.
@@ -315,7 +312,7 @@ impl<H: Hardware> Merger<H> {
             port: entry.path.port,
             matches,
             connections: links.clone(),
-            merged: merged.remains(),
+            merged: remains,
             parents: entry.parents().map(|(account, parent)| (account, *parent)).collect(),
             overhead: entry.overhead,
             failures: 1,

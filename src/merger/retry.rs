@@ -11,10 +11,10 @@ use crate::{
     table::{
         Account, Links,
         life::{Event, State},
-        shard::Remains,
+        meter::Remains,
     },
 };
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// A merged filter that should be gone, but that the hardware did not remove.
@@ -149,7 +149,7 @@ impl<H: Hardware> Merger<H> {
         let mut stuck = all.swap_remove(at);
         if let Some(reading) = reading {
             let bytes = |packets, all| counters::bytes(self.capabilities.counts, stuck.overhead, packets, all);
-            let counted = stuck.merged.advance(&reading, bytes);
+            let counted = stuck.merged.advance(&reading).counted(bytes);
             self.ledger.lock().hand(stuck.parents.iter().map(|(account, parent)| (*account, parent)), counted);
         }
         drop(all);
@@ -161,7 +161,7 @@ impl<H: Hardware> Merger<H> {
     pub(super) fn gone_at_last(&self, stuck: &Stuck) {
         let bytes = |packets, all| counters::bytes(self.capabilities.counts, stuck.overhead, packets, all);
         tracing::debug!(id = %stuck.id, "left at last");
-        self.tell_removed(smallvec![Removed { id: stuck.id, counters: stuck.merged.counters(bytes) }]);
+        self.tell_removed(vec![Removed { id: stuck.id, counters: stuck.merged.counters(bytes) }]);
     }
 }
 

@@ -78,7 +78,7 @@ impl<H> Merger<H> {
         let (state, path_id, links, counted) = {
             let shard = self.shard(self.shard_of_merged(id));
             let merged = shard.merged(id)?;
-            (merged.state, merged.path, merged.connections.clone(), merged.remains())
+            (merged.state, merged.path, merged.connections.clone(), *shard.meter(id)?)
         };
         let (path, overhead) = table.entry(path_id).map(|e| (Arc::clone(&e.path), e.overhead))?;
         let locked = self.lock(links.all());
@@ -99,7 +99,7 @@ impl<H> Merger<H> {
         let mut ids = Vec::new();
         for index in 0..self.count() {
             let shard = self.shard(index);
-            shard.from(0, shard.end(), |id, _| ids.push(id));
+            shard.from(0, shard.end(), |id, _, _| ids.push(id));
         }
         ids.sort_unstable();
         ids.into_iter().filter_map(|id| self.merged_by(id)).collect()

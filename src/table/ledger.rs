@@ -3,7 +3,7 @@
 //! A filter has an *account* from the moment it is entered until its end is told to the caller with its last counts. Paths name
 //! accounts, not cookies: a cookie may be used again for another filter while what derived from the first is being removed.
 
-use super::slots::Slots;
+use super::{meter::Counted, slots::Slots};
 use crate::{flower::Counters, merge::Parent};
 
 /// The name of an account; of one that is closed it stays unused.
@@ -16,23 +16,6 @@ pub struct Account {
 impl Account {
     /// Of no filter.
     pub const NOBODY: Account = Account { at: u32::MAX, generation: 0 };
-}
-
-/// What a merged filter has counted since it was last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// All its packets.
-    pub all: Counters,
-    /// Those that its policer passed on.
-    pub passed: Counters,
-}
-
-impl Counted {
-    /// Adds what another merged filter of the same path counted.
-    pub fn add(&mut self, other: Counted) {
-        self.all.add(other.all);
-        self.passed.add(other.passed);
-    }
 }
 
 /// All accounts.

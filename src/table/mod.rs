@@ -17,6 +17,7 @@
 pub mod chain;
 mod ledger;
 pub mod life;
+pub mod meter;
 mod overlap;
 pub mod shard;
 pub mod slots;
@@ -24,7 +25,7 @@ mod stale;
 mod way;
 
 pub use chain::{Chains, Inserted, Neighbour};
-pub use ledger::{Account, Counted, Ledger};
+pub use ledger::{Account, Ledger};
 pub use overlap::overlap;
 pub use shard::{ConnectionEntry, Links, Merged, Shard};
 pub use way::{CtKey, WayKey};

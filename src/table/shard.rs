@@ -5,13 +5,13 @@
 //! a lock of its own; none is held while the hardware works.
 
 use super::{
-    Counted, CtKey, PathId,
+    CtKey, PathId,
     life::{self, Event, State},
+    meter::{Meter, Meters, Remains, Sums},
     slots::{NONE, Slots, Spread},
 };
 use crate::{
     conntrack::{Connection, ConnectionHandle, ConnectionId, Direction, NotQualified},
-    flower::Counters,
     hardware::{MergedId, Reading},
     merge::Refusal,
 };
@@ -151,73 +151,8 @@ pub struct Merged {
     pub path: PathId,
     next: u32,
     prev: u32,
-    /// Its packets in the last interval between two readings of everything.
-    pub recent: u32,
     /// What it was filled in with.
     pub connections: Links,
-    last: Last,
-    /// When it was last used; before its first use, when it was made.
-    pub used: u64,
-}
-
-/// The last reading.
-#[derive(Clone, Copy, Debug, Default)]
-struct Last {
-    packets: u64,
-    bytes: u64,
-    policed_packets: u64,
-    policed_bytes: u64,
-}
-
-impl Last {
-    fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
-        let last = *self;
-        let packets = reading.packets.saturating_sub(last.packets);
-        if packets == 0 {
-            return Counted::default();
-        }
-        *self = Last {
-            packets: reading.packets,
-            bytes: reading.bytes,
-            policed_packets: reading.policed.packets,
-            policed_bytes: reading.policed.bytes,
-        };
-        let all = bytes(packets, reading.bytes.saturating_sub(last.bytes));
-        let dropped = reading.policed.packets.saturating_sub(last.policed_packets);
-        let lost = bytes(dropped, reading.policed.bytes.saturating_sub(last.policed_bytes));
-        let last_used = reading.last_used;
-        let all = Counters { packets, bytes: all, last_used };
-        let passed = match packets.saturating_sub(dropped) {
-            0 => Counters::default(),
-            packets => Counters { packets, bytes: all.bytes.saturating_sub(lost), last_used },
-        };
-        Counted { all, passed }
-    }
-}
-
-/// The counts of a merged filter that is gone from everywhere but the hardware.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Remains {
-    last: Last,
-    used: u64,
-}
-
-impl Remains {
-    /// As [`Merged::advance`].
-    pub fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
-        self.used = self.used.max(reading.last_used);
-        self.last.advance(reading, bytes)
-    }
-
-    /// As [`Merged::counters`].
-    pub fn counters(&self, bytes: impl Fn(u64, u64) -> u64) -> Counters {
-        match self.last {
-            Last { packets: 0, .. } => Counters::default(),
-            Last { packets, bytes: counted, .. } => {
-                Counters { packets, bytes: bytes(packets, counted), last_used: self.used }
-            }
-        }
-    }
 }
 
 impl Merged {
@@ -227,37 +162,6 @@ impl Merged {
         let next = life::next(self.state, event);
         debug_assert!(next.is_some(), "{:?} in {:?}", event, self.state);
         self.state = next.unwrap_or(self.state);
-    }
-
-    /// Takes a reading over; what was counted since the last one, as TC would have. `bytes` turns packets and bytes into bytes as TC counts
-    /// them.
-    pub fn advance(&mut self, reading: &Reading, bytes: impl Fn(u64, u64) -> u64) -> Counted {
-        let counted = self.last.advance(reading, bytes);
-        if counted.all.packets > 0 {
-            self.used = self.used.max(reading.last_used);
-            self.recent = self.recent.saturating_add(counted.all.packets.min(u32::MAX.into()) as u32);
-        }
-        counted
-    }
-
-    /// What it has counted in all, as TC would have.
-    pub fn counters(&self, bytes: impl Fn(u64, u64) -> u64) -> Counters {
-        self.remains().counters(bytes)
-    }
-
-    /// Whether it has counted anything.
-    pub fn was_used(&self) -> bool {
-        self.last.packets > 0
-    }
-
-    /// What is left to count when it is gone from here and not from hardware.
-    pub fn remains(&self) -> Remains {
-        Remains { last: self.last, used: self.used }
-    }
-
-    /// The hardware counts from 0 again.
-    pub fn begin_anew(&mut self) {
-        self.last = Last::default();
     }
 }
 
@@ -298,6 +202,8 @@ pub struct Shard {
     connections: Slots<ConnectionEntry>,
     by_id: Spread<ConnectionId, u32>,
     merged: Slots<Merged>,
+    /// What they count.
+    meters: Meters,
     heads: Heads,
 }
 
@@ -311,6 +217,7 @@ impl Shard {
             connections: Slots::default(),
             by_id: Spread::default(),
             merged: Slots::default(),
+            meters: Meters::default(),
             heads: Heads::default(),
         }
     }
@@ -407,19 +314,10 @@ impl Shard {
     /// Enters a merged filter, which is about to be installed, and links it to its path and to those of its connections that are here.
     pub fn reserve(&mut self, path: PathId, connections: Links, now: u64) -> MergedId {
         let next = self.heads.get(path);
-        let merged = Merged {
-            state: State::Installing,
-            attempts: 0,
-            linked: true,
-            path,
-            next,
-            prev: NONE,
-            recent: 0,
-            connections,
-            last: Last::default(),
-            used: now,
-        };
+        let merged =
+            Merged { state: State::Installing, attempts: 0, linked: true, path, next, prev: NONE, connections };
         let (slot, generation) = self.merged.insert(merged);
+        self.meters.begin(slot, generation, path, now);
         if let Some(second) = self.merged.get_mut(next) {
             second.prev = slot;
         }
@@ -484,10 +382,11 @@ impl Shard {
 
     /// Takes a merged filter out altogether. Its connections are told by [`forget`](Shard::forget).
     pub fn free(&mut self, id: MergedId) -> Option<Merged> {
-        if self.merged(id)?.linked {
+        let (generation, slot) = self.name(id)?;
+        if self.merged.named(slot, generation)?.linked {
             self.unlink(id);
         }
-        let (_, slot) = self.name(id)?;
+        self.meters.end(slot);
         self.merged.remove(slot)
     }
 
@@ -512,21 +411,60 @@ impl Shard {
         Some(self.id(next, self.merged.generation(next)?))
     }
 
-    /// The merged filters from this slot on, and the slot to go on with; nothing, if there are none.
-    pub fn from(&self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &Merged)) -> Option<u32> {
+    /// Takes a reading over, if the merged filter counts here, and adds what was counted since the last one. Its meter.
+    #[inline]
+    pub fn read(&mut self, id: MergedId, reading: &Reading, sums: &mut Sums) -> Option<&Meter> {
+        let (generation, slot) = self.name(id)?;
+        self.meters.take(slot, generation, reading, sums)
+    }
+
+    /// What a merged filter has counted, to go on where it is tracked from now on. It counts no more here.
+    pub fn stop(&mut self, id: MergedId) -> Option<Remains> {
+        let slot = self.slot(id)?;
+        let remains = self.meters.remains(slot);
+        self.meters.end(slot);
+        remains
+    }
+
+    /// What a merged filter has counted.
+    pub fn meter(&self, id: MergedId) -> Option<&Meter> {
+        self.meters.get(self.slot(id)?)
+    }
+
+    /// What counts here from this slot on, and the slot to go on with.
+    pub fn counting(&self, slot: u32, most: u32, mut each: impl FnMut(MergedId)) -> Option<u32> {
         let end = self.merged.end();
         let until = slot.saturating_add(most).min(end);
-        self.merged.each(slot..until, |at, generation, merged| each(self.id(at, generation), merged));
+        self.meters.here(slot..until, |slot, generation| each(self.id(slot, generation)));
+        (until < end).then_some(until)
+    }
+
+    /// The merged filters from this slot on, and the slot to go on with; nothing, if there are none.
+    pub fn from(&self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &Merged, &Meter)) -> Option<u32> {
+        let end = self.merged.end();
+        let until = slot.saturating_add(most).min(end);
+        self.merged.each(slot..until, |at, generation, merged| {
+            each(self.id(at, generation), merged, self.meters.get(at).unwrap_or(&Meter::NOBODY));
+        });
         (until < end).then_some(until)
     }
 
     /// The same, to change them.
-    pub fn from_mut(&mut self, slot: u32, most: u32, mut each: impl FnMut(MergedId, &mut Merged)) -> Option<u32> {
+    pub fn from_mut(
+        &mut self,
+        slot: u32,
+        most: u32,
+        mut each: impl FnMut(MergedId, &mut Merged, &mut Meter),
+    ) -> Option<u32> {
         let end = self.merged.end();
         let until = slot.saturating_add(most).min(end);
         let (index, shards) = (self.index, self.shards);
-        let name = |at, generation| MergedId::new(generation, at, index, shards);
-        self.merged.each_mut(slot..until, |at, generation, merged| each(name(at, generation), merged));
+        let Shard { merged, meters, .. } = self;
+        merged.each_mut(slot..until, |at, generation, merged| {
+            if let Some(meter) = meters.get_mut(at) {
+                each(MergedId::new(generation, at, index, shards), merged, meter);
+            }
+        });
         (until < end).then_some(until)
     }
 
@@ -602,6 +540,6 @@ mod tests {
 
     #[test]
     fn a_merged_filter_is_small() {
-        assert!(std::mem::size_of::<Merged>() <= 88, "{}", std::mem::size_of::<Merged>());
+        assert!(std::mem::size_of::<Merged>() <= 40, "{}", std::mem::size_of::<Merged>());
     }
 }
