@@ -10,7 +10,7 @@ use crate::{
     flower::{Cookie, Counts, FilterId, Key, Port},
     glance::VerdictId,
     hardware::{Hardware, HardwareError, MergedId, Offer},
-    merge::{self, Met, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
+    merge::{self, Met, Mold, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
     sync::{Arc, atomic::Ordering::Relaxed},
     table::{
         CtKey, Links, PathEntry, PathId, Table, WayId, WayKey,
@@ -309,21 +309,31 @@ impl<H: Hardware> Merger<H> {
             self.tallies.merged_per_way.one();
             return Err(Refusal::TooMany { filter: last, limit: self.settings.limits.merged_per_way });
         }
-        let folded = self.folded(table, view, handles, locked).and_then(|path| {
+        if let Some(path) = table.cast(way, view.key, &known) {
+            if cfg!(debug_assertions) {
+                let folded = self.folded(table, way, view, handles, locked).map(|(path, _)| path);
+                assert_eq!(folded.as_ref(), Ok(&path), "what is cast is what would be folded");
+            }
+            return Ok(table.add_path(way, path, false));
+        }
+        let folded = self.folded(table, way, view, handles, locked).and_then(|(path, mold)| {
             self.fits_hardware(last, &path, &known).map_err(|refusal| {
                 // Others like it fit no better.
                 let targets = path.course.targets.to_vec();
                 Box::new(Refused { refusal, others: Some(path.template.clone()), targets })
             })?;
-            Ok(path)
+            Ok((path, mold))
         });
-        let path = folded.map_err(|refused| {
+        let (path, mold) = folded.map_err(|refused| {
             let refusal = refused.refusal.clone();
             table.refuse(way, *refused);
             refusal
         })?;
         if !path.fits(view.key, &known) {
             return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
+        }
+        if let Some(mold) = mold {
+            table.keep_mold(way, mold);
         }
         tracing::debug!(filter = %last, parents = path.parents.len(), "new path");
         Ok(table.add_path(way, path, false))
@@ -391,11 +401,12 @@ impl<H: Hardware> Merger<H> {
     fn folded(
         &self,
         table: &mut Table,
+        way: WayId,
         view: &View<'_>,
         handles: &[ConnectionHandle],
         locked: &Locked<'_>,
-    ) -> Result<Path, Box<Refused>> {
-        let fronts = fronts(table, view);
+    ) -> Result<(Path, Option<Mold>), Box<Refused>> {
+        let (fronts, families) = (fronts(table, view), table.families(way));
         let mut steps = Vec::with_capacity(view.hits.len());
         let mut found = view.found.iter();
         for (&(cookie, findings), front) in view.hits.iter().zip(&fronts) {
@@ -418,7 +429,7 @@ impl<H: Hardware> Merger<H> {
             tell_tag: self.capabilities.counts == Counts::Frame,
             masks: &self.capabilities.masks,
         };
-        merge::fold(&scene, &*table)
+        merge::fold_and_mold(&scene, &families, &*table)
     }
 
     /// Whether the hardware can hold what a path comes to.

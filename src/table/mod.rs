@@ -17,6 +17,7 @@
 pub mod chain;
 mod ledger;
 pub mod life;
+mod molds;
 mod overlap;
 pub mod shard;
 pub mod slots;
@@ -24,6 +25,7 @@ mod stale;
 
 pub use chain::{Chains, Inserted, Neighbour};
 pub use ledger::{Account, Counted, Ledger};
+pub use molds::Molds;
 pub use overlap::overlap;
 pub use shard::{ConnectionEntry, Links, Merged, Shard};
 
@@ -221,6 +223,8 @@ pub struct Table {
     paths: Slab<PathEntry>,
     /// The paths whose filters send to a port, or into it.
     senders: Map<Port, BTreeSet<u32>>,
+    /// What folds have left for others.
+    pub molds: Molds,
     /// What datapaths can see.
     glance: Option<Arc<Glance>>,
     /// What must go since it was last asked.
