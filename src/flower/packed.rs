@@ -39,9 +39,20 @@ impl Packed {
     /// What a match says.
     pub fn new(m: &Match) -> Packed {
         let (key, mask) = (m.key.words(), m.mask.words());
-        let at = (0..WORDS).filter(|&i| mask[i] != 0).fold(0, |at, i| at | 1 << i);
-        let words = bits(at).map(|i| [mask[i], key[i] & mask[i]]).collect();
-        Packed { at, words, src_range: m.src_range, dst_range: m.dst_range }
+        let at: u64 = (0..WORDS).filter(|&i| mask[i] != 0).fold(0, |at, i| at | 1 << i);
+        let mut words = Vec::with_capacity(at.count_ones() as usize);
+        words.extend(bits(at).map(|i| [mask[i], key[i] & mask[i]]));
+        Packed { at, words: words.into(), src_range: m.src_range, dst_range: m.dst_range }
+    }
+
+    /// The same with a packet's values of these bits, as far as they are compared.
+    pub fn recast(&self, packet: &Key, bits: &Key) -> Packed {
+        let (packet, bits) = (packet.words(), bits.words());
+        let mut words = self.words.clone();
+        for (i, [mask, value]) in self::bits(self.at).zip(&mut words) {
+            *value = *value & !bits[i] | packet[i] & bits[i] & *mask;
+        }
+        Packed { words, ..*self }
     }
 
     /// The match.

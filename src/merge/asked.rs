@@ -22,6 +22,8 @@ pub struct Asked {
     pub terms: SmallVec<[Term; 4]>,
     /// What is asked of the connections.
     pub conditions: Vec<Condition>,
+    /// The conditions, by number, that came of bits of a field that were to be a constant's and a parameter's.
+    pub both: SmallVec<[(u16, Field); 6]>,
 }
 
 impl Asked {
@@ -54,11 +56,16 @@ impl Asked {
         }
         for (term, mask) in terms_of(&self.terms, field, free) {
             free &= !mask;
-            let value = (value ^ term.flip) & mask;
-            self.conditions.push(Condition::Holds(Is::Bits { param: term.param, mask, value }));
+            self.agree(field, Is::Bits { param: term.param, mask, value: (value ^ term.flip) & mask });
         }
         self.known.set(field, value, free);
         true
+    }
+
+    /// What a parameter must be for a field to be the constant that is asked for, too.
+    fn agree(&mut self, field: Field, is: Is) {
+        self.both.push((self.conditions.len() as u16, field));
+        self.conditions.push(Condition::Holds(is));
     }
 
     /// Asks for `field & mask == (param ^ flip) & mask`.
@@ -66,7 +73,7 @@ impl Asked {
         let known = self.known.mask.get(field) & mask;
         if known != 0 {
             let value = (self.known.key.get(field) ^ flip) & known;
-            self.conditions.push(Condition::Holds(Is::Bits { param, mask: known, value }));
+            self.agree(field, Is::Bits { param, mask: known, value });
         }
         let asked = mask & !known;
         let mut free = asked;
@@ -82,11 +89,12 @@ impl Asked {
         }
     }
 
-    /// Asks, besides, for what a table with these masks must compare along, as this packet has it.
-    pub fn complete(&mut self, masks: &Masks, packet: &Key) {
+    /// Asks, besides, for what a table with these masks must compare along, as this packet has it. Whether there is such.
+    pub fn complete(&mut self, masks: &Masks, packet: &Key) -> bool {
         if *masks == Masks::ANY {
-            return;
+            return false;
         }
+        let (before, conditions) = (self.known.mask, self.conditions.len());
         while let Some(field) = masks.missing(&self.asked())
             && self.require(field, field.ones(), packet.get(field))
         {}
@@ -99,6 +107,7 @@ impl Asked {
         if masks.layered && asked.get(Field::AddrType) != 0 && asked.get(src) == 0 && asked.get(dst) == 0 {
             self.require(src, 1, packet.get(src) & 1);
         }
+        self.known.mask != before || self.conditions.len() != conditions
     }
 
     /// All bits asked for; the value of those that parameters tell is not known.
@@ -150,8 +159,8 @@ impl Asked {
     }
 
     /// All that is asked for, to be kept.
-    pub fn template(self) -> Template {
-        Template::new(&self.known, &self.terms, self.conditions)
+    pub fn template(&mut self) -> Template {
+        Template::new(&self.known, &self.terms, std::mem::take(&mut self.conditions))
     }
 }
 

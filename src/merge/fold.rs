@@ -7,6 +7,7 @@ pub use ct::changes;
 use super::{
     asked::Asked,
     cut,
+    mold::{self, Family, Mold},
     path::{Course, Parent, Path},
     refusal::{Otherwise, Refusal, Scope},
     seen::Seen,
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     conntrack::{Connection, Direction},
     flower::{
-        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Masks, Port,
+        Action, ActionKind, Control, Cookie, Field, Filter, FilterId, Hook, Key, Kind, Masks, Match, Port,
         action::{Mirred, Police},
     },
 };
@@ -143,18 +144,45 @@ impl From<Box<Refused>> for Refusal {
 /// # Errors
 /// Why it cannot be merged, and which other packets of its way cannot for the same reason.
 pub fn fold(scene: &Scene, ports: &dyn Ports) -> Result<Path, Box<Refused>> {
+    fold_and(scene, ports, |_, _, _| ()).map(|(path, ())| path)
+}
+
+/// The same, with a mold for other walks if there can be one: of filters of these families, hit by hit.
+///
+/// # Errors
+/// As those of [`fold`].
+pub fn fold_and_mold(
+    scene: &Scene,
+    families: &[Family],
+    ports: &dyn Ports,
+) -> Result<(Path, Option<Mold>), Box<Refused>> {
+    fold_and(scene, ports, |fold, path, asked| {
+        let left = mold::Left { state: &fold.state, asked: asked?, shadows: &fold.shadows };
+        Mold::new(scene, families, path, &left)
+    })
+}
+
+fn fold_and<T>(
+    scene: &Scene,
+    ports: &dyn Ports,
+    and: impl FnOnce(&Fold, &Path, Option<&Match>) -> T,
+) -> Result<(Path, T), Box<Refused>> {
     let mut fold = Fold::new(scene, ports);
     match fold.walk(scene) {
-        Ok(end) => Ok(Path {
-            port: scene.port,
-            template: fold.state.template.template(),
-            parents: fold.parents.as_slice().into(),
-            course: Arc::new(Course {
-                program: fold.state.program.finish(end),
-                seen: fold.seen.end(),
-                targets: fold.targets,
-            }),
-        }),
+        Ok((end, asked)) => {
+            let path = Path {
+                port: scene.port,
+                template: fold.state.template.template(),
+                parents: fold.parents.as_slice().into(),
+                course: Arc::new(Course {
+                    program: std::mem::take(&mut fold.state.program).finish(end),
+                    seen: std::mem::take(&mut fold.seen).end(),
+                    targets: std::mem::take(&mut fold.targets),
+                }),
+            };
+            let more = and(&fold, &path, asked.as_ref());
+            Ok((path, more))
+        }
         Err(refusal) => {
             let others = fold.others(&refusal);
             Err(Box::new(Refused { refusal, others, targets: fold.targets.into_vec() }))
@@ -220,8 +248,9 @@ impl<'a> Fold<'a> {
         }
     }
 
-    /// All hits, then what keeps shadows out. Leaves the template as the path has it, and gives the control that ends the walk.
-    fn walk(&mut self, scene: &Scene<'a>) -> Result<Control, Refusal> {
+    /// All hits, then what keeps shadows out. Leaves the template as the path has it, and gives the control that ends the walk, and what
+    /// was asked for before that was dropped which follows; not if the table made it more.
+    fn walk(&mut self, scene: &Scene<'a>) -> Result<(Control, Option<Match>), Refusal> {
         let (Some(first), Some(last)) = (scene.steps.first(), scene.steps.last()) else {
             return Err(Refusal::NoHits);
         };
@@ -248,9 +277,9 @@ impl<'a> Fold<'a> {
         let prerequisites = template.terms.iter().filter_map(|term| term.field.row().prerequisite);
         let mut kept = self.state.excluded.clone();
         kept.extend(prerequisites.map(|field| (field, field.ones())));
+        let asked = template.known;
         structure::spare(&mut template.known, &kept);
-        template.complete(scene.masks, scene.key);
-        Ok(end)
+        Ok((end, (!template.complete(scene.masks, scene.key)).then_some(asked)))
     }
 
     /// What about the packet or its connections is not what has been asked for so far.

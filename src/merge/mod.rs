@@ -22,8 +22,10 @@
 
 pub mod asked;
 mod bits;
+pub mod conditions;
 mod cut;
 pub mod fold;
+pub mod mold;
 mod need;
 pub mod path;
 pub mod program;
@@ -36,7 +38,8 @@ pub mod structure;
 pub mod symbol;
 pub mod template;
 
-pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, sequence};
+pub use fold::{Met, Ports, Refused, Scene, Step, changes, fold, fold_and_mold, sequence};
+pub use mold::{Family, Mold};
 pub use path::{Course, Parent, Path};
 pub use reach::may_reach;
 pub use refusal::{Otherwise, Refusal, Scope};

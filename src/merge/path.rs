@@ -69,9 +69,8 @@ impl Path {
 
     /// Bytes of Ethernet header and outer tag, which TC does not count of a frame that arrives, where the path tells the tag.
     pub fn overhead(&self) -> u64 {
-        let known = self.template.known.unpack();
-        let tagged =
-            known.mask.get(Field::Protocol) == 0xffff && ethertype::is_vlan(known.key.get(Field::Protocol) as u16);
+        let (mask, protocol) = self.template.known.get(Field::Protocol);
+        let tagged = mask == 0xffff && ethertype::is_vlan(protocol as u16);
         if tagged { 18 } else { 14 }
     }
 

@@ -25,7 +25,8 @@ pub fn may_reach(path: &Path, hit: usize, filter: &Filter) -> Option<Vec<Is>> {
     let asked = Asked {
         known: path.template.known.unpack(),
         terms: path.template.terms().collect(),
-        conditions: path.template.conditions.to_vec(),
+        conditions: path.template.conditions.iter().collect(),
+        ..Asked::default()
     };
     (!shadow.is_impossible(&asked.known)).then(|| shadow.of_parameters(&asked))
 }

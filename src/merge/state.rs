@@ -22,6 +22,7 @@ use crate::flower::{
     tunnel::Tunnel,
 };
 use smallvec::SmallVec;
+use std::cell::Cell;
 
 mod labels;
 mod rewrite;
@@ -123,6 +124,8 @@ pub struct State<'a> {
     pub template: Asked,
     /// What it asks that masks cannot express: of this, some bits of the packet make sure in the end.
     asks: Vec<Needs>,
+    /// The fields of the arrived packet, as bits, whose values decided about more than what is asked for.
+    pub looked_at: Cell<u128>,
     /// What was asked for because software must go on seeing the other packets.
     pub excluded: SmallVec<[(Field, u128); 4]>,
     /// Where an ethertype of the arrived packet must not be a tag's.
@@ -152,6 +155,7 @@ impl<'a> State<'a> {
             network_before: None,
             template: Asked::default(),
             asks: Vec::new(),
+            looked_at: Cell::new(0),
             excluded: SmallVec::new(),
             untagged: Vec::new(),
             shadows: Vec::new(),
@@ -252,7 +256,7 @@ impl<'a> State<'a> {
     pub fn exclude(&mut self, filter: FilterId, field: Field, mask: u128, value: u128) -> Result<(), Refusal> {
         self.excluded.push((field, mask));
         let excluded = Refusal::Excluded { filter, field };
-        let meets = (self.now(self.view(field)) ^ value) & mask == 0;
+        let meets = (self.of_packet(self.view(field)) ^ value) & mask == 0;
         match self.require(filter, field, mask, Want::Known(value)) {
             Err(Refusal::Impossible { .. }) => Err(excluded),
             Ok(()) if !meets => Err(excluded),
@@ -282,6 +286,7 @@ impl<'a> State<'a> {
     /// Asks for what masks cannot express. False if this packet is not like that.
     fn ask(&mut self, need: Needs) -> bool {
         self.asks.push(need);
+        need.field().into_iter().for_each(|field| self.look_at(field));
         need.field().is_some_and(|field| need.granted(self.arrived.get(field), field.ones()))
     }
 
@@ -362,6 +367,20 @@ impl<'a> State<'a> {
 
     /// What a value is for this packet, 0 where that depends on a connection or cannot be told.
     fn now(&self, value: Value) -> u128 {
+        if let Source::Arrived(from) | Source::Sum(from, _) = value.source
+            && value.kept != 0
+        {
+            self.look_at(from);
+        }
+        self.of_packet(value)
+    }
+
+    fn look_at(&self, field: Field) {
+        self.looked_at.set(self.looked_at.get() | 1 << field as u8);
+    }
+
+    /// The same, where no more hangs on it than what is asked for.
+    fn of_packet(&self, value: Value) -> u128 {
         let source = match value.source {
             Source::Arrived(from) => self.arrived.get(from),
             Source::Sum(from, add) => (self.arrived.get(from) as u8).wrapping_add(add) as u128,

@@ -6,7 +6,10 @@
 //! A template is kept for as long as its path, beside many others, and is held against every packet of its way. So it is packed:
 //! nothing is in it for a field that is not compared, and what paths of one way have in common can be shared between them.
 
-use super::symbol::{Param, Part};
+use super::{
+    conditions::Conditions,
+    symbol::{Param, Part},
+};
 use crate::{
     conntrack::{Connection, Direction, tuple::address_bits},
     flower::{Field, Key, Match, Packed, Range},
@@ -200,14 +203,13 @@ pub struct Template {
     /// Bits compared with parameters. No bit is in two terms, nor in a term and in `known`.
     terms: Arc<[Pinned]>,
     /// What is asked of the connections.
-    pub conditions: Vec<Condition>,
+    pub conditions: Conditions,
 }
 
 impl Template {
     /// A template of these parts.
-    pub fn new(known: &Match, terms: &[Term], mut conditions: Vec<Condition>) -> Template {
-        conditions.shrink_to_fit();
-        Template { known: Packed::new(known), terms: Pinned::all(terms), conditions }
+    pub fn new(known: &Match, terms: &[Term], conditions: Vec<Condition>) -> Template {
+        Template { known: Packed::new(known), terms: Pinned::all(terms), conditions: Conditions::new(conditions) }
     }
 
     /// Bits compared with parameters.
@@ -217,7 +219,7 @@ impl Template {
 
     /// The match for these connections; `None` if they do not meet the conditions.
     pub fn fill(&self, connections: &[&Connection]) -> Option<Match> {
-        if !self.conditions.iter().all(|c| c.holds(connections)) {
+        if !self.conditions.hold(connections) {
             return None;
         }
         let mut filled = self.known.unpack();
@@ -229,7 +231,7 @@ impl Template {
     /// Whether what [`fill`](Template::fill) gives for these connections matches the packet. Nothing is filled in for that.
     #[inline]
     pub fn fits(&self, packet: &Key, connections: &[&Connection]) -> bool {
-        self.conditions.iter().all(|c| c.holds(connections))
+        self.conditions.hold(connections)
             && self.known.fits(packet)
             && self.terms.iter().all(|term| term.holds(packet, connections))
     }
@@ -237,6 +239,11 @@ impl Template {
     /// Whether a packet could match both, by their constants and ranges: parameters may be anything.
     pub fn may_overlap(&self, other: &Template) -> bool {
         self.known.overlaps(&other.known)
+    }
+
+    /// The same with another packet's values of these bits, and with these conditions.
+    pub(super) fn recast(&self, packet: &Key, bits: &Key, conditions: Conditions) -> Template {
+        Template { known: self.known.recast(packet, bits), terms: Arc::clone(&self.terms), conditions }
     }
 
     /// Takes the parts that are the same from another template, so that they are kept once.
@@ -361,7 +368,7 @@ mod tests {
             let filled = [&a, &b].map(|t| t.fill(&connections));
             for template in [&a, &b] {
                 let terms: Vec<Term> = template.terms().collect();
-                let same = Template::new(&template.known.unpack(), &terms, template.conditions.clone());
+                let same = Template::new(&template.known.unpack(), &terms, template.conditions.iter().collect());
                 prop_assert_eq!(&same, template);
             }
             // What the parameters tell, what the constants tell besides, and packets next to these.

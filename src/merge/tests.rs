@@ -4,6 +4,7 @@ mod checksums;
 mod connections;
 mod frames;
 mod labels;
+mod molds;
 mod others;
 mod ports;
 mod rewrites;

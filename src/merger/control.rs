@@ -230,6 +230,7 @@ impl<H: Hardware> Merger<H> {
         self.change(|table, _| {
             let changed = if up { table.down.remove(&port) } else { table.down.insert(port) };
             if changed {
+                table.molds.clear();
                 table.forget_sends(&[port]);
             }
         })
@@ -243,6 +244,7 @@ impl<H: Hardware> Merger<H> {
     pub fn bind(&self, side: Hook, block: u32) -> Result<(), NotRemoved> {
         self.change(|table, turn| {
             table.blocks.entry(side).or_default().insert(block);
+            table.molds.clear();
             if let (Hook::Ingress(port) | Hook::Egress(port), true) = (side, table.chains.any(Hook::Block(block))) {
                 table.forget_sends(&[port]);
             }
@@ -258,6 +260,7 @@ impl<H: Hardware> Merger<H> {
     /// The hardware did not remove a merged filter.
     pub fn unbind(&self, side: Hook, block: u32) -> Result<(), NotRemoved> {
         self.change(|table, turn| {
+            table.molds.clear();
             if let Some(blocks) = table.blocks.get_mut(&side) {
                 blocks.remove(&block);
                 if blocks.is_empty() {

@@ -176,6 +176,8 @@ tallies! {
     faults,
     /// Installs given up after all attempts.
     given_up,
+    /// New paths that were not folded, but cast in the mold of another.
+    cast,
     /// Merged filters installed.
     installed,
     /// Merged filters that left the hardware.

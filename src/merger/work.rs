@@ -13,7 +13,7 @@ use crate::{
     datapath::Batch,
     flower::{Cookie, Counts, FilterId},
     hardware::{Hardware, MergedId, Offer},
-    merge::{self, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
+    merge::{self, Mold, Order, Otherwise, Path, Refusal, Refused, Scene, Step},
     table::{Links, PathEntry, PathId, Table, WayId, life::State},
 };
 use smallvec::SmallVec;
@@ -252,22 +252,35 @@ impl<H: Hardware> Merger<H> {
             self.tallies.merged_per_way.one();
             return Err(Refusal::TooMany { filter: last, limit: self.settings.limits.merged_per_way });
         }
-        let folded = self.folded(table, view, &known).and_then(|path| {
+        if let Some(path) = table.cast(way, view.key, &known) {
+            if cfg!(debug_assertions) {
+                let folded = self.folded(table, way, view, &known).map(|(path, _)| path);
+                assert_eq!(folded.as_ref(), Ok(&path), "what is cast is what would be folded");
+            }
+            self.tallies.cast.one();
+            return Ok(table.add_path(way, path, false));
+        }
+        let folded = self.folded(table, way, view, &known).and_then(|(path, mold)| {
             self.fits_hardware(last, &path, &known).map_err(|refusal| {
                 // Others like it fit no better.
                 let targets = path.course.targets.clone();
                 Box::new(Refused { refusal, others: Some(path.template.clone()), targets: targets.to_vec() })
             })?;
-            Ok(path)
+            Ok((path, mold))
         });
-        match folded {
-            Ok(path) => Ok(table.add_path(way, path, false)),
-            Err(refused) => {
-                let refusal = refused.refusal.clone();
-                table.refuse(way, *refused);
-                Err(refusal)
-            }
+        let (path, mold) = folded.map_err(|refused| {
+            let refusal = refused.refusal.clone();
+            table.refuse(way, *refused);
+            refusal
+        })?;
+        if !path.fits(view.key, &known) {
+            return Err(Refusal::Changed { filter: last, what: Otherwise::Connection });
         }
+        if let Some(mold) = mold {
+            table.keep_mold(way, mold);
+        }
+        tracing::debug!(filter = %last, parents = path.parents.len(), "new path");
+        Ok(table.add_path(way, path, false))
     }
 
     /// Each hit must be of a filter that was there then, and each connection known. Gives the last filter.
@@ -334,8 +347,14 @@ impl<H: Hardware> Merger<H> {
         merged.filter(|m| table.way_of(m.path) == Some(way)).count()
     }
 
-    fn folded(&self, table: &mut Table, view: &View<'_>, known: &Known<'_>) -> Result<Path, Box<Refused>> {
-        let fronts = fronts(table, view);
+    fn folded(
+        &self,
+        table: &mut Table,
+        way: WayId,
+        view: &View<'_>,
+        known: &Known<'_>,
+    ) -> Result<(Path, Option<Mold>), Box<Refused>> {
+        let (fronts, families) = (fronts(table, view), table.families(way));
         let mut steps = Vec::with_capacity(view.filters.len());
         for (hit, (&cookie, front)) in view.filters.iter().zip(&fronts).enumerate() {
             let met = view.found_at(hit).map(|met| match met {
@@ -357,7 +376,7 @@ impl<H: Hardware> Merger<H> {
             tell_tag: self.capabilities.counts == Counts::Frame,
             masks: &self.capabilities.masks,
         };
-        merge::fold(&scene, &*table)
+        merge::fold_and_mold(&scene, &families, &*table)
     }
 
     /// Whether the hardware can hold what a path comes to.

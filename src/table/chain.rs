@@ -13,7 +13,7 @@
 use super::overlap::Bin;
 use crate::{
     flower::{Cookie, Field, Filter, Hook, Key, Range},
-    merge::Order,
+    merge::{Family, Order},
 };
 use hashbrown::HashMap;
 use std::{
@@ -48,15 +48,25 @@ pub struct Neighbour {
 pub struct Chains {
     hooks: Map<Hook, Chained>,
     places: Map<Cookie, Place>,
-    /// How many filters have been inserted: the age of the next one.
+    /// How many filters have been inserted, or taken out: the age of the next one.
     count: u64,
+    /// How often a hook got its first filter or lost its last.
+    changes: u64,
 }
 
 /// The chains of a hook.
 #[derive(Clone, Debug, Default)]
 struct Chained {
     filters: usize,
-    chains: BTreeMap<u32, BTreeMap<u16, Vec<Group>>>,
+    chains: BTreeMap<u32, Chain>,
+}
+
+/// The filters of a chain, by priority.
+#[derive(Clone, Debug, Default)]
+struct Chain {
+    priorities: BTreeMap<u16, Vec<Group>>,
+    /// Another number after each change.
+    changed: u64,
 }
 
 /// Where a filter is.
@@ -68,6 +78,8 @@ struct Place {
     /// The age of its group, which is the group's name.
     group: u64,
     slot: usize,
+    /// What the chain's `changed` was when nothing was found to stand in front.
+    first: u64,
 }
 
 /// The filters of one priority that share a mask. A priority has them in the order of insertion.
@@ -132,14 +144,17 @@ impl Chains {
         let (hook, chain, prio) = (filter.id.hook, filter.id.chain, filter.id.prio);
         self.count += 1;
         let age = self.count;
+        self.changes += u64::from(!self.hooks.contains_key(&hook));
         let chained = self.hooks.entry(hook).or_default();
-        let groups = chained.chains.entry(chain).or_default().entry(prio).or_default();
+        let tried = chained.chains.entry(chain).or_default();
+        tried.changed = age;
+        let groups = tried.priorities.entry(prio).or_default();
         let shape = Shape::of(cookie, filter);
         let mine = groups.iter().position(|g| g.shape == shape).unwrap_or_else(|| {
             groups.push(Group::new(shape, age, inserted));
             groups.len() - 1
         });
-        let mut place = Place { hook, chain, prio, group: groups[mine].age, slot: 0 };
+        let mut place = Place { hook, chain, prio, group: groups[mine].age, slot: 0, first: 0 };
         let mut older = Vec::new();
         if inserted == Inserted::Dumped && groups[mine].inserted == Inserted::Observed {
             // The mask is as old as its oldest filter.
@@ -212,16 +227,36 @@ impl Chains {
         self.hooks.contains_key(&hook)
     }
 
+    /// A number that changes with every hook that gets filters or has none any more.
+    pub fn hooks(&self) -> u64 {
+        self.changes
+    }
+
     /// The filters of a hook.
     pub fn members(&self, hook: Hook) -> impl Iterator<Item = Cookie> + '_ {
         let chains = self.hooks.get(&hook).into_iter().flat_map(|h| h.chains.values());
-        chains.flat_map(|c| c.values()).flatten().flat_map(|g| g.members.iter()).map(|m| m.cookie)
+        chains.flat_map(|c| c.priorities.values()).flatten().flat_map(|g| g.members.iter()).map(|m| m.cookie)
     }
 
     /// The filters that TC tries before this one in its chain, from priority `from` on, and that overlap it. What does not
     /// overlap it takes none of its packets. Of what is not understood the part counts that is.
     pub fn in_front(&mut self, cookie: Cookie, filter: &Filter, from: u16) -> Vec<Neighbour> {
         self.neighbours(cookie, filter, from.min(filter.id.prio)..=filter.id.prio, true)
+    }
+
+    /// The family of a filter of which no other in front takes packets. Once found out, that is known until the chain changes.
+    pub fn first(&mut self, cookie: Cookie, filter: &Filter) -> Option<Family> {
+        let chain = self.hooks.get(&filter.id.hook).and_then(|h| h.chains.get(&filter.id.chain));
+        let (changed, place) = (chain?.changed, self.places.get(&cookie)?);
+        // The age of a group is of no other one.
+        let family = Family(place.group);
+        if place.first != changed {
+            if !self.in_front(cookie, filter, 0).is_empty() {
+                return None;
+            }
+            self.places.get_mut(&cookie)?.first = changed;
+        }
+        Some(family)
     }
 
     /// The filters that this one stands in front of, and that overlap it.
@@ -239,12 +274,16 @@ impl Chains {
         let place = self.places.get(&cookie).copied();
         let chain = self.hooks.get_mut(&filter.id.hook).and_then(|h| h.chains.get_mut(&filter.id.chain));
         let mut out = Vec::new();
-        for (&prio, groups) in chain.into_iter().flat_map(|c| c.range_mut(priorities.clone())) {
+        for (&prio, groups) in chain.into_iter().flat_map(|c| c.priorities.range_mut(priorities.clone())) {
             let mine = place.filter(|p| p.prio == prio).and_then(|p| {
                 let group = groups.iter().position(|g| g.age == p.group)?;
                 Some(At { group, member: *groups[group].members.get(p.slot) })
             });
             for group in 0..groups.len() {
+                // Without ranges no filter of a mask stands in front of another one of it.
+                if mine.is_some_and(|m| m.group == group) && groups[group].shape.ranges == [false; 2] {
+                    continue;
+                }
                 let slots = groups[group].members.overlapping(&filter.matches);
                 let mut met: Vec<Member> = slots.into_iter().map(|slot| *groups[group].members.get(slot)).collect();
                 met.retain(|m| m.cookie != cookie);
@@ -267,13 +306,13 @@ impl Chains {
     }
 
     fn find(&self, place: Place) -> Option<(&Group, &Member)> {
-        let groups = self.hooks.get(&place.hook)?.chains.get(&place.chain)?.get(&place.prio)?;
+        let groups = self.hooks.get(&place.hook)?.chains.get(&place.chain)?.priorities.get(&place.prio)?;
         let group = groups.iter().find(|g| g.age == place.group)?;
         Some((group, group.members.get(place.slot)))
     }
 
     fn group_mut(&mut self, place: Place) -> Option<&mut Group> {
-        let groups = self.hooks.get_mut(&place.hook)?.chains.get_mut(&place.chain)?.get_mut(&place.prio)?;
+        let groups = self.hooks.get_mut(&place.hook)?.chains.get_mut(&place.chain)?.priorities.get_mut(&place.prio)?;
         groups.iter_mut().find(|g| g.age == place.group)
     }
 
@@ -282,8 +321,13 @@ impl Chains {
         let group = self.group_mut(place)?;
         let member = group.members.remove(place.slot);
         group.leave(&member);
+        self.count += 1;
+        let changed = self.count;
         let chained = self.hooks.get_mut(&place.hook)?;
         chained.filters -= 1;
+        if let Some(chain) = chained.chains.get_mut(&place.chain) {
+            chain.changed = changed;
+        }
         Some(member)
     }
 
@@ -291,18 +335,19 @@ impl Chains {
     fn tidy(&mut self, place: Place) {
         let Some(chained) = self.hooks.get_mut(&place.hook) else { return };
         if let Some(chain) = chained.chains.get_mut(&place.chain) {
-            if let Some(groups) = chain.get_mut(&place.prio) {
+            if let Some(groups) = chain.priorities.get_mut(&place.prio) {
                 groups.retain(|g| g.members.len() > 0);
                 if groups.is_empty() {
-                    chain.remove(&place.prio);
+                    chain.priorities.remove(&place.prio);
                 }
             }
-            if chain.is_empty() {
+            if chain.priorities.is_empty() {
                 chained.chains.remove(&place.chain);
             }
         }
         if chained.filters == 0 {
             self.hooks.remove(&place.hook);
+            self.changes += 1;
         }
     }
 }

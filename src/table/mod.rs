@@ -18,6 +18,7 @@ pub mod chain;
 mod ledger;
 pub mod life;
 pub mod meter;
+mod molds;
 mod overlap;
 pub mod shard;
 pub mod slots;
@@ -26,6 +27,7 @@ mod way;
 
 pub use chain::{Chains, Inserted, Neighbour};
 pub use ledger::{Account, Ledger};
+pub use molds::Molds;
 pub use overlap::overlap;
 pub use shard::{ConnectionEntry, Links, Merged, Shard};
 pub use way::{CtKey, WayKey};
@@ -175,6 +177,8 @@ pub struct Table {
     paths: Slab<PathEntry>,
     /// The paths whose filters send to a port, or into it.
     senders: Map<Port, BTreeSet<u32>>,
+    /// What folds have left for others.
+    pub molds: Molds,
     /// What datapaths can see.
     glance: Option<Arc<Glance>>,
     /// What must go since it was last asked.

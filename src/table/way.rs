@@ -104,6 +104,11 @@ impl WayKey {
         found.map(|&word| ((word >> 32) as u32, (word as u32 != 0).then_some(CtKey(word as u32))))
     }
 
+    /// Whether both have the same port, as many hits, and find the same: they differ in their filters, if at all.
+    pub fn is_like(&self, other: &WayKey) -> bool {
+        self.0[0] == other.0[0] && self.0[1 + self.hits()..] == other.0[1 + other.hits()..]
+    }
+
     /// Whether it meets a connection.
     pub fn meets(&self) -> bool {
         self.first_found().is_some()
@@ -168,6 +173,14 @@ mod tests {
         let own = CtKey::of(&connection(), Direction::Original);
         assert_ne!(own, CtKey::of(&connection(), Direction::Reply));
         assert_ne!(own, own.at(1));
+        let with = |filters: &[Cookie], found| {
+            let mut key = WayKey::new(Port(1), filters);
+            key.found(0, found);
+            key
+        };
+        assert!(with(&[Cookie(1)], Some(own)).is_like(&with(&[Cookie(2)], Some(own))));
+        assert!(!with(&[Cookie(1)], Some(own)).is_like(&with(&[Cookie(1)], Some(own.at(1)))));
+        assert!(!with(&[Cookie(1)], Some(own)).is_like(&with(&[Cookie(1), Cookie(2)], Some(own))));
         let plain = Connection { reply: connection().original.inverse(), ..connection() };
         assert_ne!(own, CtKey::of(&plain, Direction::Original));
         let mut key = WayKey::new(Port(1), &[Cookie(2)]);
