@@ -389,7 +389,11 @@ impl<'a> Fold<'a> {
                 ActionKind::Pedit(pedit) => self.state.pedit(filter, pedit)?,
                 ActionKind::Csum(flags) => self.state.checksum(filter, *flags)?,
                 ActionKind::Ct(ct) => {
-                    let met = met.next().copied().ok_or(Refusal::Broken { filter })?;
+                    let policed = before_policer.is_some_and(|before| before != 0);
+                    let met = met.next().copied().ok_or_else(|| match policed {
+                        true => Refusal::unfit(filter, action.name(), "a policer in front of it dropped the packet"),
+                        false => Refusal::Broken { filter },
+                    })?;
                     self.ct(filter, ct, met)?;
                 }
                 ActionKind::Mirred(mirred) => {

@@ -46,6 +46,7 @@ impl<H: Hardware> Merger<H> {
                 before = Some((old, entry));
             } else {
                 closed.push(entry.account);
+                forgive_emptied(&mut table, entry.filter.id.hook);
             }
         }
         if !table.chains.any(id.hook) {
@@ -65,6 +66,7 @@ impl<H: Hardware> Merger<H> {
         if skip_sw && (refused.is_some() || !failed.is_empty()) {
             // As TC does: the old one stays.
             closed.extend(table.remove_filter(cookie, before.is_some()).map(|e| e.account));
+            forgive_emptied(&mut table, id.hook);
             // Nor is it missing anywhere, or what had its cookie before.
             turn.due(cookie);
             if let Some((old, entry)) = before.take() {
@@ -267,6 +269,9 @@ impl<H: Hardware> Merger<H> {
                     table.blocks.remove(&side);
                 }
             }
+            if let (Hook::Ingress(port) | Hook::Egress(port), true) = (side, table.chains.any(Hook::Block(block))) {
+                table.forgive_at(port);
+            }
             let members = table.chains.members(Hook::Block(block)).collect::<Vec<_>>();
             let (alone, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|&c| is_alone(table, c));
             forget(table, turn, &others);
@@ -352,6 +357,13 @@ impl<H> Merger<H> {
 
 fn is_alone(table: &Table, cookie: Cookie) -> bool {
     table.filter(cookie).is_some_and(|e| e.filter.skip_sw)
+}
+
+/// What was refused since a hook had filters, of which the last may have gone, need not be any more.
+fn forgive_emptied(table: &mut Table, hook: Hook) {
+    if !table.chains.any(hook) {
+        table.ports_of(hook).into_iter().for_each(|port| table.forgive_at(port));
+    }
 }
 
 /// Forgets the ways of filters that stay: what was folded of them no longer holds.

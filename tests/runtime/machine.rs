@@ -25,11 +25,11 @@ enum Command {
     Replace { filter: usize, cookie: u64 },
     Destroy(u64),
     DestroyPriority(usize),
-    DestroyHook(bool),
+    DestroyHook(Hook),
     Shared(usize),
     Port { out: usize, up: bool },
-    Bind(usize),
-    Unbind(usize),
+    Bind(Hook),
+    Unbind(Hook),
     Told { connection: u64, form: u8 },
     Gone(u64),
     GiveBack(u64),
@@ -55,6 +55,11 @@ fn install() -> impl Strategy<Value = Install> {
     ]
 }
 
+/// Where the block may be: at two ports' ingress, and at one's egress.
+fn side() -> impl Strategy<Value = Hook> {
+    prop_oneof![Just(Hook::Ingress(IN[1])), Just(Hook::Ingress(IN[2])), Just(Hook::Egress(OUT[1]))]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     use Command::*;
     let time = || prop_oneof![Just(0), 0..SECOND / 500, 0..3 * SECOND];
@@ -63,11 +68,11 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (0..FILTERS).prop_map(|filter| Replace { filter, cookie: filter as u64 }),
         3 => (0..COOKIES).prop_map(Destroy),
         1 => (0..FILTERS).prop_map(DestroyPriority),
-        1 => any::<bool>().prop_map(DestroyHook),
+        1 => prop::sample::select(vec![Hook::Ingress(IN[0]), Hook::Block(BLOCK), Hook::Egress(OUT[0])]).prop_map(DestroyHook),
         2 => (0..2usize).prop_map(Shared),
         2 => (0..2usize, any::<bool>()).prop_map(|(out, up)| Port { out, up }),
-        1 => (1..IN.len()).prop_map(Bind),
-        1 => (1..IN.len()).prop_map(Unbind),
+        1 => side().prop_map(Bind),
+        1 => side().prop_map(Unbind),
         6 => (0..CONNECTIONS, 0..9u8).prop_map(|(connection, form)| Told { connection, form }),
         2 => (0..CONNECTIONS).prop_map(Gone),
         2 => (0..CONNECTIONS).prop_map(GiveBack),
@@ -129,6 +134,8 @@ struct Machine {
     /// Rises with whatever may change what becomes of a walk.
     version: u64,
     shared: Port,
+    /// The ports that had filters at their egress hooks before the call.
+    filtered: BTreeSet<Port>,
     /// Walks that were turned away because the queue was full.
     turned: u64,
 }
@@ -149,11 +156,21 @@ impl Machine {
         };
         let m = Merger::with(hardware, settings);
         let (model, waiting) = (Model::new(), Vec::new());
-        let mut machine = Machine { m, model, chosen, now: SECOND, waiting, version: 0, shared: OUT[0], turned: 0 };
+        let mut machine = Machine {
+            m,
+            model,
+            chosen,
+            now: SECOND,
+            waiting,
+            version: 0,
+            shared: OUT[0],
+            filtered: BTreeSet::new(),
+            turned: 0,
+        };
         for filter in [0, 1, 2, 3, 7, 8] {
             machine.run(&Command::Replace { filter, cookie: filter as u64 });
         }
-        machine.run(&Command::Bind(1));
+        machine.run(&Command::Bind(Hook::Ingress(IN[1])));
         (0..CONNECTIONS).for_each(|connection| machine.run(&Command::Told { connection, form: 0 }));
         machine
     }
@@ -170,7 +187,17 @@ impl Machine {
         let stuck: BTreeSet<MergedId> = self.model.stuck.keys().copied().collect();
         // Where the table is full, what is little used makes room for others, of which a call may install some.
         let full = self.chosen.size.is_some() || self.m.hardware().faults().install == Install::Full;
-        let may = |t: &Track| full && !t.alone || may(t) || must(t);
+        // What is sent past new filters leaves. What is not sent, since the port is down, may.
+        let (before_it, now_filtered) = (&self.filtered, self.model.filtered());
+        let down = self.model.down.clone();
+        let sends = |t: &Track, port: Port| t.filters.iter().any(|f| universe::sends(f, port));
+        let must = |t: &Track| {
+            let mut new = now_filtered.difference(before_it).filter(|port| !down.contains(port));
+            must(t) || new.any(|&port| sends(t, port))
+        };
+        let may = |t: &Track| {
+            full && !t.alone || may(t) || must(t) || now_filtered.union(before_it).any(|&port| sends(t, port))
+        };
         self.model.follow(&self.m, self.now, Going { must: &must, may: &may, worked: told.is_none() });
         if let Some(told) = told {
             // Of an install that the device was not sure of, `stuck` tells.
@@ -188,6 +215,7 @@ impl Machine {
     }
 
     fn run(&mut self, command: &Command) {
+        self.filtered = self.model.filtered();
         if !matches!(command, Command::Packet { .. } | Command::Drain(_) | Command::Stats(_) | Command::KeepAlive) {
             self.version += 1;
         }
@@ -200,8 +228,7 @@ impl Machine {
                 let done = self.m.destroy_priority(id.hook, id.chain, id.prio);
                 self.destroyed(which, done);
             }
-            Command::DestroyHook(own) => {
-                let hook = if own { Hook::Ingress(IN[0]) } else { Hook::Block(BLOCK) };
+            Command::DestroyHook(hook) => {
                 let done = self.m.destroy_hook(hook);
                 self.destroyed(|f| f.id.hook == hook, done);
             }
@@ -213,17 +240,18 @@ impl Machine {
                 let sends = |t: &Track| changed && t.filters.iter().any(|f| universe::sends(f, port));
                 self.follow(sends, none, Some(&done));
             }
-            Command::Bind(port) => {
-                let done = self.m.bind(Hook::Ingress(IN[port]), BLOCK);
-                self.model.bound.insert(IN[port]);
+            Command::Bind(side) => {
+                let done = self.m.bind(side, BLOCK);
+                self.model.bound.insert(side);
                 self.follow(none, none, Some(&done));
             }
-            Command::Unbind(port) => {
-                let done = self.m.unbind(Hook::Ingress(IN[port]), BLOCK);
-                let was = self.model.bound.remove(&IN[port]);
+            Command::Unbind(side) => {
+                let done = self.m.unbind(side, BLOCK);
+                let was = self.model.bound.remove(&side);
                 let of_block = |t: &Track| t.filters.iter().any(|f| f.id.hook == Hook::Block(BLOCK));
+                let at_side = |t: &Track| Hook::Ingress(t.port) == side;
                 self.follow(
-                    |t| was && of_block(t) && (!t.alone || t.port == IN[port]),
+                    |t| was && of_block(t) && (!t.alone || at_side(t)),
                     |t| of_block(t) && !t.alone,
                     Some(&done),
                 );
@@ -343,9 +371,14 @@ impl Machine {
             Err(ReplaceError::NotRemoved(errors)) => Err(errors.clone()),
             _ => Ok(()),
         };
-        self.model.refused = (failed && offered).then_some(filter);
+        let all = self.m.hardware().faults().install == Install::Works;
+        let egress = self.model.bound.contains(&Hook::Egress(OUT[1])) && filter.id.hook == Hook::Block(BLOCK);
+        self.model.refused = (failed && offered).then_some((filter, all));
         let must = |t: &Track| t.parents.iter().any(|p| gone.contains(&p.1));
-        let near = |t: &Track| t.alone || t.filters.iter().any(|f| places.contains(&(f.id.hook, f.id.chain)));
+        // One that is refused was there for a moment.
+        let past = |t: &Track| egress && failed && t.filters.iter().any(|f| universe::sends(f, OUT[1]));
+        let near =
+            |t: &Track| past(t) || t.alone || t.filters.iter().any(|f| places.contains(&(f.id.hook, f.id.chain)));
         self.follow(must, near, (!failed).then_some(&told));
         self.model.refused = None;
         if let Some(own) = own {
@@ -499,7 +532,7 @@ impl Machine {
             connection.qualifies().is_err() || self.model.held.contains(id) || !worth_it
         });
         let too_long = way.hits.len() > self.chosen.hits;
-        let stays = way.excluded || in_front || too_long;
+        let stays = way.excluded || way.filtered || in_front || too_long;
         match outcome {
             Ok(merge) => {
                 assert!(!stays, "{way:?}");
@@ -573,7 +606,27 @@ fn what_was_found_stays_as_the_model_says() {
         Packet { which: 13, times: 1 },
         Drain(0),
     ];
-    for commands in [refused, not_taken_back] {
+    // A walk that was refused for the block's filters at an egress hook is merged when the block is gone from there.
+    let unbound = vec![
+        Told { connection: 0, form: 4 },
+        Bind(Hook::Egress(OUT[1])),
+        Packet { which: 0, times: 1 },
+        Drain(0),
+        Unbind(Hook::Egress(OUT[1])),
+        Packet { which: 0, times: 1 },
+        Drain(0),
+    ];
+    // So it is when the only filter of the hook has its cookie used again for one elsewhere.
+    let elsewhere = vec![
+        Replace { filter: 12, cookie: 12 },
+        Replace { filter: 5, cookie: 5 },
+        Packet { which: 13, times: 1 },
+        Drain(0),
+        Replace { filter: 4, cookie: 12 },
+        Packet { which: 13, times: 1 },
+        Drain(0),
+    ];
+    for commands in [refused, not_taken_back, unbound, elsewhere] {
         let mut machine = Machine::new(any.clone());
         commands.iter().for_each(|command| machine.run(command));
         machine.end();

@@ -3,7 +3,7 @@
 
 use super::{
     faulty::Faulty,
-    universe::{self, Packet, Way, World},
+    universe::{self, OUT, Packet, Way, World},
 };
 use flowmerge::{
     conntrack::{Connection, ConnectionId, Tuple},
@@ -46,7 +46,8 @@ pub struct Model {
     pub retired: BTreeMap<Cookie, Number>,
     /// What parents were told, by action; `None`: closed.
     pub accounts: Vec<Option<Vec<Counters>>>,
-    pub bound: BTreeSet<Port>,
+    /// The sides of ports at which the block is.
+    pub bound: BTreeSet<Hook>,
     pub down: BTreeSet<Port>,
     pub connections: BTreeMap<ConnectionId, Connection>,
     pub held: BTreeSet<ConnectionId>,
@@ -54,8 +55,9 @@ pub struct Model {
     pub seen: BTreeMap<ConnectionId, u32>,
     pub tracks: BTreeMap<MergedId, Track>,
     pub stuck: BTreeMap<MergedId, Track>,
-    /// A `skip_sw` filter that was offered just now, and refused: what is left of it nobody counts for.
-    pub refused: Option<Filter>,
+    /// A `skip_sw` filter that was offered just now, and refused: what is left of it nobody counts for. Whether it may have been
+    /// installed at more ports than the first.
+    pub refused: Option<(Filter, bool)>,
     /// What `drain` has to tell.
     pub left: Vec<Removed>,
     pub packets: Vec<Packet>,
@@ -94,9 +96,17 @@ impl Model {
         }
     }
 
-    pub fn way(&self, packet: &Packet) -> Option<Way> {
+    fn world(&self) -> World<'_> {
         World { filters: &self.filters, bound: &self.bound, down: &self.down, connections: &self.connections }
-            .way(packet)
+    }
+
+    pub fn way(&self, packet: &Packet) -> Option<Way> {
+        self.world().way(packet)
+    }
+
+    /// The ports that have filters at their egress hooks.
+    pub fn filtered(&self) -> BTreeSet<Port> {
+        OUT.into_iter().filter(|&port| self.world().is_filtered(port)).collect()
     }
 
     /// Whether a `skip_sw` filter stands in front of the first that a packet hits in software: hardware should have handled it.
@@ -119,11 +129,11 @@ impl Model {
         self.accounts[number].take().unwrap_or_default()
     }
 
-    /// The ports that a hook's filters are at.
-    fn ports(&self, hook: Hook) -> Vec<Port> {
+    /// The sides of ports that a hook's filters are at.
+    fn sides(&self, hook: Hook) -> Vec<Hook> {
         match hook {
-            Hook::Ingress(port) => vec![port],
-            _ => self.bound.iter().copied().collect(),
+            Hook::Block(_) => self.bound.iter().copied().collect(),
+            side => vec![side],
         }
     }
 
@@ -243,8 +253,8 @@ impl Model {
     }
 
     /// An entry of which only its name is known: the device did not know whether it had installed it, and would not remove it.
-    /// What it comes from, the packets tell that it matches. What is left of a refused `skip_sw` filter is at the first of its ports:
-    /// there it was offered first, and at none behind one that failed.
+    /// What it comes from, the packets tell that it matches. Of a refused `skip_sw` filter something is left at the first of its ports:
+    /// it was offered at none behind one that failed.
     fn unsure(&mut self, m: &Merger<Faulty>, id: MergedId) {
         let counters = Counters::default();
         let memory = &m.hardware().memory;
@@ -254,8 +264,10 @@ impl Model {
             alone.next().map(|(&cookie, _)| vec![cookie])
         };
         let refused = |p: &Packet| {
-            let refused = self.refused.as_ref().filter(|f| f.matches.fits(&p.key))?;
-            (self.ports(refused.id.hook).first() == Some(&p.port)).then(Vec::new)
+            let (refused, all) = self.refused.as_ref().filter(|(f, _)| f.matches.fits(&p.key))?;
+            let offered = if *all { usize::MAX } else { 1 };
+            let mut sides = self.sides(refused.id.hook).into_iter().take(offered);
+            sides.any(|side| side == Hook::Ingress(p.port)).then(Vec::new)
         };
         let cookies = |p: &Packet| refused(p).or_else(|| alone(p)).or_else(|| Some(self.way(p)?.cookies()));
         let cookies = packet.and_then(cookies).unwrap_or_default();
@@ -382,7 +394,7 @@ impl Model {
             let way = self.way(packet).unwrap_or_else(|| panic!("{track:?}: no filter decides"));
             assert_eq!(cookies, way.cookies(), "{track:?}");
             assert_eq!(track.connections.iter().map(|c| c.0).collect::<Vec<_>>(), way.connections);
-            assert!(!way.excluded, "{track:?}");
+            assert!(!way.excluded && !way.filtered, "{track:?}");
             assert_eq!(sent.collect::<Vec<_>>(), way.sent, "{track:?}");
             // After the last that is sent nothing is left to be dropped.
             let end = if way.sent.is_empty() { End::Dropped } else { End::Taken };
@@ -393,12 +405,11 @@ impl Model {
     /// Each `skip_sw` filter is at each port of its hook once, or it is told why not.
     fn check_alone(&self, snapshot: &Snapshot) {
         for (&cookie, filter) in self.filters.iter().filter(|(_, f)| f.skip_sw) {
-            for port in self.ports(filter.id.hook) {
-                let here =
-                    self.tracks.values().filter(|t| t.alone && t.port == port && t.parents[0].0 == cookie).count();
-                let told =
-                    snapshot.displaced.iter().filter(|d| d.cookie == cookie && d.side == Hook::Ingress(port)).count();
-                assert_eq!(here + told, 1, "{cookie:?} at {port:?}: {here} in hardware, {told} told to be displaced");
+            for side in self.sides(filter.id.hook) {
+                let at_side = |t: &&Track| t.alone && Hook::Ingress(t.port) == side && t.parents[0].0 == cookie;
+                let here = self.tracks.values().filter(at_side).count();
+                let told = snapshot.displaced.iter().filter(|d| d.cookie == cookie && d.side == side).count();
+                assert_eq!(here + told, 1, "{cookie:?} at {side:?}: {here} in hardware, {told} told to be displaced");
             }
         }
         let all = snapshot.displaced.iter().all(|d| self.filters.get(&d.cookie).is_some_and(|f| f.skip_sw));

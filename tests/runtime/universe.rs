@@ -4,6 +4,7 @@
 //! port 1, chain 0: skip_sw | drop 1001 | drop 1002..1003 | udp out | ct zone 5 ─► chain 1
 //!         chain 1: mark 1 drop | mark 0 out | copy out, ct zone 6 ─► chain 2: out
 //! block 9 (ports 2 and 5), chain 0: skip_sw | ct zone 5 nat ─► chain 1: copy out, out
+//! egress hooks: drop udp at port 3 | block 9 at port 4
 //! ```
 
 use flowmerge::{
@@ -20,7 +21,7 @@ use flowmerge::{
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const BLOCK: u32 = 9;
-pub const FILTERS: usize = 12;
+pub const FILTERS: usize = 13;
 pub const CONNECTIONS: u64 = 8;
 /// The action that filters share.
 pub const SHARED: u32 = 7;
@@ -46,7 +47,7 @@ pub fn filter(n: usize, shared: Port) -> Filter {
         let mirred = Mirred { port: OUT[1], ingress: false, mirror: true };
         Action::new(ActionKind::Mirred(mirred), Control::Pipe)
     };
-    let (own, block) = (Hook::Ingress(Port(1)), Hook::Block(BLOCK));
+    let (own, block, egress) = (Hook::Ingress(Port(1)), Hook::Block(BLOCK), Hook::Egress(OUT[0]));
     let (hook, chain, prio, matches, action) = match n {
         0 => (own, 0, 10, tcp, ct(5, false, 1)),
         1 => (own, 1, 10, est.exact(Field::CtMark, 0), both()),
@@ -59,11 +60,20 @@ pub fn filter(n: usize, shared: Port) -> Filter {
         8 => (block, 1, 10, est, out(OUT[0])),
         9 => (own, 1, 5, est.exact(Field::CtMark, 1), drop()),
         10 => (own, 0, 7, Match { src_range: range(1002, 1003), ..tcp }, drop()),
-        _ => (block, 0, 2, udp.exact(Field::SrcPort, 2001), out(OUT[1])),
+        11 => (block, 0, 2, udp.exact(Field::SrcPort, 2001), out(OUT[1])),
+        _ => (egress, 0, 10, udp, drop()),
     };
     let id = FilterId { hook, chain, prio, protocol: 0x800, handle: 1 };
     let first = if matches!(n, 2 | 8) { copy() } else { Action::gact(Control::Pipe) };
     Filter { skip_sw: matches!(n, 6 | 11), ..Filter::flower(id, matches, vec![first, action]) }
+}
+
+/// Where a filter's packets leave themselves, if it sends them.
+fn target(filter: &Filter) -> Option<Port> {
+    filter.actions.iter().find_map(|a| match a.kind {
+        ActionKind::Mirred(Mirred { port, mirror: false, .. }) => Some(port),
+        _ => None,
+    })
 }
 
 /// Whether a filter's packets, or copies of them, leave at a port.
@@ -158,7 +168,8 @@ pub fn packets() -> Vec<Packet> {
 /// The world as software sees it.
 pub struct World<'a> {
     pub filters: &'a BTreeMap<Cookie, Filter>,
-    pub bound: &'a BTreeSet<Port>,
+    /// The sides of ports at which the block is.
+    pub bound: &'a BTreeSet<Hook>,
     pub down: &'a BTreeSet<Port>,
     pub connections: &'a BTreeMap<ConnectionId, Connection>,
 }
@@ -173,6 +184,8 @@ pub struct Way {
     pub connections: Vec<ConnectionId>,
     /// It goes through conntrack whatever hardware could do.
     pub excluded: bool,
+    /// There are filters at the egress hook of a port that it, or a copy, is sent to.
+    pub filtered: bool,
 }
 
 impl Way {
@@ -188,8 +201,10 @@ impl Way {
 impl World<'_> {
     /// Software's way with a packet; `None` if no filter decides it.
     pub fn way(&self, packet: &Packet) -> Option<Way> {
-        let hook = if self.bound.contains(&packet.port) { Hook::Block(BLOCK) } else { Hook::Ingress(packet.port) };
-        let mut way = Way { hits: Vec::new(), sent: Vec::new(), connections: Vec::new(), excluded: false };
+        let side = Hook::Ingress(packet.port);
+        let hook = if self.bound.contains(&side) { Hook::Block(BLOCK) } else { side };
+        let mut way =
+            Way { hits: Vec::new(), sent: Vec::new(), connections: Vec::new(), excluded: false, filtered: false };
         let mut key = packet.key;
         let mut now = Tuple::of_key(&key);
         let mut chain = 0;
@@ -203,6 +218,7 @@ impl World<'_> {
                     ActionKind::Ct(ct) => found.push(self.track(ct, &mut key, &mut now)),
                     ActionKind::Mirred(mirred) if !self.down.contains(&mirred.port) => {
                         way.sent.push((mirred.port, now));
+                        way.filtered |= self.is_filtered(mirred.port);
                     }
                     _ => {}
                 }
@@ -216,11 +232,26 @@ impl World<'_> {
             match filter.actions.last()?.control {
                 Control::Goto(to) => chain = to,
                 _ => {
+                    let at = target(filter).filter(|to| !self.down.contains(to)).map(Hook::Egress);
+                    way.hits.extend(at.and_then(|at| self.egress(at, &key)));
                     way.excluded = !way.connections.is_empty() && is_excluded(&packet.key);
                     return Some(way);
                 }
             }
         }
+    }
+
+    /// Whether there are filters at a port's egress hook.
+    pub fn is_filtered(&self, port: Port) -> bool {
+        let side = Hook::Egress(port);
+        let bound = self.bound.contains(&side);
+        self.filters.values().any(|f| f.id.hook == side || bound && f.id.hook == Hook::Block(BLOCK))
+    }
+
+    /// The filter of an egress hook's own that the packet itself hits there.
+    fn egress(&self, hook: Hook, key: &Key) -> Option<Hit> {
+        let (&cookie, _) = self.filters.iter().find(|(_, f)| f.id.hook == hook && f.matches.fits(key))?;
+        Some(Hit { filter: cookie, found: Vec::new() })
     }
 
     /// A `ct` action.

@@ -3,13 +3,13 @@
 use crate::{
     differences::{OUT, merged, packet, rule},
     packet::{Flaw, Packet},
-    world::{Setting, World},
+    world::{Event, Setting, World},
 };
 use flowmerge::{
     conntrack::proto,
     flower::{
         Action, ActionKind, Control, Field, Match,
-        action::{CsumFlags, Ct, Mpls, MplsEntry, Skbedit, Skbmod, Vlan},
+        action::{CsumFlags, Ct, Mpls, MplsEntry, Police, Skbedit, Skbmod, Vlan},
     },
 };
 
@@ -118,6 +118,21 @@ fn a_wrong_checksum_below_a_stack_without_a_bottom() {
     merged(&mut world, &right);
     world.packet(&Packet { flaw: Flaw::L4, ..right }).expect("the same but for the checksum");
     assert_eq!(world.handled, 1);
+}
+
+/// Of a packet that a policer drops nobody knows what `ct` behind it would have found.
+#[test]
+fn a_ct_that_a_policer_kept_the_packet_from_is_named() {
+    let police = Police { shared: true, conform: Control::Pipe, rate: 1000, burst: u32::MAX, ..Police::default() };
+    let police = Action { index: 1, ..Action::new(ActionKind::Police(police), Control::Shot) };
+    let ct = Action::new(ActionKind::Ct(Ct { zone: 5, ..Ct::default() }), Control::Pipe);
+    let mut world = world_of(vec![police, ct, Action::redirect(OUT)]);
+    world.happens(&Event::Police(1, false)).expect("no packet");
+    let all = packet(proto::UDP, false);
+    assert_eq!(world.packet(&all).expect("refused for a reason").len(), 0);
+    assert_eq!(world.coverage.refused.get("unfit"), Some(&1), "{:?}", world.coverage.refused);
+    world.happens(&Event::Police(1, true)).expect("no packet");
+    merged(&mut world, &all);
 }
 
 /// Behind two tags the kernel looks for the protocol in the wrong place: what it then drops depends on bytes that nobody compares.

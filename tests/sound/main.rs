@@ -5,7 +5,7 @@
 //! come back and change, ports go down. Every action of every filter must have counted what the model counted, in software
 //! and through merged filters together.
 //!
-//! `PROPTEST_CASES` says how many runs each property gets.
+//! `PROPTEST_CASES` says how many runs each property gets, `PROPTEST_RNG_SEED` from which seed, for the same runs again.
 
 mod again;
 mod bytes;
