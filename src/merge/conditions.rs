@@ -134,7 +134,7 @@ mod tests {
         for (condition, holds) in &all {
             let mut kept = Conditions::default();
             kept.push(condition.clone());
-            assert_eq!(kept.iter().collect::<Vec<_>>(), std::slice::from_ref(&condition));
+            assert_eq!(kept.iter().collect::<Vec<_>>(), std::slice::from_ref(condition));
             assert_eq!(kept.hold(&[&connection]), *holds, "{condition:?}");
         }
         let conditions: Vec<Condition> = all.into_iter().map(|(condition, _)| condition).collect();
