@@ -97,9 +97,10 @@ impl Recorded {
 #[derive(Clone, Debug)]
 pub struct Steps {
     epoch: u64,
-    hits: u32,
+    /// Also those that there is no room for.
+    hits: usize,
     connections: u32,
-    /// More happened than there is room for.
+    /// More was found than there is room for.
     too_long: bool,
     findings: Findings,
     filters: [Cookie; HITS],
@@ -193,15 +194,10 @@ impl Steps {
 
     #[inline]
     pub(crate) fn hit(&mut self, filter: Cookie) {
-        // Read once: the compiler does not see that the store below leaves the number alone.
-        let hits = self.hits;
-        match self.filters.get_mut(hits as usize) {
-            Some(slot) => {
-                *slot = filter;
-                self.hits = hits + 1;
-            }
-            None => self.too_long = true,
-        }
+        // No question whether there is room: that is asked when the walk ends. And a store that cannot reach the number, so that
+        // the next hit need not wait for it to come back from memory.
+        self.filters[self.hits % HITS] = filter;
+        self.hits += 1;
     }
 
     #[inline]
@@ -209,7 +205,7 @@ impl Steps {
         let found = connection.map(|connection| (self.index(connection), direction));
         // Found before any hit, it is of none.
         let hit = self.hits.checked_sub(1);
-        let recorded = hit.is_some_and(|hit| self.findings.push(hit, found));
+        let recorded = hit.is_some_and(|hit| self.findings.push(hit as u32, found));
         self.too_long |= !recorded;
     }
 
@@ -244,7 +240,7 @@ impl Steps {
     /// Whether more happened than there is room for.
     #[inline]
     pub fn too_long(&self) -> bool {
-        self.too_long
+        self.too_long || self.hits > HITS
     }
 
     /// How many filters had been entered when the walk began: one entered later with a cookie of the walk is not what it hit.
@@ -252,10 +248,10 @@ impl Steps {
         self.epoch
     }
 
-    /// The filters hit, in order; of a walk that is too long the first ones.
+    /// The filters hit, in order; of a walk that is too long some of them.
     #[inline]
     pub fn filters(&self) -> &[Cookie] {
-        &self.filters[..self.hits as usize]
+        &self.filters[..self.hits.min(HITS)]
     }
 
     /// The connections found, each once, in the order in which the walk met them.
