@@ -212,7 +212,10 @@ impl Steps {
     /// Which of the walk's connections this is; it becomes one.
     #[inline]
     fn index(&mut self, connection: ConnectionHandle) -> usize {
-        // Most walks meet one.
+        // Most walks meet one, perhaps several times.
+        if self.met[0] == Some(connection) {
+            return 0;
+        }
         if self.connections == 0 {
             self.met[0] = Some(connection);
             self.connections = 1;
