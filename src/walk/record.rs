@@ -99,9 +99,10 @@ impl Recorded {
 #[derive(Clone, Debug)]
 pub struct Steps {
     epoch: u64,
-    hits: u32,
+    /// Also those that there is no room for.
+    hits: usize,
     connections: u32,
-    /// More happened than there is room for.
+    /// More was found than there is room for.
     too_long: bool,
     findings: Findings,
     filters: [Cookie; HITS],
@@ -198,15 +199,10 @@ impl Steps {
 
     #[inline]
     pub(crate) fn hit(&mut self, filter: Cookie) {
-        // Read once: the compiler does not see that the store below leaves the number alone.
-        let hits = self.hits;
-        match self.filters.get_mut(hits as usize) {
-            Some(slot) => {
-                *slot = filter;
-                self.hits = hits + 1;
-            }
-            None => self.too_long = true,
-        }
+        // No question whether there is room: that is asked when the walk ends. And a store that cannot reach the number, so that
+        // the next hit need not wait for it to come back from memory.
+        self.filters[self.hits % HITS] = filter;
+        self.hits += 1;
     }
 
     #[inline]
@@ -214,14 +210,17 @@ impl Steps {
         let found = connection.map(|connection| (self.index(connection), direction));
         // Found before any hit, it is of none.
         let hit = self.hits.checked_sub(1);
-        let recorded = hit.is_some_and(|hit| self.findings.push(hit, found));
+        let recorded = hit.is_some_and(|hit| self.findings.push(hit as u32, found));
         self.too_long |= !recorded;
     }
 
     /// Which of the walk's connections this is; it becomes one.
     #[inline]
     fn index(&mut self, connection: ConnectionHandle) -> usize {
-        // Most walks meet one.
+        // Most walks meet one, perhaps several times.
+        if self.met[0] == Some(connection) {
+            return 0;
+        }
         if self.connections == 0 {
             self.met[0] = Some(connection);
             self.connections = 1;
@@ -249,7 +248,7 @@ impl Steps {
     /// Whether more happened than there is room for.
     #[inline]
     pub fn too_long(&self) -> bool {
-        self.too_long
+        self.too_long || self.hits > HITS
     }
 
     /// How many filters had been entered when the walk began: one entered later with a cookie of the walk is not what it hit.
@@ -258,10 +257,10 @@ impl Steps {
         self.epoch
     }
 
-    /// The filters hit, in order; of a walk that is too long the first ones.
+    /// The filters hit, in order; of a walk that is too long some of them.
     #[inline]
     pub fn filters(&self) -> &[Cookie] {
-        &self.filters[..self.hits as usize]
+        &self.filters[..self.hits.min(HITS)]
     }
 
     /// The connections found, each once, in the order in which the walk met them.
