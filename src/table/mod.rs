@@ -20,10 +20,12 @@ pub mod life;
 pub mod meter;
 mod molds;
 mod overlap;
+mod refused;
 pub mod shard;
 pub mod slots;
 mod stale;
 mod way;
+mod ways;
 
 pub use chain::{Chains, Inserted, Neighbour};
 pub use ledger::{Account, Ledger};
@@ -35,19 +37,16 @@ pub use way::{CtKey, WayKey};
 use crate::{
     flower::{Action, Cookie, Filter, FilterId, Hook, Port},
     glance::{Decided, Glance, VerdictId},
-    merge::{
-        Parent, Path, Ports, Refusal, Refused,
-        template::{Is, Template},
-    },
+    merge::{Parent, Path, Ports, template::Is},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use hashbrown::{HashMap, HashSet, HashTable};
-use slab::Slab;
+use hashbrown::{HashMap, HashSet};
+use slots::{NONE, Slots};
 use smallvec::SmallVec;
-use std::{collections::BTreeSet, hash::BuildHasher};
+use ways::{Places, Way, Ways, join, leave};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 type Set<K> = HashSet<K, foldhash::fast::RandomState>;
@@ -61,31 +60,9 @@ pub struct FilterEntry {
     pub account: Account,
     /// When it was entered, in entered filters: a walk that was finished before does not mean it.
     pub born: u64,
-    ways: BTreeSet<usize>,
+    /// The ways through it.
+    ways: Vec<u32>,
 }
-
-#[derive(Debug)]
-struct Way {
-    key: WayKey,
-    /// The youngest of its filters.
-    born: u64,
-    /// The last of its filters.
-    last: Option<FilterId>,
-    /// Mostly one.
-    paths: SmallVec<[u32; 4]>,
-    /// What was found out about packets that are not merged.
-    refused: Vec<Remembered>,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    refused: Refused,
-    /// What datapaths see of it.
-    verdict: Option<VerdictId>,
-}
-
-/// Most refusals that a way remembers; the oldest makes room.
-const REFUSED: usize = 64;
 
 /// A path and what hangs on it.
 #[derive(Debug)]
@@ -100,7 +77,9 @@ pub struct PathEntry {
     pub overhead: u64,
     /// How many of its conditions keep out shadows that came later.
     later: usize,
-    way: usize,
+    way: u32,
+    /// Where it stands among the paths that send to each of its targets.
+    sends: Places,
     /// The hits up to the first that found a connection: the tuple is asked for there.
     pinned: Option<u8>,
     /// It is a `skip_sw` filter's.
@@ -167,16 +146,14 @@ pub struct Table {
     pub blocks: Map<Hook, Set<u32>>,
     /// The ports that are down.
     pub down: Set<Port>,
-    ways: Slab<Way>,
-    way_of: HashTable<usize>,
-    hasher: foldhash::fast::RandomState,
+    ways: Ways,
     /// Ways that remember a refusal because of a filter in front of theirs.
-    refused_for: Map<FilterId, Set<usize>>,
+    refused_for: Map<FilterId, Set<u32>>,
     /// Ways that remember a refusal and would send to a port, or into it.
-    refused_at: Map<Port, BTreeSet<usize>>,
-    paths: Slab<PathEntry>,
+    refused_at: Map<Port, Set<u32>>,
+    paths: Slots<PathEntry>,
     /// The paths whose filters send to a port, or into it.
-    senders: Map<Port, BTreeSet<u32>>,
+    senders: Map<Port, Vec<u32>>,
     /// What folds have left for others.
     pub molds: Molds,
     /// What datapaths can see.
@@ -193,7 +170,7 @@ pub struct PathId(pub(crate) u32);
 
 /// A way of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WayId(usize);
+pub struct WayId(u32);
 
 /// Most dying paths that a new one is compared with; with more of them at its port it waits.
 const COMPARED: usize = 32;
@@ -232,7 +209,7 @@ impl Table {
     ) -> Vec<Cookie> {
         let reordered = self.chains.insert(cookie, &filter, inserted, instead);
         self.cookies.insert(filter.id, cookie);
-        self.filters.insert(cookie, FilterEntry { filter, account, born, ways: BTreeSet::new() });
+        self.filters.insert(cookie, FilterEntry { filter, account, born, ways: Vec::new() });
         reordered
     }
 
@@ -265,93 +242,6 @@ impl Table {
         self.filters.get(&cookie).map(|e| e.account).or_else(|| self.retired.get(&cookie).copied())
     }
 
-    fn remove_way(&mut self, way: usize) {
-        let Some(Way { key, paths, refused, .. }) = self.ways.try_remove(way) else {
-            return;
-        };
-        refused.into_iter().for_each(|r| self.retire_verdict(r.verdict));
-        let hash = self.hasher.hash_one(key.words());
-        if let Ok(entry) = self.way_of.find_entry(hash, |&w| w == way) {
-            entry.remove();
-        }
-        for path in paths {
-            self.kill(PathId(path));
-        }
-        for cookie in key.filters() {
-            if let Some(entry) = self.filters.get_mut(&cookie) {
-                entry.ways.remove(&way);
-            }
-        }
-    }
-
-    /// The way of these filters and findings, if there is one.
-    #[inline]
-    pub fn find_way(&self, key: &WayKey) -> Option<WayId> {
-        let hash = self.hasher.hash_one(key.words());
-        self.way_of.find(hash, |&w| self.ways[w].key.words() == key.words()).map(|&w| WayId(w))
-    }
-
-    /// The way of these filters and findings, made if it is new. All its filters must exist.
-    pub fn way(&mut self, key: WayKey) -> WayId {
-        if let Some(way) = self.find_way(&key) {
-            return way;
-        }
-        let hash = self.hasher.hash_one(key.words());
-        let born = key.filters().filter_map(|cookie| self.filters.get(&cookie)).map(|e| e.born).max();
-        let born = born.unwrap_or_default();
-        let last = key.filters().next_back().and_then(|cookie| Some(self.filters.get(&cookie)?.filter.id));
-        let way = self.ways.insert(Way { key: key.clone(), born, last, paths: SmallVec::new(), refused: Vec::new() });
-        for cookie in key.filters() {
-            if let Some(entry) = self.filters.get_mut(&cookie) {
-                entry.ways.insert(way);
-            }
-        }
-        let Table { way_of, ways, hasher, .. } = self;
-        way_of.insert_unique(hash, way, |&w| hasher.hash_one(ways[w].key.words()));
-        WayId(way)
-    }
-
-    /// Why such a walk of the way is not merged, if that was found out. `fits`: whether the walk is like those that a template
-    /// describes.
-    pub fn refusal(&self, way: WayId, fits: impl Fn(&Template) -> bool) -> Option<&Refusal> {
-        let mut all = self.ways[way.0].refused.iter().map(|r| &r.refused);
-        all.find(|r| r.others.as_ref().is_some_and(&fits)).map(|r| &r.refusal)
-    }
-
-    /// All that is remembered of walks that are not merged.
-    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.ways.iter().flat_map(|(_, way)| &way.refused).map(|r| &r.refused.refusal)
-    }
-
-    /// Remembers why such walks of the way are not merged, until one of its filters changes or the shadow goes that was the
-    /// reason.
-    pub fn refuse(&mut self, way: WayId, refused: Refused) {
-        if refused.others.is_none() {
-            return;
-        }
-        if let Some(shadow) = refused.refusal.shadow() {
-            self.refused_for.entry(shadow).or_default().insert(way.0);
-        }
-        for &port in &refused.targets {
-            self.refused_at.entry(port).or_default().insert(way.0);
-        }
-        let verdict = self.show_refused(way, &refused);
-        let all = &mut self.ways[way.0].refused;
-        let oldest = if all.len() == REFUSED { all.remove(0).verdict } else { None };
-        all.push(Remembered { refused, verdict });
-        self.retire_verdict(oldest);
-    }
-
-    /// Lets datapaths see what is refused of a way whatever the connections.
-    fn show_refused(&self, way: WayId, refused: &Refused) -> Option<VerdictId> {
-        let glance = self.glance.as_deref()?;
-        let others = refused.others.as_ref().filter(|others| others.conditions.is_empty())?;
-        let verdict = self.ways[way.0].key.verdict(&others.known.unpack(), Decided::Refused);
-        let id = glance.publish(&verdict)?;
-        glance.show(id);
-        Some(id)
-    }
-
     fn retire_verdict(&self, verdict: Option<VerdictId>) {
         if let (Some(verdict), Some(glance)) = (verdict, self.glance.as_deref()) {
             glance.retire(verdict);
@@ -381,42 +271,23 @@ impl Table {
         }
     }
 
-    /// Forgets what was refused because this filter stands in front.
-    pub fn forgive(&mut self, shadow: FilterId) {
-        for way in self.refused_for.remove(&shadow).unwrap_or_default() {
-            self.forgive_of(way, |refused| refused.refusal.shadow() == Some(shadow));
-        }
-    }
-
-    /// Forgets what was refused of ways that would send to this port, or into it.
-    pub fn forgive_at(&mut self, port: Port) {
-        for way in self.refused_at.remove(&port).unwrap_or_default() {
-            self.forgive_of(way, |refused| refused.targets.contains(&port));
-        }
-    }
-
-    fn forgive_of(&mut self, way: usize, which: impl Fn(&Refused) -> bool) {
-        let Some(refused) = self.ways.get_mut(way).map(|way| &mut way.refused) else { return };
-        let gone: Vec<_> = refused.extract_if(.., |r| which(&r.refused)).map(|r| r.verdict).collect();
-        gone.into_iter().for_each(|verdict| self.retire_verdict(verdict));
-    }
-
     /// The paths of a way.
     #[inline]
     pub fn paths(&self, way: WayId) -> impl Iterator<Item = (PathId, &PathEntry)> {
-        self.ways[way.0].paths.iter().map(|&p| (PathId(p), &self.paths[p as usize]))
+        let paths = self.ways.get(way.0).into_iter().flat_map(|way| &way.paths);
+        paths.filter_map(|&p| Some((PathId(p), self.paths.get(p)?)))
     }
 
     /// The way of a path.
     #[inline]
     pub fn way_of(&self, path: PathId) -> Option<WayId> {
-        self.paths.get(path.0 as usize).map(|p| WayId(p.way))
+        self.paths.get(path.0).map(|p| WayId(p.way))
     }
 
     /// Whether one of a way's filters was entered after a walk was finished.
     #[inline]
     pub fn is_younger(&self, way: WayId, epoch: u64) -> bool {
-        self.ways[way.0].born > epoch
+        self.ways.get(way.0).is_none_or(|way| way.born > epoch)
     }
 
     /// The last filter of a way.
@@ -444,18 +315,20 @@ impl Table {
         let nobody = Account::NOBODY;
         let accounts = path.parents.iter().map(|p| self.filters.get(&p.cookie).map_or(nobody, |e| e.account)).collect();
         let targets = path.course.targets.clone();
-        if let Some(&other) = self.ways[way.0].paths.first() {
-            path.share(&self.paths[other as usize].path);
+        if let Some((_, other)) = self.paths(way).next() {
+            path.share(&other.path);
         }
         let overhead = path.overhead();
         // One that rests on connections stands in their cells; one that rests on none is shown when something is in hardware.
-        let key = &self.ways[way.0].key;
-        let verdict = match self.glance.as_deref() {
-            Some(glance) if key.meets() => glance.publish(&key.verdict(&path.template.known.unpack(), Decided::Merged)),
-            _ => None,
-        };
+        let key = self.ways.get(way.0).map(|way| &way.key);
+        let pinned = key.and_then(WayKey::first_found);
+        let verdict = self
+            .glance
+            .as_deref()
+            .zip(key)
+            .filter(|(_, key)| key.meets())
+            .and_then(|(glance, key)| glance.publish(&key.verdict(&path.template.known.unpack(), Decided::Merged)));
         let verdict = Mutex::new(verdict);
-        let pinned = key.first_found();
         let entry = PathEntry {
             verdict,
             path: Arc::new(path),
@@ -464,31 +337,43 @@ impl Table {
             pinned,
             later: 0,
             way: way.0,
+            sends: Places::new(),
             alone,
             dead: false,
             homes: AtomicU64::new(0),
         };
-        let id = self.paths.insert(entry) as u32;
-        for &port in targets.iter() {
-            self.senders.entry(port).or_default().insert(id);
+        let (id, _) = self.paths.insert(entry);
+        let Table { paths, senders, ways, .. } = self;
+        let sends = targets.iter().enumerate().map(|(n, port)| match targets[..n].contains(port) {
+            true => NONE,
+            false => join(senders.entry(*port).or_default(), id),
+        });
+        if let (Some(entry), Some(way)) = (paths.get_mut(id), ways.get_mut(way.0)) {
+            entry.sends = sends.collect();
+            way.paths.push(id);
         }
-        self.ways[way.0].paths.push(id);
         PathId(id)
     }
 
     /// A path holds no more. It is not found by its way, and stays until its merged filters are gone ([`bury`](Table::bury)).
     fn kill(&mut self, path: PathId) {
-        let Some(entry) = self.paths.get_mut(path.0 as usize).filter(|p| !p.dead) else { return };
+        let Some(entry) = self.paths.get_mut(path.0).filter(|p| !p.dead) else { return };
         entry.dead = true;
         let verdict = entry.verdict.get_mut().take();
         let doom = Doom::new(path, entry, Vec::new());
-        let targets = entry.path.course.targets.clone();
-        for port in targets.iter() {
-            if let Some(senders) = self.senders.get_mut(port) {
-                senders.remove(&path.0);
-                if senders.is_empty() {
-                    self.senders.remove(port);
-                }
+        let (targets, sends) = (entry.path.course.targets.clone(), std::mem::take(&mut entry.sends));
+        for (port, place) in targets.iter().zip(sends) {
+            let Some(senders) = self.senders.get_mut(port) else { continue };
+            let moved = leave(senders, path.0, place);
+            if senders.is_empty() {
+                self.senders.remove(port);
+            }
+            let moved = moved.and_then(|other| self.paths.get_mut(other));
+            if let Some(moved) = moved
+                && let Some(at) = moved.path.course.targets.iter().position(|target| target == port)
+                && let Some(to) = moved.sends.get_mut(at)
+            {
+                *to = place;
             }
         }
         self.retire_verdict(verdict);
@@ -498,7 +383,7 @@ impl Table {
 
     /// Gives up a path; and its way, if it was the last and nothing is remembered of the way.
     pub fn drop_path(&mut self, path: PathId) {
-        let Some(way) = self.paths.get(path.0 as usize).filter(|p| !p.dead).map(|p| p.way) else { return };
+        let Some(way) = self.paths.get(path.0).filter(|p| !p.dead).map(|p| p.way) else { return };
         self.kill(path);
         if let Some(w) = self.ways.get_mut(way) {
             w.paths.retain(|p| *p != path.0);
@@ -522,7 +407,7 @@ impl Table {
             return Vec::new();
         }
         self.dying.retain(|path| !gone.contains(path));
-        gone.iter().filter_map(|path| self.paths.try_remove(path.0 as usize)).collect()
+        gone.iter().filter_map(|path| self.paths.remove(path.0)).collect()
     }
 
     /// Whether merged filters that are on their way out may match packets of this path. While they do, nothing is made of it. Not
@@ -551,37 +436,23 @@ impl Table {
     /// The path, also while what was made of it is being removed.
     #[inline]
     pub fn entry(&self, path: PathId) -> Option<&PathEntry> {
-        self.paths.get(path.0 as usize)
+        self.paths.get(path.0)
     }
 
     /// All paths that hold.
     pub fn all_paths(&self) -> impl Iterator<Item = (PathId, &PathEntry)> {
-        self.paths.iter().filter(|(_, e)| !e.dead).map(|(p, e)| (PathId(p as u32), e))
+        self.paths.iter().filter(|(_, _, e)| !e.dead).map(|(p, _, e)| (PathId(p), e))
     }
 
     /// The paths that go through a filter.
     pub fn paths_through(&self, cookie: Cookie) -> impl Iterator<Item = PathId> {
         let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
-        ways.flat_map(|&w| self.ways[w].paths.iter().map(|&p| PathId(p)))
-    }
-
-    /// What is remembered of walks through a filter that are not merged.
-    pub fn refusals_through(&self, cookie: Cookie) -> impl Iterator<Item = &Refusal> {
-        let ways = self.filters.get(&cookie).into_iter().flat_map(|e| &e.ways);
-        ways.flat_map(|&w| &self.ways[w].refused).map(|r| &r.refused.refusal)
+        ways.flat_map(|&way| self.paths(WayId(way))).map(|(path, _)| path)
     }
 
     /// The paths whose filters send to a port, or into it.
     pub fn sending_to(&self, port: Port) -> impl Iterator<Item = PathId> {
         self.senders.get(&port).into_iter().flatten().map(|&p| PathId(p))
-    }
-
-    /// Forgets the ways of a filter.
-    pub fn forget_ways(&mut self, cookie: Cookie) {
-        let ways = self.filters.get_mut(&cookie).map(|e| std::mem::take(&mut e.ways)).unwrap_or_default();
-        for way in ways {
-            self.remove_way(way);
-        }
     }
 
     /// Forgets the ways of filters that stay: what was folded of them no longer holds.
@@ -630,12 +501,12 @@ impl Table {
 
     /// How many paths there are.
     pub fn path_count(&self) -> usize {
-        self.paths.len()
+        self.paths.count()
     }
 
     /// How many ways there are.
     pub fn way_count(&self) -> usize {
-        self.ways.len()
+        self.ways.count()
     }
 }
 

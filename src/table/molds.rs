@@ -3,7 +3,7 @@
 //! A mold holds as long as the same ports are up and the same hooks have filters. Which filters these are is no matter: those of a way
 //! are held against the mold one by one, and what stands in front of them is looked up each time.
 
-use super::{Chains, FilterEntry, Map, Table, WayId, WayKey};
+use super::{Chains, FilterEntry, Map, Table, Way, WayId, WayKey};
 use crate::{
     conntrack::Connection,
     flower::{ActionKind, Cookie, Filter, Key},
@@ -77,7 +77,7 @@ impl Table {
             return None;
         }
         let Table { molds, chains, ways, filters, .. } = self;
-        let key = &ways[way.0].key;
+        let key = &ways.get(way.0)?.key;
         let hits = in_families(chains, filters, key)?;
         let all = molds.all.get(&molds.hash(key, &hits))?;
         let cast = |kept: &Kept| kept.mold.cast(hits.iter().copied(), packet, connections);
@@ -87,14 +87,14 @@ impl Table {
     /// The families of a way's filters, if no other takes packets in front of them: else there is no mold.
     pub fn families(&mut self, way: WayId) -> SmallVec<[Family; 8]> {
         let Table { chains, ways, filters, .. } = self;
-        let hits = in_families(chains, filters, &ways[way.0].key);
+        let hits = ways.get(way.0).and_then(|way| in_families(chains, filters, &way.key));
         hits.into_iter().flatten().map(|(_, _, family)| family).collect()
     }
 
     /// Keeps what the fold of a way has left.
     pub fn keep_mold(&mut self, way: WayId, mold: Mold) {
         let Table { molds, chains, ways, filters, .. } = self;
-        let key = &ways[way.0].key;
+        let Some(Way { key, .. }) = ways.get(way.0) else { return };
         let Some(hits) = in_families(chains, filters, key) else { return };
         let hash = molds.hash(key, &hits);
         if molds.count == MOLDS {

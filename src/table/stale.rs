@@ -1,6 +1,6 @@
 //! What a new filter makes stale: the paths that were folded without it, and whose packets it could take.
 
-use super::{Doom, PathEntry, PathId, Table};
+use super::{Doom, PathEntry, Table, WayId};
 use crate::{
     flower::{Control, Cookie, Filter},
     merge::{self, Order, template::Condition},
@@ -44,8 +44,7 @@ impl Table {
         let mut only = Vec::new();
         for behind in self.chains.behind(cookie, new) {
             let Some(entry) = self.filters.get(&behind.cookie) else { continue };
-            for &path in entry.ways.iter().flat_map(|&way| &self.ways[way].paths) {
-                let path_entry = &self.paths[path as usize];
+            for (path, path_entry) in entry.ways.iter().flat_map(|&way| self.paths(WayId(way))) {
                 let PathEntry { path: folded, later, .. } = path_entry;
                 for (hit, _) in folded.parents.iter().enumerate().filter(|(_, p)| p.cookie == behind.cookie) {
                     let before = hit.checked_sub(1).and_then(|i| self.filters.get(&folded.parents[i].cookie));
@@ -55,9 +54,9 @@ impl Table {
                     }
                     let Some(connections) = merge::may_reach(folded, hit, new) else { continue };
                     if connections.is_empty() || *later >= LATER {
-                        gone.insert(PathId(path));
+                        gone.insert(path);
                     } else {
-                        only.push(Doom::new(PathId(path), path_entry, connections));
+                        only.push(Doom::new(path, path_entry, connections));
                     }
                 }
             }
@@ -65,7 +64,7 @@ impl Table {
         only.retain(|doom| !gone.contains(&doom.path));
         gone.into_iter().for_each(|path| self.drop_path(path));
         for doom in only {
-            if let Some(entry) = self.paths.get_mut(doom.path.0 as usize) {
+            if let Some(entry) = self.paths.get_mut(doom.path.0) {
                 Arc::make_mut(&mut entry.path).template.conditions.push(Condition::NotAll(doom.only.clone()));
                 entry.later += 1;
             }

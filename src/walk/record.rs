@@ -330,7 +330,7 @@ impl Steps {
     /// The filters hit, when steps are put together again.
     #[inline]
     pub(crate) fn set_filters(&mut self, filters: &[u64]) {
-        self.hits = filters.len().min(HITS) as u32;
+        self.hits = filters.len().min(HITS);
         self.filters.iter_mut().zip(filters).for_each(|(to, &filter)| *to = Cookie(filter));
     }
 
