@@ -45,7 +45,7 @@ pub enum TcpState {
 }
 
 /// A conntrack entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Zone.
     pub zone: u16,

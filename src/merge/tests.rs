@@ -316,7 +316,7 @@ fn traps_8_mark_and_labels_are_conditions() {
     let case = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).hit(&b);
     let (path, _) = case.fold(&packet(t)).unwrap();
     assert!(path.matches(&[&c]).is_some());
-    assert!(path.matches(&[&Connection { mark: 0x22, ..c.clone() }]).is_none());
+    assert!(path.matches(&[&Connection { mark: 0x22, ..c }]).is_none());
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl<'m> Installs<'m> {
         for &handle in handles {
             let entry = locked.connection(handle)?;
             liberal |= entry.wants_liberal();
-            connections.push(entry.connection.clone());
+            connections.push(entry.connection);
         }
         if self.paths.last().is_none_or(|last| last.id != path) {
             let filter = table.last_filter(table.way_of(path)?)?;
@@ -137,11 +137,12 @@ impl<H: Hardware> Merger<H> {
     /// Offers them to the hardware, in order; what came of the last. What is on a datapath's walks nobody waits for.
     pub(super) fn install(&self, installs: &mut Installs<'_>, now: u64) -> Option<Outcome> {
         let (mut last, mut installed) = (None, 0);
-        for pending in installs.all.drain(..) {
-            let outcome = self.install_one(&pending, &installs.paths[pending.on], now);
+        for pending in &installs.all {
+            let outcome = self.install_one(pending, &installs.paths[pending.on], now);
             installed += u64::from(outcome.is_ok());
             last = Some(outcome);
         }
+        installs.all.clear();
         installs.paths.clear();
         if installed > 0 {
             self.tallies.installed.add(installed);

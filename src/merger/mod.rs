@@ -307,7 +307,7 @@ impl<H> Merger<H> {
     pub fn connection_of(&self, id: ConnectionId) -> Option<Connection> {
         let shard = self.shard_of(id);
         let entry = shard.connection(shard.handle(id)?)?;
-        Some(entry.connection.clone())
+        Some(entry.connection)
     }
 
     /// The library's own name for a connection, for the datapath to keep beside its conntrack entry.

@@ -127,7 +127,7 @@ impl<H> Merger<H> {
         for index in 0..self.count() {
             let shard = self.shard(index);
             let all = shard.connections();
-            connections.extend(all.map(|e| (e.id, e.connection.clone(), e.merged.len(), e.keeps_out())));
+            connections.extend(all.map(|e| (e.id, e.connection, e.merged.len(), e.keeps_out())));
         }
         connections.sort_unstable_by_key(|c| c.0);
         // One lock after the other: what is locked in the expression below stays so to its end.

@@ -258,9 +258,9 @@ impl Machine {
             }
             Command::Told { connection, form } => {
                 let (id, is) = (ConnectionId(connection), universe::connection(connection, form));
-                let done = self.m.connection(ConnectionEvent::Is(id, is.clone()));
+                let done = self.m.connection(ConnectionEvent::Is(id, is));
                 let rests = |c: &Connection| (c.original, c.reply, c.mark, c.labels, c.qualifies());
-                let was = self.model.connections.insert(id, is.clone());
+                let was = self.model.connections.insert(id, is);
                 let changed = was.is_some_and(|was| rests(&was) != rests(&is));
                 self.follow(|t| changed && t.connections.iter().any(|c| c.0 == id), none, Some(&done));
             }

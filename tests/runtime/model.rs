@@ -227,7 +227,7 @@ impl Model {
             let filters: Vec<Filter> = parents.iter().map(|(cookie, _)| self.filters[cookie].clone()).collect();
             let alone = filters.iter().any(|f| f.skip_sw);
             assert!(alone || going.worked, "{view:?} came from nowhere");
-            let connections = view.connections.iter().map(|id| (*id, self.connections[id].clone())).collect();
+            let connections = view.connections.iter().map(|id| (*id, self.connections[id])).collect();
             let (id, state) = (view.id, view.state);
             let counters = Counters::default();
             let track = Track {

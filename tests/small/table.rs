@@ -44,7 +44,7 @@ impl Table {
             merger.port(port, up).expect("memory removes");
         }
         for (i, c) in case.connections.iter().enumerate() {
-            let is = ConnectionEvent::Is(ConnectionId(i as u64), c.clone());
+            let is = ConnectionEvent::Is(ConnectionId(i as u64), *c);
             merger.connection(is).expect("memory removes");
         }
         // A dump comes in an order of its own.

@@ -149,7 +149,7 @@ impl Software {
     /// A connection gets another mark.
     pub fn mark(&mut self, connection: usize, mark: u32) -> Connection {
         self.tracker.0[connection].mark = mark;
-        self.tracker.0[connection].clone()
+        self.tracker.0[connection]
     }
 
     /// Packets exceed the other policer, too.

@@ -37,7 +37,7 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(connections: &[Connection]) -> Tracker {
-        let entry = |c: &Connection| Entry { connection: c.clone(), confirmed: true, alive: true };
+        let entry = |c: &Connection| Entry { connection: *c, confirmed: true, alive: true };
         Tracker { entries: connections.iter().map(entry).collect(), shown: 0 }
     }
 
@@ -64,7 +64,7 @@ impl Tracker {
 
     /// The connections in the table.
     pub fn table(&self) -> Vec<Option<Connection>> {
-        let there = |e: &Entry| (e.alive && e.confirmed).then(|| e.connection.clone());
+        let there = |e: &Entry| (e.alive && e.confirmed).then_some(e.connection);
         let mut table: Vec<_> = self.entries.iter().map(there).collect();
         while table.last().is_some_and(Option::is_none) {
             table.pop();

@@ -326,7 +326,7 @@ impl Offload for Merging {
             self.marked.insert(change.id);
         }
         let event = match change.kind {
-            ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection.clone()),
+            ChangeKind::Created | ChangeKind::Updated => ConnectionEvent::Is(change.id, change.connection),
             ChangeKind::Destroyed => ConnectionEvent::Gone(change.id),
         };
         let done = self.merger.connection(event);

@@ -170,10 +170,10 @@ impl Tracker {
                 ConnectionEvent::New => entry.reported && entry.connection.original == c.original,
                 _ => self.is_found_over(r, entry),
             };
-            is_over.then(|| Change {
+            is_over.then_some(Change {
                 id: ConnectionId(id.0),
                 kind: ChangeKind::Destroyed,
-                connection: entry.connection.clone(),
+                connection: entry.connection,
             })
         };
         self.ahead().filter_map(over).collect()
@@ -261,14 +261,14 @@ impl Tracker {
         let Some(entry) = self.entries.get(&id).filter(|e| e.confirmed) else {
             return;
         };
-        let change = Change { id: ConnectionId(id.0), kind, connection: entry.connection.clone() };
+        let change = Change { id: ConnectionId(id.0), kind, connection: entry.connection };
         self.changes.push(change);
     }
 
     /// Lets a change happen to an entry, and tells of it if it was one.
     fn update(&mut self, id: EntryId, change: impl FnOnce(&mut Entry)) {
         let entry = self.entry(id);
-        let before = entry.connection.clone();
+        let before = entry.connection;
         change(entry);
         if entry.connection.original.proto == proto::TCP {
             entry.connection.tcp = Some(entry.tcp.state);

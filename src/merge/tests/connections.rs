@@ -43,7 +43,7 @@ fn traps_3_the_second_connection_is_the_first_one_translated() {
     let (path, _) = Case::default().hit_with(&a, &[], &met).fold(&packet(first.original)).unwrap();
     assert!(path.matches(&[&first, &c]).is_some());
     assert!(path.matches(&[&first, &second(1001)]).is_none());
-    let elsewhere = Connection { original: tcp(H1, 1000, VIP, 80), ..c.clone() };
+    let elsewhere = Connection { original: tcp(H1, 1000, VIP, 80), ..c };
     assert!(path.matches(&[&first, &elsewhere]).is_none());
 }
 
@@ -92,7 +92,7 @@ fn the_same_zone_again_finds_the_same_connection() {
     for second in [(&c, Direction::Reply), (&other, Direction::Original)] {
         assert_eq!(again(second), Err(Refusal::Broken { filter: a.id }));
     }
-    let elsewhere = Connection { zone: 6, ..c.clone() };
+    let elsewhere = Connection { zone: 6, ..c };
     let case = Case::default().hit_with(&a, &[], &[(&elsewhere, Direction::Original), (&c, Direction::Original)]);
     assert_eq!(case.fold(&packet(t)).unwrap_err(), Refusal::Broken { filter: a.id });
 }
@@ -184,6 +184,6 @@ fn what_is_committed_is_a_condition_on_other_connections() {
     let commit = Ct { commit: true, mark: Some((1, 1)), labels: Some((4, 4)), ..Ct::default() };
     let a = filter(0, 1, ip(), &[ct_with(commit), output()]);
     let (path, _) = Case::default().hit_with(&a, &[], &[(&c, Direction::Original)]).fold(&packet(t)).unwrap();
-    let fits = |mark, labels| path.matches(&[&Connection { mark, labels, ..c.clone() }]).is_some();
+    let fits = |mark, labels| path.matches(&[&Connection { mark, labels, ..c }]).is_some();
     assert_eq!([fits(3, 5), fits(1, 4), fits(2, 5), fits(3, 1)], [true, true, false, false]);
 }

@@ -69,7 +69,7 @@ fn a_shadow_that_cannot_be_told_is_the_reason_for_those_that_it_matches() {
     let fits = |c: &Connection, tos| like.fill(&[c]).is_some_and(|m| m.fits(&packet(t).with(Field::IpTos, tos)));
     assert!(fits(&c, 4));
     assert!(!fits(&c, 0), "the shadow does not match it");
-    assert!(!fits(&Connection { mark: 6, ..c.clone() }, 4), "nor this connection's");
+    assert!(!fits(&Connection { mark: 6, ..c }, 4), "nor this connection's");
 }
 
 #[test]

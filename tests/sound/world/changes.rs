@@ -160,7 +160,7 @@ impl World {
 
     /// A connection leaves, or comes back as it was at first, unless another one has its place.
     fn there(&mut self, i: usize, there: bool) {
-        let first = crate::connections::connections()[i].clone();
+        let first = crate::connections::connections()[i];
         let tuples = [first.original, first.reply];
         let other = |(j, e): (usize, &crate::tracker::Entry)| {
             let c = &e.connection;

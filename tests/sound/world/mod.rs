@@ -127,7 +127,7 @@ impl World {
             let now = now.get(i).cloned().flatten();
             if *told != now {
                 let id = ConnectionId(i as u64);
-                let event = match now.clone() {
+                let event = match now {
                     Some(connection) => ConnectionEvent::Is(id, connection),
                     None => ConnectionEvent::Gone(id),
                 };

@@ -102,7 +102,7 @@ impl Tracker {
         if self.entries[&id].confirmed {
             return Some(id);
         }
-        let c = self.entries[&id].connection.clone();
+        let c = self.entries[&id].connection;
         match self.committed(c.zone, c.original, |&reply| reply == c.reply).map(|birth| birth.reply) {
             Some(reply) => self.entry(id).connection.reply = reply,
             None => {
