@@ -40,7 +40,7 @@ impl<T> std::ops::Deref for Apart<T> {
     }
 }
 
-/// Runs a test of interleavings: under loom all of them, with up to three preemptions; under shuttle thousands, with few preemptions each at
+/// Runs a test of interleavings: under loom all of them, with up to two preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says; under shuttle thousands, with few preemptions each at
 /// random places; else one. Such tests stand in modules named `interleaved`, so that
 /// `for f in loom shuttle; do cargo test -p flowmerge --lib --features $f interleaved; done` runs them all and no others (which
 /// have no business on a checker's threads). It takes both: loom alone knows weak memory, but takes no notice that a store may come between
@@ -50,8 +50,8 @@ pub(crate) fn check(test: impl Fn() + Send + Sync + 'static) {
     #[cfg(feature = "loom")]
     {
         let mut all = loom::model::Builder::new();
-        // More preemptions than bugs of such code are known to need; without a bound a test takes hours.
-        all.preemption_bound = all.preemption_bound.or(Some(3));
+        // As many preemptions as most bugs of such code are known to need. Three take minutes; without a bound a test takes hours.
+        all.preemption_bound = all.preemption_bound.or(Some(2));
         all.max_branches = 10_000;
         all.check(test);
     }

@@ -74,7 +74,8 @@ pub type Outcome = Result<Merge, Refusal>;
 /// A walk that is in hardware now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// The merged filter that handles packets like this one.
+    /// The merged filter that handles packets like this one. With several workers it may still be on its way into hardware in another's
+    /// hands, and may not get there.
     pub id: MergedId,
     /// Whether it was installed for this walk, rather than there already.
     pub installed: bool,
@@ -98,7 +99,7 @@ pub enum ConnectionEvent {
 pub struct Removed {
     /// The merged filter.
     pub id: MergedId,
-    /// What it counted in all, its parents have it already.
+    /// What it counted since it was last installed; its parents have it already.
     pub counters: Counters,
 }
 
