@@ -167,7 +167,8 @@ pub trait Hardware: Send + Sync {
         }
     }
 
-    /// Reads the counters of many merged filters, each an error if it is not installed or the device fails.
+    /// Reads the counters of many merged filters. Some may be on their way in or out: what is not installed is [`HardwareError::Missing`].
+    /// Any other error is the device's failure, and counted as such.
     fn read(&self, ids: &[MergedId], each: &mut dyn FnMut(MergedId, Result<Reading, HardwareError>));
 }
 
