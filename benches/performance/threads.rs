@@ -174,10 +174,18 @@ fn taken_away() -> i64 {
 
 /// The longest single call, of this thread's processor time, while the tables grow to their full size and connections come and go.
 fn stall(sizes: &Sizes, report: &mut Report) {
-    let mut running = Running::new(World::five(false));
+    for (own_paths, of) in [(false, "one path"), (true, "paths of their own")] {
+        let (took, what) = longest(World::five(own_paths), sizes.most / CHUNK);
+        let what = format!("longest stall up to {} on {of} and under churn there ({what})", count(sizes.most));
+        report.push(12, Row::time(what, took.as_nanos() as f64, Some(1e6)));
+    }
+}
+
+fn longest(world: World, rounds: u64) -> (Duration, &'static str) {
+    let mut running = Running::new(world);
+    let mut datapath = running.subject.datapath();
     let mut longest = (Duration::ZERO, "");
     let mut call = |what, took: Duration| longest = longest.max((took, what));
-    let rounds = sizes.most / CHUNK;
     for round in 0..rounds + rounds / 4 {
         let fresh = running.expect(CHUNK);
         for n in fresh.clone() {
@@ -185,7 +193,6 @@ fn stall(sizes: &Sizes, report: &mut Report) {
                 call("a connection comes", timed(|| running.subject.connect(id, connection)));
             }
             let packet = running.packet(n);
-            let mut datapath = running.subject.datapath();
             call("a walk ends", timed(|| datapath.finish(&packet)));
             call("a worker's turn with one walk", timed(|| running.subject.work()));
         }
@@ -200,7 +207,5 @@ fn stall(sizes: &Sizes, report: &mut Report) {
         }
     }
     assert_eq!(running.subject.merged() as u64, rounds * CHUNK);
-    let (took, what) = longest;
-    let what = format!("longest stall up to {} and under churn there ({what})", count(sizes.most));
-    report.push(12, Row::time(what, took.as_nanos() as f64, Some(1e6)));
+    longest
 }
