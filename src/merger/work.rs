@@ -55,13 +55,10 @@ impl<H: Hardware> Merger<H> {
     /// What becomes of a walk.
     fn merge(&self, view: &View<'_>, now: u64) -> Outcome {
         let mut installs = self.installs(1);
-        let plan = self.plan(&self.table.read(), view, &mut installs, now);
-        let plan = match plan {
-            Plan::Fold | Plan::Later => {
-                self.fold(view, &mut installs, now).unwrap_or_else(|refusal| Plan::Done(Err(refusal)))
-            }
-            plan => plan,
-        };
+        let mut plan = self.plan(&self.table.read(), view, &mut installs, now);
+        if let Plan::Fold = plan {
+            plan = self.fold(view, &mut installs, now);
+        }
         let outcome = match plan {
             Plan::Done(outcome) => outcome,
             Plan::Install => self.install(&mut installs, now).unwrap_or(Err(Refusal::NoHits)),
@@ -79,15 +76,19 @@ impl<H: Hardware> Merger<H> {
         let mut table = None;
         while let Some(recorded) = batch.next_walk() {
             let view = View::recorded(recorded);
-            match self.plan(table.get_or_insert_with(|| self.table.read()), &view, &mut installs, now) {
-                Plan::Install | Plan::Done(Ok(_)) => {}
+            let mut plan = self.plan(table.get_or_insert_with(|| self.table.read()), &view, &mut installs, now);
+            if let Plan::Fold = plan {
+                table = None;
+                plan = self.fold(&view, &mut installs, now);
+            }
+            match plan {
+                Plan::Install | Plan::Done(Ok(_)) | Plan::Fold => {}
                 Plan::Done(Err(refusal)) => {
                     table = None;
                     self.tell_refused(&view, &refusal);
                 }
-                Plan::Fold | Plan::Later => {
+                Plan::Later => {
                     table = None;
-                    // What is installed for it is there before the next.
                     let _ = self.install(&mut installs, now);
                     let _ = self.merge(&view, now);
                 }
@@ -215,8 +216,13 @@ impl<H: Hardware> Merger<H> {
         (path.0 % u32::from(self.count())) as u8
     }
 
-    /// A walk that is new, or out of the ordinary: with the table for itself.
-    fn fold(&self, view: &View<'_>, installs: &mut Installs<'_>, now: u64) -> Result<Plan, Refusal> {
+    /// What is to be done about a walk that is new, or out of the ordinary.
+    fn fold(&self, view: &View<'_>, installs: &mut Installs<'_>, now: u64) -> Plan {
+        self.try_fold(view, installs, now).unwrap_or_else(|refusal| Plan::Done(Err(refusal)))
+    }
+
+    /// The same, with the table for itself.
+    fn try_fold(&self, view: &View<'_>, installs: &mut Installs<'_>, now: u64) -> Result<Plan, Refusal> {
         let mut table = self.table.write();
         let last = self.check(&table, view)?;
         let mut locked = self.lock(&view.handles);
