@@ -494,7 +494,8 @@ impl Kin {
         if filter.actions.is_empty() {
             return;
         }
-        let at = dice.below(filter.actions.len());
+        let policer = filter.actions.iter().position(|a| matches!(a.kind, ActionKind::Police(_)));
+        let at = policer.unwrap_or_else(|| dice.below(filter.actions.len()));
         let action = &mut filter.actions[at];
         let what = match &mut action.kind {
             ActionKind::Police(_) => {
