@@ -145,9 +145,9 @@ fn merger(world: &World, all: &[&Cast], others: &[(Cookie, Filter)]) -> Merger<M
 fn walk(world: &World, made: &Made, cast: &Cast, names: &BTreeMap<Cookie, Cookie>, key: Key) -> Walk {
     let hits = made.way.steps.iter().map(|(filter, found)| {
         let of_world = world.filters.iter().find(|(rule, _)| rule.filter.id == *filter).expect("of the way").1;
-        let found = found.iter().map(|found| {
-            found.map(|(id, direction)| Found { connection: cast.connections[&id].0, direction })
-        });
+        let found = found
+            .iter()
+            .map(|found| found.map(|(id, direction)| Found { connection: cast.connections[&id].0, direction }));
         Hit { filter: names[&of_world], found: found.collect() }
     });
     Walk { port: made.way.port, key, hits: hits.collect() }
@@ -205,7 +205,13 @@ fn check_one(world: &World, made: &Made, way: &Cast, kin: Kin, tally: &mut Tally
     if let Err(refusal) = first {
         return Err(TestCaseError::fail(format!("cast is {cast_paths:?}, but {refusal}\n{}", told())));
     }
-    prop_assert!(cast_paths.len() == 1 && cast_paths == paths, "cast {:#?}\nfolded {:#?}\n{}", cast_paths, paths, told());
+    prop_assert!(
+        cast_paths.len() == 1 && cast_paths == paths,
+        "cast {:#?}\nfolded {:#?}\n{}",
+        cast_paths,
+        paths,
+        told()
+    );
     prop_assert!(second.is_ok(), "cast, but {:?}\n{}", second, told());
     let without_id = |entry: Option<Entry>| entry.map(|e| (e.port, e.matches, e.actions, e.trim));
     prop_assert_eq!(without_id(cast_entry), without_id(entry), "{}", told());

@@ -54,7 +54,9 @@ fn the_generators_reach_all_that_can_be_reached() {
             handled += world.handled;
         }
     });
-    println!("{all} packets, {handled} handled by merged filters; {flawed} flawed ones handled; {cast} paths cast\n{coverage}");
+    println!(
+        "{all} packets, {handled} handled by merged filters; {flawed} flawed ones handled; {cast} paths cast\n{coverage}"
+    );
     assert!(handled * 10 > all, "{handled} of {all}");
     let missed = coverage.missed();
     assert!(missed.is_empty(), "not reached: {missed:#?}");

@@ -110,7 +110,8 @@ fn walk(dice: &mut Dice, kin: &[Kin], before: &[Filter]) -> (Vec<Filter>, Key, C
     let zone = if dice.below(30) == 0 { 6 } else { 5 };
     let connection = Connection { mark, ..Connection::established(zone, original, reply) };
     let tos = dice.one(&[0, 0, 0x20, 0x44, 0x22]);
-    let mut key = packet(original).with(Field::IpTos, tos).with(Field::IpTtl, dice.one(&[0, 1, 63, 64, 65, 67, 99, 127, 192]));
+    let mut key =
+        packet(original).with(Field::IpTos, tos).with(Field::IpTtl, dice.one(&[0, 1, 63, 64, 65, 67, 99, 127, 192]));
     key.set(Field::EthDst, dice.one(&[0x0200_0000_0000, 0x0200_0000_0007]));
     key.set(Field::EthSrc, dice.one(&[0, 0x0200_0000_0007]));
     if original.proto == proto::TCP {
