@@ -24,7 +24,8 @@ use crate::{
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// Fields of which no rule of the [structure](super::structure) looks at more than whether they are 0.
+/// Fields of which no rule of the [structure](super::structure) looks at more than whether they are 0. Nor is any of them excluded
+/// ([`State::exclude`]), by which what is asked besides the filters would depend on values: that are the flags of IP and TCP.
 const FREE: [Field; 24] = [
     Field::EthDst,
     Field::EthSrc,
@@ -149,9 +150,8 @@ impl Mold {
         if !is_plain || families.len() != scene.steps.len() || asked.ranges().next().is_some() {
             return None;
         }
-        // A field is looked at, or written to and compared then, or asked for to keep packets out.
+        // A field is looked at, or written to and compared then: what is compared there is not the packet's own.
         let mut bound = state.looked_at.get();
-        state.excluded.iter().for_each(|(field, _)| bound |= 1 << *field as u8);
         for (hit, step) in scene.steps.iter().enumerate() {
             for (field, _) in step.filter.matches.mask.fields() {
                 let value = path.course.seen.view(hit, field, path.port);

@@ -9,6 +9,7 @@
 
 mod again;
 mod bytes;
+mod cast;
 mod connections;
 mod coverage;
 mod differences;
@@ -72,6 +73,31 @@ proptest! {
             again::check(world, made, &packets).map(drop)
         })?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(300), max_shrink_iters: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A path that is cast is the one that would be folded. See [`cast`].
+    #[test]
+    fn what_is_cast_is_what_is_folded(case in case(), seed in any::<u64>()) {
+        let (mut dice, mut tally) = (cast::Dice(seed), cast::Tally::default());
+        run_with(case.setting, &case.filters, &case.events, |world, made| {
+            cast::check(world, made, &mut dice, &mut tally)
+        })?;
+    }
+}
+
+/// The property must not hold for want of casting, nor for want of anything that must not be cast.
+#[test]
+fn much_is_cast_and_much_is_not() {
+    let (mut dice, mut tally) = (cast::Dice(0), cast::Tally::default());
+    fixed_cases(cases(400), |case| {
+        let made = |world: &mut world::World, made: &world::Made| cast::check(world, made, &mut dice, &mut tally);
+        run_with(case.setting, &case.filters, &case.events, made).expect("the property");
+    });
+    println!("{tally}");
+    assert!([tally.cast, tally.folded, tally.refused].iter().all(|&n| n > 200), "{tally}");
 }
 
 /// No bit of a merged match can be freed. See [`wide`]. With `SPARE=field` the smallest case of that field is printed.
