@@ -223,3 +223,29 @@ fn of_a_sum_only_the_same_packet_is_cast() {
     }
     assert!(cast > 0 && other > 0, "{cast} {other}");
 }
+
+/// What a filter does hangs on how its actions end, too.
+#[test]
+fn a_filter_that_ends_otherwise_is_not_cast() {
+    let packet = |host| packet(tcp([10, 0, 0, host], 1, [10, 0, 0, 99], 2));
+    let of = |host, actions: &[Action]| [filter(0, 1, ip().with(Field::Ipv4Src, host, 0xff), actions)];
+    let [dropped, trapped] = [&[drop()][..], &[Action::gact(Control::Trap)]];
+    let (path, folded) = cast_and_folded([(&of(1, dropped), &packet(1)), (&of(2, dropped), &packet(2))]);
+    assert!(path.is_some() && path == folded);
+    let (path, folded) = cast_and_folded([(&of(1, dropped), &packet(1)), (&of(2, trapped), &packet(2))]);
+    assert!(path.is_none() && folded.is_some());
+}
+
+/// `skbedit inheritdsfield` looks at a field that it does not compare.
+#[test]
+fn what_looks_at_more_than_it_compares_leaves_no_mold() {
+    let edit = Skbedit { inherit_dsfield: true, ..Skbedit::default() };
+    let inherit = [Action::new(ActionKind::Skbedit(edit), Control::Pipe), output()];
+    let packet = packet(tcp([10, 0, 0, 1], 1, [10, 0, 0, 2], 2));
+    let filter = filter(0, 1, ip(), &inherit);
+    let step = Step { cookie: Cookie(1), filter: &filter, in_front: Vec::new(), met: Vec::new() };
+    let (steps, connections) = (vec![step], Vec::new());
+    let scene = Scene { port: IN, key: &packet, steps, connections, tell_tag: false, masks: &Masks::ANY };
+    let (_, mold) = fold_and_mold(&scene, &[Family(1)], &Around::default()).expect("it can be merged");
+    assert!(mold.is_none());
+}
