@@ -114,7 +114,7 @@ fn of_way(world: &World, made: &Made) -> Option<Cast> {
     let of_way = world.filters.iter().filter(|(rule, _)| ids.contains(&rule.filter.id));
     let filters: Vec<_> = of_way.map(|(rule, cookie)| (*cookie, rule.told())).collect();
     let found = made.way.steps.iter().flat_map(|step| &step.1).flatten().map(|found| found.0);
-    let connections = found.map(|id| Some((id, (id, world.tracker.entries.get(id.0 as usize)?.connection.clone()))));
+    let connections = found.map(|id| Some((id, (id, world.tracker.entries.get(id.0 as usize)?.connection))));
     (filters.len() == ids.len()).then_some(Cast { filters, connections: connections.collect::<Option<_>>()? })
 }
 
@@ -128,7 +128,7 @@ fn merger(world: &World, all: &[&Cast], others: &[(Cookie, Filter)]) -> Merger<M
         }
     }
     for (id, connection) in all.iter().flat_map(|cast| cast.connections.values()) {
-        merger.connection(ConnectionEvent::Is(*id, connection.clone())).expect("memory removes");
+        merger.connection(ConnectionEvent::Is(*id, *connection)).expect("memory removes");
     }
     let (down, blocks) = {
         let table = world.merger.table();
@@ -294,7 +294,7 @@ impl Kin {
             let (name, now) = match dice.once_in(12) {
                 true => {
                     kin.differs.insert("same connection");
-                    (id, connection.clone())
+                    (id, *connection)
                 }
                 false => (ConnectionId(id.0 + 1000), kin.connection(connection, direction, &was, &is, dice)),
             };
@@ -391,7 +391,7 @@ impl Kin {
         dice: &mut Dice,
     ) -> Connection {
         use Field::*;
-        let mut now = was.clone();
+        let mut now = *was;
         let turn = |t: Tuple| {
             // What is at one end of the packet is looked for there first.
             let src = moved(t.src, [[Ipv4Src, Ipv4Dst], [Ipv6Src, Ipv6Dst]], old, new);
