@@ -229,7 +229,8 @@ impl<H: Hardware> Merger<H> {
             stuck_count: AtomicUsize::new(0),
             retries: Mutex::new(Retries::default()),
             lost: Mutex::default(),
-            removed: Mutex::new(VecDeque::new()),
+            // Whoever adds to it must not wait for it to grow.
+            removed: Mutex::new(VecDeque::with_capacity(REMOVED)),
             cold: Mutex::new(Vec::new()),
             alive: AtomicU64::new(0),
             tallies: Apart::default(),
