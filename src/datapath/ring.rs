@@ -11,14 +11,9 @@
 //! fence behind a plain store would do as well and takes as long, ten times a plain store (`benches/datapath.rs`).
 
 use crate::sync::{
-    Mutex,
+    Apart, Mutex,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
-
-/// On lines of the cache of their own, two of which processors fetch at once.
-#[repr(align(128))]
-#[derive(Debug)]
-struct Apart<T>(T);
 
 /// The shared part.
 #[derive(Debug)]
