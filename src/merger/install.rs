@@ -12,7 +12,7 @@ use crate::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     table::{
-        PathId, Table,
+        PathEntry, PathId,
         life::{Event, State},
         overlap,
     },
@@ -53,39 +53,26 @@ struct OnPath<'m> {
 }
 
 impl<'m> Installs<'m> {
-    /// Adds one of this path and these connections, whose shards are locked; its name is still to be set. `None` if one of these is
-    /// not there.
+    /// Adds one of a path, of which the last filter is this, and of these connections, which are all there, their shards locked.
     #[inline]
     pub fn push(
         &mut self,
-        table: &Table,
-        path: PathId,
+        id: MergedId,
+        (path, entry, filter): (PathId, &PathEntry, FilterId),
         handles: &[ConnectionHandle],
         locked: &Locked<'_>,
-    ) -> Option<()> {
+    ) {
         let (mut connections, mut liberal) = (SmallVec::new(), false);
-        for &handle in handles {
-            let entry = locked.connection(handle)?;
+        for entry in handles.iter().filter_map(|&handle| locked.connection(handle)) {
             liberal |= entry.wants_liberal();
             connections.push(entry.connection);
         }
         if self.paths.last().is_none_or(|last| last.id != path) {
-            let filter = table.last_filter(table.way_of(path)?)?;
-            let entry = table.entry(path)?;
             let seen = entry.verdict.lock().map(|verdict| self.glance.lists(verdict, AT_ONCE));
             self.paths.push(OnPath { id: path, path: Arc::clone(&entry.path), filter, seen });
         }
         let on = self.paths.len() - 1;
-        self.all.push(Pending { id: MergedId(0), on, handles: Handles::from_slice(handles), connections, liberal });
-        Some(())
-    }
-
-    /// Names the one that was added last.
-    #[inline]
-    pub fn name_last(&mut self, id: MergedId) {
-        if let Some(last) = self.all.last_mut() {
-            last.id = id;
-        }
+        self.all.push(Pending { id, on, handles: Handles::from_slice(handles), connections, liberal });
     }
 }
 
@@ -299,8 +286,8 @@ impl<H: Hardware> Merger<H> {
             (merged.path, merged.connections.clone())
         };
         let locked = self.lock(links.all());
-        installs.push(&table, path, links.all(), &locked)?;
-        installs.name_last(id);
-        Some(())
+        let is_there = |&handle: &ConnectionHandle| locked.connection(handle).is_some();
+        let on = (path, table.entry(path)?, table.last_filter(table.way_of(path)?)?);
+        links.all().iter().all(is_there).then(|| installs.push(id, on, links.all(), &locked))
     }
 }

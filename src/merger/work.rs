@@ -193,17 +193,16 @@ impl<H: Hardware> Merger<H> {
     ) -> Result<(), Refusal> {
         let gone = || Refusal::Changed { filter, what: Otherwise::Connection };
         let home = handles.first().map_or_else(|| self.shard_of_path(path), |first| first.shard());
-        installs.push(table, path, handles, locked).ok_or_else(gone)?;
+        // Locked, since there is nothing yet of this path and these connections.
+        let (entry, shard) = table.entry(path).zip(locked.of_mut(home)).ok_or_else(gone)?;
         if !installs.room.take() {
-            installs.all.pop();
             self.tallies.merged.one();
             let why = format!("{} merged filters are the limit", self.settings.limits.merged);
             return Err(Refusal::Hardware { filter, why });
         }
-        table.entry(path).into_iter().for_each(|entry| entry.comes_to(home));
-        // The shards are locked, since there is nothing yet of this path and these connections.
-        let id = locked.of_mut(home).map(|shard| shard.reserve(path, Links::of(handles), now)).ok_or_else(gone)?;
-        installs.name_last(id);
+        entry.comes_to(home);
+        let id = shard.reserve(path, Links::of(handles), now);
+        installs.push(id, (path, entry, filter), handles, locked);
         for &handle in handles {
             if let Some(entry) = locked.of_mut(handle.shard()).and_then(|shard| shard.connection_mut(handle)) {
                 entry.merged.push(id);
